@@ -1,0 +1,1 @@
+"""Creates and updates the tables; the code's one name is `tdev_models.migrations`."""

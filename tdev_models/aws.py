@@ -1,0 +1,123 @@
+"""One botocore client per region and endpoint, shared by every table, thread and colour."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import botocore.session
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+)
+
+from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
+
+# A heartbeat is due every third of a lease (20 s by default): the worst case of one call, all its
+# attempts timing out, stays below it. PynamoDB's own default is 120 s.
+CONFIG = Config(
+    connect_timeout=1.0,
+    read_timeout=4.0,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    max_pool_connections=64,
+    parameter_validation=False,
+    user_agent_extra="tdev-models",
+)
+
+_clients: dict[tuple[str | None, str | None], Any] = {}
+_lock = threading.Lock()
+_sending = threading.local()
+
+
+def call(
+    region: str | None, endpoint: str | None, operation: str, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Send one DynamoDB operation, blocking, and return the response.
+
+    Raises:
+        TdevError: the error that the answer, or its absence, means (`errors.from_response`).
+    """
+    try:
+        method = getattr(dynamodb(region, endpoint), xform_name(operation))
+        with quiet():
+            response: dict[str, Any] = method(**request)
+    except ClientError as error:
+        raise from_response(error.response) from error
+    except BotoCoreError as error:
+        raise from_botocore(error) from error
+    return response
+
+
+def from_botocore(error: BotoCoreError) -> TdevError:
+    """Return the error that a failure without an answer means."""
+    if isinstance(error, NoRegionError):
+        return ConfigurationError("no region: set AWS_REGION, or configure(region=...)")
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return ConfigurationError("no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile")
+    return Unavailable(str(error))
+
+
+def dynamodb(region: str | None, endpoint: str | None) -> Any:
+    """Return the process's botocore client of one region and endpoint.
+
+    Raises:
+        NoCredentialsError, NoRegionError: there are none.
+    """
+    key = region, endpoint
+    if key not in _clients:
+        with _lock:
+            if key not in _clients:
+                _clients[key] = create("dynamodb", region, endpoint)
+    return _clients[key]
+
+
+def create(service: str, region: str | None, endpoint: str | None) -> Any:
+    """Return a new botocore client of one service.
+
+    Raises:
+        NoCredentialsError, NoRegionError: now rather than at the first request, where botocore
+            would remember that it found none.
+    """
+    session = botocore.session.get_session()
+    if session.get_credentials() is None:
+        raise NoCredentialsError()
+    client = session.create_client(
+        service, region_name=region, endpoint_url=endpoint, config=CONFIG
+    )
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("botocore."):
+            logging.getLogger(name).addFilter(_without_payloads)
+    return client
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep botocore, in this thread, from printing whole requests and responses at DEBUG."""
+    _sending.active = True
+    try:
+        yield
+    finally:
+        _sending.active = False
+
+
+def _without_payloads(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG or not getattr(_sending, "active", False)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
+
+
+# A child must not write to its parent's connections.
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,169 @@
+"""Every error that the package raises, and the one place where AWS codes become errors.
+
+::
+
+    TdevError
+    ├── InvalidRequest      the caller's input; nothing was sent (also a ValueError)
+    ├── ConfigurationError  region, credentials, permissions or tables are missing
+    │   └── AccessDenied    the role may not do this
+    ├── NotFound            no such item (also a LookupError)
+    ├── InvalidTransition   the state machine forbids this change of status
+    ├── LeaseHeld           another worker owns the session
+    ├── LeaseLost           this worker owned the session and no longer does
+    ├── Throttled           refused for capacity after all retries; safe to call again
+    ├── Unavailable         no answer after all retries; perhaps written; safe to call again
+    ├── ItemTooLarge        the item would pass DynamoDB's 400 KB
+    └── StoreError          any other answer of DynamoDB, with its code, status and message
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class TdevError(Exception):
+    """The root of every error of this package."""
+
+
+class InvalidRequest(TdevError, ValueError):
+    """The caller's input is wrong; nothing was sent.
+
+    Attributes:
+        field: the name of the offending field.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class ConfigurationError(TdevError):
+    """The environment lacks something; the message names the remedy."""
+
+
+class AccessDenied(ConfigurationError):
+    """The role may not do this; the message is AWS's own, with action and resource."""
+
+
+class NotFound(TdevError, LookupError):
+    """There is no such item."""
+
+
+class InvalidTransition(TdevError):
+    """The state machine forbids this change; nothing was changed.
+
+    Attributes:
+        current: the stored status.
+        wanted: the status that was asked for.
+    """
+
+    def __init__(self, what: str, current: str | None, wanted: str, remedy: str = "") -> None:
+        super().__init__(f"{what} is {current} and cannot become {wanted}{remedy and '; '}{remedy}")
+        self.current, self.wanted = current, wanted
+
+
+class LeaseHeld(TdevError):
+    """Another worker owns the session, so a call without its lease changes nothing."""
+
+
+class LeaseLost(TdevError):
+    """This worker's lease was taken over or ended; its write changed nothing."""
+
+
+class Throttled(TdevError):
+    """DynamoDB refused for capacity after all retries; safe to call again."""
+
+
+class Unavailable(TdevError):
+    """No usable answer after all retries: the write may or may not have happened.
+
+    Safe to call again: every write of this package may be sent twice.
+    """
+
+
+class ItemTooLarge(TdevError):
+    """The item would pass DynamoDB's limit of 400 KB; nothing was changed."""
+
+
+class StoreError(TdevError):
+    """Any other answer of DynamoDB.
+
+    Attributes:
+        code: the AWS error code.
+        status: the HTTP status.
+    """
+
+    def __init__(self, code: str, status: int, message: str) -> None:
+        super().__init__(f"{code} ({status}): {message}")
+        self.code, self.status = code, status
+
+
+class ConditionFailed(TdevError):
+    """A condition was not met; services turn it into their own answer.
+
+    Attributes:
+        item: the stored item as DynamoDB returned it, or None if there is none.
+        position: which item of a transaction failed.
+    """
+
+    def __init__(self, item: Mapping[str, Any] | None, position: int = 0) -> None:
+        super().__init__("the condition of a write was not met")
+        self.item, self.position = item, position
+
+
+class Conflict(TdevError):
+    """Another transaction was at work on the item; nothing was changed."""
+
+
+_BY_CODE: Mapping[str, type[TdevError]] = {
+    "AccessDeniedException": AccessDenied,
+    "UnrecognizedClientException": ConfigurationError,
+    "InvalidSignatureException": ConfigurationError,
+    "ExpiredTokenException": ConfigurationError,
+    "MissingAuthenticationTokenException": ConfigurationError,
+    "ProvisionedThroughputExceededException": Throttled,
+    "ThrottlingException": Throttled,
+    "RequestLimitExceeded": Throttled,
+    "TransactionConflictException": Conflict,
+    "TransactionInProgressException": Conflict,
+    "InternalServerError": Unavailable,
+    "ServiceUnavailable": Unavailable,
+}
+
+# Why a transaction was cancelled, the reason that decides first: a failed condition (below) is an
+# answer, these can be tried again.
+_CANCELLATIONS: tuple[tuple[str, type[TdevError]], ...] = (
+    ("TransactionConflict", Conflict),
+    ("ProvisionedThroughputExceeded", Throttled),
+    ("ThrottlingError", Throttled),
+)
+
+
+def from_response(response: Mapping[str, Any]) -> TdevError:
+    """Return the error that one AWS error response means."""
+    error = response.get("Error", {})
+    code, message = error.get("Code", "Unknown"), error.get("Message", "")
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailed(response.get("Item"))
+    if code == "TransactionCanceledException":
+        reasons = response.get("CancellationReasons", [])
+        codes = [reason.get("Code") for reason in reasons]
+        if "ConditionalCheckFailed" in codes:
+            position = codes.index("ConditionalCheckFailed")
+            return ConditionFailed(reasons[position].get("Item"), position)
+        for reason, kind in _CANCELLATIONS:
+            if reason in codes:
+                return kind(message)
+    if code == "ResourceNotFoundException":
+        return ConfigurationError(
+            f"{message or 'table not found'}; create the tables with 'tdev migrate apply'"
+        )
+    if code == "ValidationException" and "size" in message.lower() and "exceed" in message.lower():
+        return ItemTooLarge(message)
+    if code in _BY_CODE:
+        return _BY_CODE[code](message or code)
+    if status >= 500:
+        return Unavailable(f"{code} ({status}): {message}")
+    return StoreError(code, status, message)

@@ -1,0 +1,112 @@
+"""Attributes that store what the plan's tables hold, and refuse what DynamoDB would spoil."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from pynamodb.attributes import Attribute
+from pynamodb.constants import MAP, NUMBER, STRING
+from pynamodb.expressions.update import RemoveAction, SetAction
+
+SMALLEST, LARGEST = 1e-60, 1e60
+"""The magnitudes between which numbers are kept exactly; DynamoDB's own range is a little wider."""
+
+
+class NumberAttribute(Attribute[float]):
+    """A finite number: int, float or Decimal in, int or float out."""
+
+    attr_type = NUMBER
+
+    def serialize(self, value: Any) -> str:
+        """Return the number's decimal text, in which a float survives unchanged."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+            raise ValueError(f"{self.attr_name}: {value!r} is not a number")
+        if not math.isfinite(value):
+            raise ValueError(f"{self.attr_name}: {value!r} cannot be stored; use a finite number")
+        if value != 0 and not SMALLEST <= abs(float(value)) <= LARGEST:
+            raise ValueError(f"{self.attr_name}: {value!r} is outside 1e-60..1e60")
+        return str(value)
+
+    def deserialize(self, value: str) -> float:
+        """Return an int where the text is one, else a float."""
+        try:
+            return int(value)
+        except ValueError:
+            return float(value)
+
+
+class InstantAttribute(NumberAttribute):
+    """A moment as epoch seconds, to the microsecond; a naive datetime is local time."""
+
+    def serialize(self, value: Any) -> str:
+        """Return epoch seconds as decimal text."""
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        return super().serialize(round(value, 6) if isinstance(value, float) else value)
+
+
+class JSONTextAttribute(Attribute[Any]):
+    """A JSON value, stored as String: text is checked and kept, other values are encoded."""
+
+    attr_type = STRING
+
+    def serialize(self, value: Any) -> str:
+        """Return JSON text."""
+        if isinstance(value, str):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.attr_name}: a string must be JSON text ({error}); "
+                    "pass the object itself, or json.dumps(...) of it"
+                ) from None
+            return value
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.attr_name}: no JSON form: {error}") from None
+
+    def deserialize(self, value: str) -> Any:
+        """Return the Python value of the text."""
+        return json.loads(value)
+
+    def set(self, value: Any) -> SetAction | RemoveAction:
+        """Return the SET action; PynamoDB takes a value `{"S": ...}` for a serialised one."""
+        return super().set({STRING: self.serialize(value)})
+
+
+class AttemptsAttribute(Attribute[dict[str, dict[str, Any]]]):
+    """The tries of one execution: a map from slot (number modulo 20) to a flat map."""
+
+    attr_type = MAP
+
+    def serialize(self, value: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the map in DynamoDB's form."""
+        return {slot: self.entry(attempt) for slot, attempt in value.items()}
+
+    @staticmethod
+    def entry(attempt: Mapping[str, Any]) -> dict[str, Any]:
+        """Return one attempt in DynamoDB's form, None left out."""
+        return {
+            MAP: {
+                name: {STRING: value} if isinstance(value, str) else {NUMBER: str(value)}
+                for name, value in attempt.items()
+                if value is not None
+            }
+        }
+
+    def deserialize(self, value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the attempts by slot; fields of newer releases come along."""
+        number = NumberAttribute()
+        return {
+            slot: {
+                name: number.deserialize(raw[NUMBER]) if NUMBER in raw else raw.get(STRING)
+                for name, raw in entry[MAP].items()
+            }
+            for slot, entry in value.items()
+        }

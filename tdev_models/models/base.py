@@ -1,0 +1,193 @@
+"""The base model: PynamoDB's ORM on tables named at run time, with a `save()` that loses nothing.
+
+All use of PynamoDB's private names is in this file (docs/adr/0002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NoReturn, Self
+
+from pynamodb.attributes import Attribute
+from pynamodb.connection.base import Connection, MetaTable
+from pynamodb.connection.table import TableConnection
+from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+from pynamodb.models import Model
+
+from tdev_models import aws, settings
+from tdev_models.errors import InvalidRequest
+
+Item = Mapping[str, Mapping[str, Any]]
+"""An item as DynamoDB sends it: attribute name to typed value."""
+
+
+class TableMeta(type):
+    """Makes a model's `Meta` follow the settings in force."""
+
+    table: str
+    ttl_attribute: str | None = None
+    billing_mode = PAY_PER_REQUEST_BILLING_MODE
+
+    @property
+    def table_name(cls) -> str:
+        """The physical name of the table."""
+        return settings.current().table_name(cls.table)
+
+    @property
+    def region(cls) -> str | None:
+        """The AWS region."""
+        return settings.current().region
+
+    @property
+    def host(cls) -> str | None:
+        """The endpoint's URL; None means AWS."""
+        return settings.current().endpoint
+
+
+class BaseModel(Model):
+    """A model whose writes touch only what was changed, and never a lease."""
+
+    _lease_attributes: frozenset[str] = frozenset()
+    _stored: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        object.__setattr__(self, "_stored", {})
+        super().__init__(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.get_attributes() or name in ("attribute_values", "_stored"):
+            super().__setattr__(name, value)
+        else:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    # ------------------------------------------------------------------ what the ORM user calls
+
+    def save(
+        self, condition: Condition | None = None, *, add_version_condition: bool = True
+    ) -> dict[str, Any]:
+        """Write what was set since this instance was made or read, with one UpdateItem.
+
+        Attributes that were not read (an index projects only some), that a newer release added, or
+        that belong to a lease stay as they are in the table. Setting None removes an attribute.
+        Safe to send twice. Returns DynamoDB's response, `{}` when there was nothing to write.
+
+        Raises:
+            pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
+        """
+        now = self.serialize(null_check=False)
+        actions = self._changes(now)
+        if not actions and self._stored and condition is None:
+            return {}
+        hash_key, range_key = self._get_serialized_keys()
+        connection = self._get_connection()
+        request = connection.get_operation_kwargs(
+            hash_key, range_key=range_key, actions=actions or None, condition=condition
+        )
+        response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
+        self._stored = now
+        return response
+
+    @classmethod
+    def batch_write(cls, auto_commit: bool = True) -> NoReturn:
+        """Refuse: a batch puts whole items, and would erase what this release does not know."""
+        raise InvalidRequest("batch_write", "puts whole items; call save() on each instance")
+
+    def get_save_kwargs_from_instance(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, as `batch_write`: `TransactWrite.save` puts whole items."""
+        raise InvalidRequest("TransactWrite.save", "puts whole items; use update() or save()")
+
+    @classmethod
+    def from_raw_data(cls, data: Any) -> Self:
+        """Return the instance of one item of DynamoDB."""
+        instance = super().from_raw_data(data)
+        instance._stored = data
+        return instance
+
+    def deserialize(self, attribute_values: Any) -> None:
+        """Take over one item of DynamoDB."""
+        super().deserialize(attribute_values)
+        self._stored = attribute_values
+
+    def _changes(self, now: dict[str, Any]) -> list[Action]:
+        actions: list[Action] = []
+        for name, attribute in self.get_attributes().items():
+            if attribute.is_hash_key or attribute.is_range_key or name in self._lease_attributes:
+                continue
+            before, after = self._stored.get(attribute.attr_name), now.get(attribute.attr_name)
+            if before is not None:  # as this release would write it
+                value = attribute.deserialize(attribute.get_value(before))
+                before = self._serialize_value(attribute, value)
+            if before != after:
+                actions.append(attribute.remove() if after is None else typed(attribute, after))
+        return actions
+
+    # ------------------------------------------------------------------ what the store calls
+
+    @classmethod
+    def meta_table(cls, table_name: str) -> MetaTable:
+        """Return what PynamoDB must know of the table to plan a request."""
+        schema = cls._get_schema()
+        return MetaTable(
+            {
+                "TableName": table_name,
+                "KeySchema": schema["key_schema"],
+                "AttributeDefinitions": schema["attribute_definitions"],
+                "GlobalSecondaryIndexes": [
+                    {"IndexName": index["index_name"], "KeySchema": index["key_schema"]}
+                    for index in schema["global_secondary_indexes"]
+                ],
+            }
+        )
+
+    @classmethod
+    def serialized_keys(cls, hash_key: Any, range_key: Any = None) -> tuple[Any, Any]:
+        """Return a key in DynamoDB's form."""
+        return cls._serialize_keys(hash_key, range_key)
+
+    @classmethod
+    def index_keys(cls, index_name: str | None) -> tuple[Attribute[Any], Attribute[Any] | None]:
+        """Return the partition and sort key attributes of an index, or of the table."""
+        if index_name is None:
+            return cls._hash_key_attribute(), cls._range_key_attribute()
+        keys = cls._indexes[index_name].Meta.attributes.values()
+        return (
+            next(key for key in keys if key.is_hash_key),
+            next((key for key in keys if key.is_range_key), None),
+        )
+
+    @classmethod
+    def _get_connection(cls) -> TableConnection:
+        meta = cls.Meta
+        return _connection(cls, meta.host, meta.region, meta.table_name)
+
+
+def typed(attribute: Attribute[Any], raw: Any) -> Action:
+    """Return the SET action of an already serialised, typed value."""
+    return Attribute.set(attribute, raw)
+
+
+class _OrmConnection(Connection):
+    """PynamoDB's connection on the shared botocore client; it logs no request."""
+
+    @property
+    def client(self) -> Any:
+        return aws.dynamodb(self.region, self.host)
+
+    def dispatch(self, operation_name: str, operation_kwargs: dict[str, Any]) -> Any:
+        with aws.quiet():
+            return self._make_api_call(operation_name, operation_kwargs)
+
+
+@cache
+def _connection(
+    model: type[BaseModel], endpoint: str | None, region: str | None, table_name: str
+) -> TableConnection:
+    connection = TableConnection(table_name)
+    connection.connection = _OrmConnection(host=endpoint)
+    # PynamoDB would put its own default where none is given; the AWS configuration decides.
+    connection.connection.region = region  # type: ignore[assignment]
+    connection.connection.add_meta_table(model.meta_table(table_name))
+    return connection

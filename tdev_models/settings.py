@@ -1,0 +1,146 @@
+"""Where the package reads and writes: read from the environment, or given by the program."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from tdev_models.errors import InvalidRequest
+from tdev_models.types import RequestEvent
+
+Transport: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""Sends one operation with its request and returns DynamoDB's response."""
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that decides where a call goes and how leases run.
+
+    Attributes:
+        environment: names the tables, `t-developer-{environment}-...`; `production` means `prod`.
+        region: AWS region; None leaves it to the AWS configuration files.
+        endpoint: URL of DynamoDB; None means AWS.
+        prefix: what every table name begins with.
+        lease_seconds: how long a claim lasts without a heartbeat.
+        stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
+        on_request: called with a `RequestEvent` after every request.
+        transport: given the standard transport, returns the one to use: a place to inject faults.
+        clock: the time in epoch seconds.
+    """
+
+    environment: str = "dev"
+    region: str | None = None
+    endpoint: str | None = None
+    prefix: str = "t-developer"
+    lease_seconds: float = 60.0
+    stalled_after_seconds: float = 3600.0
+    on_request: Callable[[RequestEvent], None] | None = None
+    transport: Callable[[Transport], Transport] | None = None
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        if self.environment == "production":
+            object.__setattr__(self, "environment", "prod")
+        for field in ("environment", "prefix"):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", getattr(self, field)):
+                raise InvalidRequest(field, "use lower-case letters, digits and dashes")
+        if not self.lease_seconds > 0:
+            raise InvalidRequest("lease_seconds", "must be above 0")
+        if not self.stalled_after_seconds >= 2 * self.lease_seconds:
+            # A live session refreshes last_updated at half of it, and may be late by a lease.
+            raise InvalidRequest("stalled_after_seconds", "must be at least twice lease_seconds")
+        if self.endpoint is not None:
+            url = urlsplit(self.endpoint)
+            if url.scheme not in ("http", "https") or not url.hostname:
+                raise InvalidRequest("endpoint", "must be a URL such as http://127.0.0.1:8000")
+            local = url.hostname in _LOOPBACK
+            if self.environment == "prod" and url.scheme == "http" and not local:
+                raise InvalidRequest("endpoint", "production data travels by https only")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Return the settings that the environment gives.
+
+        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
+        AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
+
+        Raises:
+            InvalidRequest: a variable holds no usable value; the field's name is in the message.
+        """
+        given: dict[str, Any] = {
+            "environment": environ.get("TDEV_ENV"),
+            "prefix": environ.get("TDEV_TABLE_PREFIX"),
+            "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
+            "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
+        }
+        for field in ("lease_seconds", "stalled_after_seconds"):
+            if text := environ.get(f"TDEV_{field.upper()}"):
+                try:
+                    given[field] = float(text)
+                except ValueError:
+                    raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
+        return cls(**{field: value for field, value in given.items() if value})
+
+    def table_name(self, table: str) -> str:
+        """Return the physical name of one of the four tables."""
+        return f"{self.prefix}-{self.environment}-{table}"
+
+
+_configured: Settings | None = None
+_override: ContextVar[Settings | None] = ContextVar("tdev_settings", default=None)
+_FIELDS = {field.name for field in fields(Settings)}
+
+
+def current() -> Settings:
+    """Return the settings in force: of `use`, else of `configure`, else of the environment."""
+    return _override.get() or _configured or Settings.from_env()
+
+
+def configure(settings: Settings | None = None, /, **changes: Any) -> Settings:
+    """Set the settings of the whole process, and return them.
+
+    Args:
+        settings: what to start from; the environment's when not given.
+        changes: fields to change, by name.
+
+    Raises:
+        InvalidRequest: an unknown field or a wrong value.
+    """
+    global _configured
+    _configured = _changed(settings or Settings.from_env(), changes)
+    return _configured
+
+
+@contextmanager
+def use(settings: Settings | None = None, /, **changes: Any) -> Iterator[Settings]:
+    """Override the settings inside a `with` block, for this task or thread only.
+
+    Args:
+        settings: what to start from; the settings in force when not given.
+        changes: fields to change, by name.
+
+    Raises:
+        InvalidRequest: an unknown field or a wrong value.
+    """
+    chosen = _changed(settings or current(), changes)
+    token = _override.set(chosen)
+    try:
+        yield chosen
+    finally:
+        _override.reset(token)
+
+
+def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
+    for name in changes:
+        if name not in _FIELDS:
+            raise InvalidRequest(name, f"unknown setting; use one of {', '.join(sorted(_FIELDS))}")
+    return replace(settings, **changes)

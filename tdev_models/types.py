@@ -1,0 +1,176 @@
+"""The package's vocabulary: the pipeline's agents, statuses, and the frozen results of services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, TypeVar
+
+AGENTS = (
+    "nl_input",
+    "ui_selection",
+    "parser",
+    "component_decision",
+    "match_rate",
+    "search",
+    "generation",
+    "assembly",
+    "download",
+)
+"""The nine agents, in the order in which the pipeline runs them."""
+
+
+class SessionStatus(StrEnum):
+    """ACTIVE -> COMPLETED | FAILED | ABANDONED; FAILED -> ACTIVE | ABANDONED."""
+
+    ACTIVE = "ACTIVE"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    ABANDONED = "ABANDONED"
+
+
+class ExecutionStatus(StrEnum):
+    """PENDING -> RUNNING -> COMPLETED | FAILED; FAILED -> RUNNING."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class PipelineType(StrEnum):
+    """Which kind of application the pipeline builds."""
+
+    SIMPLE = "SIMPLE"
+    PRODUCTION = "PRODUCTION"
+
+
+class Record(Mapping[str, Any]):
+    """A frozen result, readable as `record["field"]` and `record.field`; `dict(record)` works."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (field.name for field in fields(self))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(fields(self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Record):
+    """One pipeline run. Times are epoch seconds; None means not set, or not in the index read."""
+
+    session_id: str
+    status: str
+    user_id: str | None = None
+    project_name: str | None = None
+    pipeline_type: str | None = None
+    current_agent: str | None = None
+    progress: int | None = None
+    created_at: float | None = None
+    last_updated: float | None = None
+    metadata: Any = None
+    fence: int | None = None
+    lease_owner: str | None = None
+    lease_expires: float | None = None
+    resume_count: int | None = None
+    next_retry_at: float | None = None
+    failed_agent: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt(Record):
+    """One try of one agent; `number` counts from 1. Times are epoch seconds."""
+
+    number: int
+    status: str
+    start_time: float | None = None
+    end_time: float | None = None
+    error_message: str | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution(Record):
+    """One agent's work in one run. Payloads are Python objects; lists leave them out (None)."""
+
+    execution_id: str
+    agent_name: str
+    project_id: str | None = None
+    status: str | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    input_data: Any = None
+    output_data: Any = None
+    error_message: str | None = None
+    retry_count: int | None = None
+    fence: int | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project(Record):
+    """One generated project of one user. Times are epoch seconds, `size_mb` megabytes."""
+
+    user_id: str
+    project_id: str
+    project_name: str | None = None
+    description: str | None = None
+    tech_stack: Any = None
+    download_count: int | None = None
+    last_accessed: float | None = None
+    created_at: float | None = None
+    file_path: str | None = None
+    size_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRow(Record):
+    """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit."""
+
+    metric_name: str
+    day: str | None = None
+    hour: int | None = None
+    agent_name: str | None = None
+    dimension: str | None = None
+    count: int
+    sum: float
+    mean: float
+    min: float
+    max: float
+    error_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEvent(Record):
+    """One request as it was sent: what an `on_request` hook receives.
+
+    `units` are the capacity units consumed (0 when the request failed), `attempts` includes
+    retries, `error` is the AWS error code or the exception's name.
+    """
+
+    operation: str
+    table: str
+    units: float
+    seconds: float
+    attempts: int
+    error: str | None = None
+
+
+T = TypeVar("T")
+
+
+class Page(list[T]):
+    """A list of results; `cursor` asks for the next page, None at the end."""
+
+    def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
+        super().__init__(items)
+        self.cursor = cursor

@@ -139,13 +139,18 @@ def instant(field: str, value: Any) -> float:
     return round(float(seconds), 6)
 
 
-def json_text(most_bytes: int, remedy: str) -> Rule:
-    """Return the rule of a JSON value or JSON text, which returns the text to store."""
-    attribute: JSONTextAttribute = JSONTextAttribute(attr_name="value")
+def json_text(most_bytes: int, remedy: str, *, objects_only: bool = False) -> Rule:
+    """Return the rule of a JSON value, which returns the text to store.
+
+    A string is JSON text already, as in the plan's calls; with `objects_only` it is a value like
+    any other, so that what is stored comes back as it was.
+    """
+    attribute = JSONTextAttribute(attr_name="value")
+    encode = attribute.encode if objects_only else attribute.serialize
 
     def rule(field: str, value: Any) -> str:
         try:
-            stored = attribute.serialize(value)
+            stored = encode(value)
             size = len(stored.encode())
         except ValueError as error:
             raise InvalidRequest(field, str(error).removeprefix("value: ")) from None

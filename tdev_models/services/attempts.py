@@ -98,13 +98,13 @@ def change_of(
     if seen is not None:
         actions += [attribute.remove() for attribute in removed]
     if status != PENDING:
-        former = None if begins else seen  # what this attempt wrote before
-        error = values.get("error_message") or (former and former.error_message)
+        former = seen if seen and not begins else AgentExecution()  # what this attempt wrote
+        error = values.get("error_message") or former.error_message
         attempt = {
             "number": number,
             "status": str(status),
             "start_time": start,
-            "end_time": end or (former and former.end_time),
+            "end_time": end or former.end_time,
             "error_message": error and error[:_ERROR_CHARACTERS],
             "worker": worker_name(),
         }

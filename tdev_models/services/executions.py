@@ -21,7 +21,8 @@ from tdev_models.types import AGENTS, Attempt, Execution, ExecutionStatus, Page
 PAYLOAD_BYTES = 180 * 1024
 _TRIES = 10
 
-_PAYLOAD = fields.json_text(PAYLOAD_BYTES, "store a reference to it instead")
+TOO_LARGE = "store a reference to it instead"
+_PAYLOAD = fields.json_text(PAYLOAD_BYTES, TOO_LARGE)
 RULES: Mapping[str, fields.Rule] = {
     "execution_id": fields.key(),
     "agent_name": fields.key(255, part=True),
@@ -104,8 +105,9 @@ async def write_execution(
 ) -> AgentExecution | None:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
-    Returns the execution, or None under a lease: transactions return nothing. Someone else's write in between is looked at again; `write_token` tells it from this call's own
-    write, whose reply was lost.
+    Returns the execution, or None under a lease: transactions return nothing. Someone else's write
+    in between is looked at again; `write_token` tells it from this call's own write, whose reply
+    was lost.
     """
     token = uuid.uuid4().hex
     for _ in range(_TRIES):

@@ -35,7 +35,7 @@ from tdev_models.errors import (
     Unavailable,
 )
 from tdev_models.models import PipelineSession
-from tdev_models.services.changes import is_still, put
+from tdev_models.services.changes import is_still, put, put_all, put_once
 from tdev_models.store.client import Client, Interrupter
 from tdev_models.store.colours import BlockingClient, drive
 from tdev_models.types import SessionStatus
@@ -92,9 +92,11 @@ def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bo
 
 
 async def claim(
-    client: Client, seen: PipelineSession, *, resumed: bool
-) -> tuple[Lease, PipelineSession] | PipelineSession:
+    client: Client, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+) -> Lease | PipelineSession:
     """Claim a session as it was read; return the lease, or the session that was in the way.
+
+    A session that was not there is made, with the checked fields.
 
     Raises:
         TdevError: the request failed; the claim may have happened and will run out.
@@ -108,21 +110,21 @@ async def claim(
         put(PipelineSession.lease_owner, worker_name()),
         put(PipelineSession.lease_expires, now + client.settings.lease_seconds),
         put(PipelineSession.last_updated, now),
-        PipelineSession.created_at.set(PipelineSession.created_at | now),
+        put_once(PipelineSession.created_at, now),
+        put_once(PipelineSession.progress, 0),
+        *put_all(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
     ]
     if resumed:
         actions.append(put(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
     try:
-        session = await client.sessions.update(
-            seen.session_id, actions=actions, condition=unchanged(seen)
-        )
+        await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
     except ConditionFailed as refused:
         found = client.sessions.load(refused.item)
         if found is None or found.lease_token != token:
             return found or seen
-        session = found  # the reply of the first try was lost
-    return Lease(seen.session_id, fence, token, time.monotonic(), now), session
+        # This very claim, whose first reply was lost.
+    return Lease(seen.session_id, fence, token, time.monotonic(), now)
 
 
 def unchanged(seen: PipelineSession) -> Condition:

@@ -10,9 +10,10 @@ from functools import cache
 from typing import Any, NoReturn, Self
 
 from pynamodb.attributes import Attribute
-from pynamodb.connection.base import Connection, MetaTable
+from pynamodb.connection.base import BOTOCORE_EXCEPTIONS, Connection, MetaTable
 from pynamodb.connection.table import TableConnection
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
+from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 from pynamodb.models import Model
@@ -89,7 +90,10 @@ class BaseModel(Model):
         request = connection.get_operation_kwargs(
             hash_key, range_key=range_key, actions=actions or None, condition=condition
         )
-        response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
+        try:
+            response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
+        except BOTOCORE_EXCEPTIONS as error:
+            raise UpdateError(f"Failed to save: {error}", error) from error
         self._stored = {**self._stored, **{one.attr_name: raw for one, raw in changes}}
         return response
 

@@ -1,3 +1,130 @@
-"""The memory of the T-Developer pipeline."""
+"""The memory of the T-Developer pipeline: sessions, executions, history and metrics on DynamoDB.
+
+The functions here are awaitable; `tdev_models.sync` has the same ones, blocking.
+"""
+
+from tdev_models import errors, settings
+from tdev_models.binding import awaitable, block
+from tdev_models.errors import (
+    AccessDenied,
+    ConfigurationError,
+    Conflict,
+    InvalidRequest,
+    InvalidTransition,
+    ItemTooLarge,
+    LeaseHeld,
+    LeaseLost,
+    NotFound,
+    StoreError,
+    TdevError,
+    Throttled,
+    Unavailable,
+)
+from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
+from tdev_models.services import (
+    executions as _executions,
+    metrics as _metrics,
+    projects as _projects,
+    recovery as _recovery,
+    sessions as _sessions,
+    tracking as _tracking,
+)
+from tdev_models.services.recovery import Recovery, Resume
+from tdev_models.services.tracking import AgentRun, Tracker
+from tdev_models.settings import Settings, configure
+from tdev_models.store.colours import AsyncClient as _AsyncClient
+from tdev_models.types import (
+    AGENTS,
+    Attempt,
+    Execution,
+    ExecutionStatus,
+    MetricRow,
+    Page,
+    PipelineType,
+    Project,
+    RequestEvent,
+    Session,
+    SessionStatus,
+)
 
 __version__ = "0.1.0"
+
+save_pipeline_session = awaitable(_sessions.save_pipeline_session)
+get_pipeline_session = awaitable(_sessions.get_pipeline_session)
+list_pipeline_sessions = awaitable(_sessions.list_pipeline_sessions)
+abandon_session = awaitable(_sessions.abandon_session)
+track_session = block(_AsyncClient, _tracking.track_session)
+
+update_agent_execution = awaitable(_executions.update_agent_execution)
+get_agent_execution = awaitable(_executions.get_agent_execution)
+get_agent_executions = awaitable(_executions.get_agent_executions)
+get_failed_executions = awaitable(_executions.get_failed_executions)
+
+get_failed_sessions = awaitable(_recovery.get_failed_sessions)
+resume_pipeline = awaitable(_recovery.resume_pipeline)
+recover_sessions = awaitable(_recovery.recover_sessions)
+
+save_user_project = awaitable(_projects.save_user_project)
+get_user_project = awaitable(_projects.get_user_project)
+list_user_projects = awaitable(_projects.list_user_projects)
+record_download = awaitable(_projects.record_download)
+
+record_metric = awaitable(_metrics.record_metric)
+query_metrics = awaitable(_metrics.query_metrics)
+
+__all__ = [
+    "AGENTS",
+    "AccessDenied",
+    "AgentExecution",
+    "AgentRun",
+    "Attempt",
+    "ConfigurationError",
+    "Conflict",
+    "Execution",
+    "ExecutionStatus",
+    "InvalidRequest",
+    "InvalidTransition",
+    "ItemTooLarge",
+    "LeaseHeld",
+    "LeaseLost",
+    "Metric",
+    "MetricRow",
+    "NotFound",
+    "Page",
+    "PipelineSession",
+    "PipelineType",
+    "Project",
+    "Recovery",
+    "RequestEvent",
+    "Resume",
+    "Session",
+    "SessionStatus",
+    "Settings",
+    "StoreError",
+    "TdevError",
+    "Throttled",
+    "Tracker",
+    "Unavailable",
+    "UserProject",
+    "abandon_session",
+    "configure",
+    "errors",
+    "get_agent_execution",
+    "get_agent_executions",
+    "get_failed_executions",
+    "get_failed_sessions",
+    "get_pipeline_session",
+    "get_user_project",
+    "list_pipeline_sessions",
+    "list_user_projects",
+    "query_metrics",
+    "record_download",
+    "record_metric",
+    "recover_sessions",
+    "resume_pipeline",
+    "save_pipeline_session",
+    "save_user_project",
+    "settings",
+    "track_session",
+    "update_agent_execution",
+]

@@ -10,6 +10,7 @@
     ├── InvalidTransition   the state machine forbids this change of status
     ├── LeaseHeld           another worker owns the session
     ├── LeaseLost           this worker owned the session and no longer does
+    ├── Conflict            others wrote the same item again and again; safe to call again
     ├── Throttled           refused for capacity after all retries; safe to call again
     ├── Unavailable         no answer after all retries; perhaps written; safe to call again
     ├── ItemTooLarge        the item would pass DynamoDB's 400 KB
@@ -113,7 +114,7 @@ class ConditionFailed(TdevError):
 
 
 class Conflict(TdevError):
-    """Another transaction was at work on the item; nothing was changed."""
+    """Others were at work on the same item again and again; nothing was changed."""
 
 
 _BY_CODE: Mapping[str, type[TdevError]] = {

@@ -66,6 +66,10 @@ class JSONTextAttribute(Attribute[Any]):
                     "pass the object itself, or json.dumps(...) of it"
                 ) from None
             return value
+        return self.encode(value)
+
+    def encode(self, value: Any) -> str:
+        """Return the JSON text of a Python value; a string becomes a JSON string."""
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import UnicodeAttribute
+from pynamodb.attributes import BooleanAttribute, UnicodeAttribute
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
 
 from tdev_models.models.attributes import (
@@ -22,6 +22,7 @@ _LISTED = (
     "error_message",
     "retry_count",
     "variant",
+    "critical",
     "fence",
 )
 
@@ -78,6 +79,8 @@ class AgentExecution(BaseModel):
 
     fence = NumberAttribute(null=True)
     variant = UnicodeAttribute(null=True)
+    # False where the session went on after this agent failed.
+    critical = BooleanAttribute(null=True)
     attempts = AttemptsAttribute(null=True)
     write_token = UnicodeAttribute(null=True)
     expires_at = NumberAttribute(null=True)

@@ -1,0 +1,58 @@
+"""Gives service functions their client: the module that is entered decides how they wait."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from tdev_models.store.client import Client
+from tdev_models.store.colours import AsyncClient, BlockingClient, drive
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def awaitable(
+    service: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return the service for an event loop, on the client of the settings in force."""
+
+    @wraps(service)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await service(AsyncClient.of(), *args, **kwargs)
+
+    return _without_client(call)
+
+
+def blocking(
+    service: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+) -> Callable[P, T]:
+    """Return the service for a plain thread, on the client of the settings in force."""
+
+    @wraps(service)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return drive(service(BlockingClient.of(), *args, **kwargs))
+
+    return _without_client(call)
+
+
+def block(kind: type[Client], make: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
+    """Return what makes a block (`with`, `async with`), on the client of the settings in force."""
+
+    @wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return make(kind.of(), *args, **kwargs)
+
+    return _without_client(call)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_client(call: F) -> F:
+    signature = inspect.signature(call)
+    _, *parameters = signature.parameters.values()
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call

@@ -1,0 +1,141 @@
+"""The state machine of one execution: which change a write makes, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from tdev_models.errors import InvalidTransition, LeaseHeld
+from tdev_models.models import AgentExecution
+from tdev_models.models.attributes import AttemptsAttribute
+from tdev_models.services.changes import is_still, put, put_all
+from tdev_models.services.leases import Lease, worker_name
+from tdev_models.types import ExecutionStatus
+
+KEPT_ATTEMPTS = 20
+_ERROR_CHARACTERS = 500
+
+PENDING, RUNNING = ExecutionStatus.PENDING, ExecutionStatus.RUNNING
+COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
+
+# The same status again is no error. COMPLETED or FAILED at once is a whole attempt.
+_NEXT: Mapping[str | None, tuple[ExecutionStatus, ...]] = {
+    None: (PENDING, RUNNING, COMPLETED, FAILED),
+    PENDING: (PENDING, RUNNING, COMPLETED, FAILED),
+    RUNNING: (RUNNING, COMPLETED, FAILED),
+    COMPLETED: (COMPLETED,),
+    FAILED: (FAILED, RUNNING),
+}
+
+_OF_ONE_ATTEMPT = {
+    "error_message": AgentExecution.error_message,
+    "output_data": AgentExecution.output_data,
+    "critical": AgentExecution.critical,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one write does; `ended`: the pipeline goes on past this agent."""
+
+    actions: list[Action]
+    ended: bool
+
+
+def change_of(
+    seen: AgentExecution | None,
+    execution_id: str,
+    values: Mapping[str, Any],
+    lease: Lease | None,
+    now: float,
+    token: str,
+) -> Change:
+    """Return the change that makes an execution, as it was seen, what the fields say.
+
+    Raises:
+        InvalidTransition: the status may not become the given one.
+        LeaseHeld: the execution was written under a lease, and there is none.
+    """
+    before = seen.status if seen else None
+    fence = seen.fence if seen else None
+    if lease is None and fence is not None:
+        raise LeaseHeld(
+            f"execution {execution_id} was written under claim {int(fence)} of its session; "
+            "call inside track_session or resume"
+        )
+    # A new owner may do any agent again: what a former one wrote is a former attempt.
+    taken_over = lease is not None and (fence or 0) < lease.fence and before is not None
+    status = ExecutionStatus(values.get("status") or before or PENDING)
+    if not taken_over and status not in _NEXT.get(before, ()):
+        remedy = "a retry begins with RUNNING" if before == FAILED else ""
+        raise InvalidTransition(f"execution {execution_id}", before, status, remedy)
+
+    tried = seen is not None and (seen.attempts is not None or before not in (None, PENDING))
+    begins = status != PENDING and (
+        before in (None, PENDING)
+        or (before == FAILED and status == RUNNING)
+        or (taken_over and "status" in values)
+    )
+    number = int((seen.retry_count if seen else None) or 0) + 1 + (begins and tried)
+    actions = put_all(AgentExecution, values)
+    if "status" not in values:
+        actions.append(put(AgentExecution.status, status))
+    if lease is not None and (begins or "status" in values or seen is None):
+        actions.append(put(AgentExecution.fence, lease.fence))
+    if begins or seen is None or seen.retry_count is None:
+        actions.append(put(AgentExecution.retry_count, number - 1))
+    start, end, removed = _times(seen, status, begins, now)
+    if seen is None or start != seen.start_time:
+        actions.append(put(AgentExecution.start_time, start))
+    if end is not None:
+        actions.append(put(AgentExecution.end_time, end))
+    if begins:
+        removed += [attribute for name, attribute in _OF_ONE_ATTEMPT.items() if name not in values]
+    if seen is not None:
+        actions += [attribute.remove() for attribute in removed]
+    if status != PENDING:
+        former = seen if seen and not begins else AgentExecution()  # what this attempt wrote
+        error = values.get("error_message") or former.error_message
+        attempt = {
+            "number": number,
+            "status": str(status),
+            "start_time": start,
+            "end_time": end or former.end_time,
+            "error_message": error and error[:_ERROR_CHARACTERS],
+            "worker": worker_name(),
+        }
+        actions.append(_put_attempt(seen, number, attempt))
+    actions.append(put(AgentExecution.write_token, token))
+    ended = status == COMPLETED or (status == FAILED and values.get("critical") is False)
+    return Change(actions, ended)
+
+
+def _times(
+    seen: AgentExecution | None, status: ExecutionStatus, begins: bool, now: float
+) -> tuple[float, float | None, list[Any]]:
+    """Return the start, the end to set if any, and the attributes to remove."""
+    start = now if begins or seen is None or seen.start_time is None else seen.start_time
+    if status in (COMPLETED, FAILED):
+        ended_before = seen is not None and seen.end_time is not None and not begins
+        return start, None if ended_before else now, []
+    return start, None, [AgentExecution.end_time]
+
+
+def _put_attempt(seen: AgentExecution | None, number: int, attempt: dict[str, Any]) -> Action:
+    slot = str(number % KEPT_ATTEMPTS)
+    if seen is None or seen.attempts is None:
+        return put(AgentExecution.attempts, {slot: attempt})
+    return AgentExecution.attempts[slot].set(AttemptsAttribute.entry(attempt))
+
+
+def seen_condition(seen: AgentExecution | None) -> Condition:
+    """Return the condition that an execution is as it was seen."""
+    if seen is None:
+        return AgentExecution.execution_id.does_not_exist()
+    same: Condition = is_still(AgentExecution.write_token, seen.write_token)
+    same &= is_still(AgentExecution.status, seen.status)
+    return same

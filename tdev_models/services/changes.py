@@ -1,0 +1,49 @@
+"""What services say to the planner: actions and conditions of one item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pynamodb.attributes import Attribute
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from tdev_models.models.attributes import JSONTextAttribute
+from tdev_models.models.base import BaseModel, typed
+from tdev_models.types import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def put(attribute: Attribute[Any], value: Any) -> Action:
+    """Return the action that sets one attribute."""
+    return typed(attribute, {attribute.attr_type: attribute.serialize(value)})
+
+
+def put_all(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that set checked fields; JSON fields are text already."""
+    attributes = model.get_attributes()
+    return [
+        typed(attributes[name], {"S": value})
+        if isinstance(attributes[name], JSONTextAttribute)
+        else put(attributes[name], value)
+        for name, value in values.items()
+    ]
+
+
+def put_once(attribute: Attribute[Any], value: Any) -> Action:
+    """Return the action that sets one attribute where the item has none."""
+    return attribute.set(attribute | {attribute.attr_type: attribute.serialize(value)})
+
+
+def is_still(attribute: Attribute[Any], value: Any) -> Condition:
+    """Return the condition that an attribute is as it was read; None means absent."""
+    condition: Condition = attribute.does_not_exist() if value is None else attribute == value
+    return condition
+
+
+def record(kind: type[R], item: BaseModel) -> R:
+    """Return the frozen result of one item."""
+    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    return kind(**{name: getattr(item, name) for name in names})

@@ -1,0 +1,254 @@
+"""Agent executions: what each agent did in each run, try by try."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from tdev_models import fields
+from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.services.attempts import Change, change_of, seen_condition
+from tdev_models.services.changes import put
+from tdev_models.services.leases import Lease, carried, leased_transaction
+from tdev_models.services.sessions import ERROR_BYTES
+from tdev_models.store import cursors
+from tdev_models.store.client import Client
+from tdev_models.types import AGENTS, Attempt, Execution, ExecutionStatus, Page
+
+# Input and output share an item of at most 400 KB with up to 20 attempts.
+PAYLOAD_BYTES = 180 * 1024
+_TRIES = 10
+
+TOO_LARGE = "store a reference to it instead"
+_PAYLOAD = fields.json_text(PAYLOAD_BYTES, TOO_LARGE)
+RULES: Mapping[str, fields.Rule] = {
+    "execution_id": fields.key(),
+    "agent_name": fields.key(255, part=True),
+    "project_id": fields.key(),
+    "status": fields.choice(ExecutionStatus),
+    "input_data": _PAYLOAD,
+    "output_data": _PAYLOAD,
+    "error_message": fields.text(ERROR_BYTES),
+}
+_KEPT = ("start_time", "end_time", "retry_count", "attempts", "fence")
+
+
+def execution_key(execution_id: str, agent_name: str | None = None) -> tuple[str, str, str]:
+    """Return execution id, agent name and project id of a `{project_id}-{agent_name}` id.
+
+    The project may hold dashes. An id of another form is its own project's.
+
+    Raises:
+        InvalidRequest: no agent's name is given, and the id ends in no known one.
+    """
+    RULES["execution_id"]("execution_id", execution_id)
+    if agent_name is None:
+        agent_name = execution_id.rpartition("-")[2]
+        if agent_name not in AGENTS:
+            raise InvalidRequest(
+                "agent_name",
+                f"{execution_id!r} ends in no known agent; give agent_name, or end the id in "
+                f"-{{agent}} with one of {', '.join(AGENTS)}",
+            )
+    RULES["agent_name"]("agent_name", agent_name)
+    project_id = execution_id.removesuffix(f"-{agent_name}")
+    return execution_id, agent_name, project_id or execution_id
+
+
+async def update_agent_execution(
+    client: Client, data: Mapping[str, Any] | None = None, /, **more: Any
+) -> Execution:
+    """Create an execution or change the given fields of one, and return it as it is now.
+
+    One GetItem and one conditional UpdateItem. Start and end times, `retry_count` and `attempts`
+    follow from the status: RUNNING after FAILED is a new attempt, the same status again is none.
+    A new execution is PENDING unless given otherwise. The session is never touched, except inside
+    `track_session` or `async with resume`: there the write is one transaction with the session,
+    under its lease, and moves the session's `current_agent` and `progress`.
+    Safe to call again with the same fields.
+
+    Args:
+        data: the fields, by name: execution_id (required), agent_name (when the id does not end
+            in a known one), project_id (when it is not the id's other part), status, input_data
+            and output_data (JSON, at most 180 KB), error_message (at most 4 KB). None means not
+            given.
+        more: the same as keywords.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
+        InvalidTransition: the status may not become the given one.
+        LeaseHeld: the execution was written under a lease, and this call carries none.
+        LeaseLost: the lease that the call carries is over; nothing was changed.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    values = fields.checked(data, more, RULES, "execution_id", kept=_KEPT)
+    execution_id, agent_name, project_id = execution_key(
+        values.pop("execution_id"), values.pop("agent_name", None)
+    )
+    values.setdefault("project_id", project_id)
+    lease = carried(values["project_id"])
+    key = execution_id, agent_name
+    seen = await client.executions.get(*key)
+    written = await write_execution(client, *key, values, seen, lease)
+    return record_of(written or await _stored(client, *key))
+
+
+async def write_execution(
+    client: Client,
+    execution_id: str,
+    agent_name: str,
+    values: Mapping[str, Any],
+    seen: AgentExecution | None,
+    lease: Lease | None,
+) -> AgentExecution | None:
+    """Write fields of an execution as last seen, with its session where there is a lease.
+
+    Returns the execution, or None under a lease: transactions return nothing. Someone else's write
+    in between is looked at again; `write_token` tells it from this call's own write, whose reply
+    was lost.
+    """
+    token = uuid.uuid4().hex
+    for _ in range(_TRIES):
+        change = change_of(seen, execution_id, values, lease, client.now(), token)
+        try:
+            if lease is None:
+                return await client.executions.update(
+                    execution_id,
+                    agent_name,
+                    actions=change.actions,
+                    condition=seen_condition(seen),
+                )
+            await _write_leased(client, execution_id, agent_name, seen, change, lease)
+            return None
+        except ConditionFailed as refused:
+            found = client.executions.load(refused.item)
+            if found is not None and found.write_token == token:
+                return found
+            seen = found
+    raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+
+
+async def _write_leased(
+    client: Client,
+    execution_id: str,
+    agent_name: str,
+    seen: AgentExecution | None,
+    change: Change,
+    lease: Lease,
+) -> None:
+    ended = lease.ended_agents | {agent_name} if change.ended else lease.ended_agents
+    part = client.executions.plan.update_part(
+        execution_id, agent_name, actions=change.actions, condition=seen_condition(seen)
+    )
+    actions = [
+        put(PipelineSession.current_agent, agent_name),
+        put(PipelineSession.progress, min(len(AGENTS), len(ended))),
+    ]
+    await leased_transaction(client, lease, actions, part)
+    lease.ended_agents = ended
+
+
+async def _stored(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
+    execution = await client.executions.get(execution_id, agent_name)
+    if execution is None:
+        raise NotFound(f"there is no execution {execution_id} of {agent_name}")
+    return execution
+
+
+async def get_agent_execution(
+    client: Client, execution_id: str, agent_name: str | None = None
+) -> Execution:
+    """Return one execution with its payloads and its last 20 attempts, read consistently.
+
+    Raises:
+        NotFound: there is none.
+        InvalidRequest: no agent's name is given, and the id ends in no known one.
+    """
+    execution_id, agent_name, _ = execution_key(execution_id, agent_name)
+    return record_of(await _stored(client, execution_id, agent_name))
+
+
+async def get_agent_executions(
+    client: Client, project_id: str, *, limit: int = 100, cursor: str | None = None
+) -> Page[Execution]:
+    """Return a page of the executions of one project, by start time, oldest first.
+
+    One Query on project-index, eventually consistent: a change shows after a moment. Without
+    payloads and attempts: read those with `get_agent_execution`.
+
+    Raises:
+        InvalidRequest: limit not in 1..1000, or a cursor of another query.
+    """
+    RULES["project_id"]("project_id", project_id)
+    fields.LIMIT("limit", limit)
+    query = ("get_agent_executions", client.executions.name, project_id)
+    start = cursors.decode(query, cursor)
+    found, last = await client.executions.page(
+        project_id, index="project-index", limit=limit, start=start
+    )
+    return Page(map(record_of, found), cursors.encode(query, last) if last else None)
+
+
+async def get_failed_executions(
+    client: Client,
+    since: Any = None,
+    agent_name: str | None = None,
+    *,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Execution]:
+    """Return a page of failed executions, newest first.
+
+    Queries on status-index, eventually consistent: a change shows after a moment. With
+    `agent_name` the failures of other agents are read too, and billed, but not returned. Without
+    payloads and attempts.
+
+    Args:
+        since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
+        agent_name: only failures of this agent.
+        limit: 1..1000 executions.
+        cursor: of the page before.
+
+    Raises:
+        InvalidRequest: a wrong value, or a cursor of another query.
+    """
+    fields.LIMIT("limit", limit)
+    begin = None if since is None else fields.instant("since", since)
+    query = ("get_failed_executions", client.executions.name, begin, agent_name)
+    start = cursors.decode(query, cursor)
+    results: list[AgentExecution] = []
+    while True:
+        found, last = await client.executions.page(
+            ExecutionStatus.FAILED,
+            index="status-index",
+            range_condition=None if begin is None else AgentExecution.end_time >= begin,
+            limit=limit,
+            newest_first=True,
+            start=start,
+        )
+        for execution in found:
+            if agent_name in (None, execution.agent_name):
+                results.append(execution)
+                if len(results) == limit:
+                    last = client.executions.position(execution, "status-index")
+                    break
+        if last is None or len(results) == limit:
+            return Page(map(record_of, results), cursors.encode(query, last) if last else None)
+        start = last
+
+
+def record_of(execution: AgentExecution) -> Execution:
+    """Return the frozen result of one execution, its attempts in order."""
+    fields_of = Execution.__dataclass_fields__
+    names = [name for name in fields_of if name != "attempts"]
+    attempts = sorted((execution.attempts or {}).values(), key=lambda one: one["number"])
+    known = Attempt.__dataclass_fields__
+    return Execution(
+        **{name: getattr(execution, name) for name in names},
+        attempts=tuple(
+            Attempt(**{name: value for name, value in one.items() if name in known})
+            for one in attempts
+        ),
+    )

@@ -1,0 +1,180 @@
+"""What a user has generated: projects and their downloads."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pynamodb.expressions.condition import size
+
+from tdev_models import fields
+from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.models import UserProject
+from tdev_models.services.changes import is_still, put, put_all, put_once, record
+from tdev_models.store import cursors
+from tdev_models.store.client import Client
+from tdev_models.types import Page, Project
+
+RULES: Mapping[str, fields.Rule] = {
+    "user_id": fields.key(),
+    "project_id": fields.key(fields.SORT_KEY_BYTES),
+    "project_name": fields.text(1024),
+    "description": fields.text(8 * 1024),
+    "tech_stack": fields.json_text(8 * 1024, "name technologies only"),
+    "file_path": fields.text(2048),
+    "size_mb": fields.number,
+}
+_KEPT = ("created_at", "last_accessed", "download_count", "download_ids")
+_DOWNLOAD_ID = fields.key(128)
+
+# The last 100 ids at least: at 150 they are cut to the last 100, so one call in 50 pays for it.
+_IDS_KEPT, _IDS_MOST = 100, 150
+_TRIES = 10
+
+
+async def save_user_project(
+    client: Client, data: Mapping[str, Any] | None = None, /, **more: Any
+) -> Project:
+    """Create a project or change the given fields of one, and return it as it is now.
+
+    One UpdateItem; only the given fields change, `created_at` is set once, `last_accessed` always.
+    Safe to call again with the same fields.
+
+    Args:
+        data: the fields, by name: user_id and project_id (required), project_name, description,
+            tech_stack (JSON, usually a list of names), file_path, size_mb. None means not given.
+        more: the same as keywords.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    values = fields.checked(data, more, RULES, "user_id", "project_id", kept=_KEPT)
+    key = values.pop("user_id"), values.pop("project_id")
+    now = client.now()
+    project = await client.projects.update(
+        *key,
+        actions=[
+            *put_all(UserProject, values),
+            put(UserProject.last_accessed, now),
+            put_once(UserProject.created_at, now),
+            put_once(UserProject.download_count, 0),
+        ],
+    )
+    return record(Project, project)
+
+
+async def get_user_project(client: Client, user_id: str, project_id: str) -> Project:
+    """Return one project, read consistently. Does not count as an access.
+
+    Raises:
+        NotFound: there is none.
+        InvalidRequest: an id cannot be a key.
+    """
+    project = await client.projects.get(*_key(user_id, project_id))
+    if project is None:
+        raise _missing(user_id, project_id)
+    return record(Project, project)
+
+
+async def list_user_projects(
+    client: Client,
+    user_id: str,
+    order: str = "recent",
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Project]:
+    """Return a page of one user's projects.
+
+    Args:
+        user_id: whose.
+        order: "recent", last accessed first (one Query on recent-index, eventually consistent), or
+            "project_id", ascending (one Query on the table, consistent).
+        limit: 1..1000 projects.
+        cursor: of the page before.
+
+    Raises:
+        InvalidRequest: a wrong value, or a cursor of another query.
+    """
+    RULES["user_id"]("user_id", user_id)
+    if order not in ("recent", "project_id"):
+        raise InvalidRequest("order", f"{order!r} is not one of recent, project_id")
+    fields.LIMIT("limit", limit)
+    query = ("list_user_projects", client.projects.name, user_id, order)
+    start = cursors.decode(query, cursor)
+    recent = order == "recent"
+    found, last = await client.projects.page(
+        user_id,
+        index="recent-index" if recent else None,
+        newest_first=recent,
+        limit=limit,
+        start=start,
+    )
+    return Page(
+        (record(Project, project) for project in found),
+        cursors.encode(query, last) if last else None,
+    )
+
+
+async def record_download(
+    client: Client, user_id: str, project_id: str, download_id: str | None = None
+) -> Project:
+    """Count one download of a project, and return the project.
+
+    One conditional UpdateItem. The last 100 download ids are remembered: one of them again counts
+    nothing, so a call with an id is safe to send again. Without one, only the package's own retries
+    are.
+
+    Args:
+        user_id: whose project.
+        project_id: which.
+        download_id: names this download, at most 128 bytes; chosen when not given.
+
+    Raises:
+        NotFound: there is no such project.
+        InvalidRequest: an id cannot be stored.
+        Throttled, Unavailable: after all retries; safe to call again with the same download_id.
+    """
+    key = _key(user_id, project_id)
+    chosen = _DOWNLOAD_ID("download_id", download_id or uuid.uuid4().hex)
+    new = UserProject.download_ids.does_not_exist() | ~UserProject.download_ids.contains(chosen)
+    seen: UserProject | None = None
+    for _ in range(_TRIES):
+        now = client.now()
+        actions = [
+            UserProject.download_count.set((UserProject.download_count | 0) + 1),
+            put(UserProject.last_accessed, now),
+        ]
+        condition = UserProject.user_id.exists() & new
+        ids: Any
+        if seen is None:
+            ids = (UserProject.download_ids | []).append([chosen])
+            condition &= UserProject.download_ids.does_not_exist() | (
+                size(UserProject.download_ids) < _IDS_MOST
+            )
+        else:
+            ids = [*seen.download_ids[-_IDS_KEPT + 1 :], chosen]
+            condition &= is_still(UserProject.download_count, seen.download_count)
+        actions.append(UserProject.download_ids.set(ids))
+        try:
+            project = await client.projects.update(*key, actions=actions, condition=condition)
+        except ConditionFailed as refused:
+            seen = client.projects.load(refused.item)
+            if seen is None:
+                raise _missing(user_id, project_id) from None
+            if chosen in (seen.download_ids or ()):
+                return record(Project, seen)
+            if len(seen.download_ids or ()) < _IDS_MOST:
+                seen = None
+        else:
+            return record(Project, project)
+    raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
+
+
+def _key(user_id: str, project_id: str) -> tuple[str, str]:
+    return RULES["user_id"]("user_id", user_id), RULES["project_id"]("project_id", project_id)
+
+
+def _missing(user_id: str, project_id: str) -> NotFound:
+    return NotFound(f"user {user_id} has no project {project_id}")

@@ -1,0 +1,232 @@
+"""Pipeline sessions: save, read, list, end for good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from tdev_models import fields
+from tdev_models.errors import (
+    ConditionFailed,
+    InvalidRequest,
+    InvalidTransition,
+    LeaseHeld,
+    NotFound,
+)
+from tdev_models.models import PipelineSession
+from tdev_models.services.changes import put, put_all, put_once, record
+from tdev_models.services.leases import carried, leased_update
+from tdev_models.store import cursors
+from tdev_models.store.client import Client
+from tdev_models.types import AGENTS, Page, PipelineType, Session, SessionStatus
+
+METADATA_BYTES = 16 * 1024
+ERROR_BYTES = 4 * 1024
+
+RULES: Mapping[str, fields.Rule] = {
+    "session_id": fields.key(),
+    "user_id": fields.key(),
+    "project_name": fields.text(1024),
+    "pipeline_type": fields.choice(PipelineType),
+    "status": fields.choice(SessionStatus),
+    "current_agent": fields.text(255),
+    "progress": fields.whole(0, len(AGENTS)),
+    "metadata": fields.json_text(METADATA_BYTES, "keep large data in executions or files"),
+    "failed_agent": fields.text(255),
+    "error_message": fields.text(ERROR_BYTES),
+}
+_KEPT = ("created_at", "last_updated", "fence", "resume_count", "next_retry_at", "lease_owner")
+
+# The statuses from which each may be reached; the same again is no error.
+_FROM: Mapping[str, tuple[SessionStatus, ...]] = {
+    "ACTIVE": (SessionStatus.ACTIVE, SessionStatus.FAILED),
+    "COMPLETED": (SessionStatus.ACTIVE, SessionStatus.COMPLETED),
+    "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
+    "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
+}
+
+
+def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked fields of a session."""
+    return fields.checked(data, more, RULES, "session_id", kept=_KEPT)
+
+
+async def save_pipeline_session(
+    client: Client, data: Mapping[str, Any] | None = None, /, **more: Any
+) -> Session:
+    """Create a session or change the given fields of one, and return it as it is now.
+
+    One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
+    A new session is ACTIVE with progress 0 unless given otherwise. Inside `track_session` or
+    `async with resume` the call carries the lease; there `progress` is the number of ended agents,
+    whatever is given, and a status other than ACTIVE ends the session and the lease.
+    Safe to call again with the same fields.
+
+    Args:
+        data: the fields, by name: session_id (required), user_id, project_name, pipeline_type,
+            status, current_agent, progress (0..9), metadata (JSON, at most 16 KB), failed_agent,
+            error_message (at most 4 KB). None means not given.
+        more: the same as keywords.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
+        InvalidTransition: the status may not become the given one.
+        LeaseHeld: another worker owns the session.
+        LeaseLost: the lease that the call carries is over; nothing was changed.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    values = checked_session(data, more)
+    session_id, status = values.pop("session_id"), values.get("status")
+    if lease := carried(session_id):
+        values.pop("progress", None)
+        values.pop("status", None)
+        ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
+        session = await leased_update(client, lease, put_all(PipelineSession, values), ends=ends)
+        return record(Session, session)
+
+    condition: Condition = PipelineSession.lease_token.does_not_exist()
+    if status is not None:
+        condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
+            *_FROM[status]
+        )
+    try:
+        session = await client.sessions.update(
+            session_id, actions=upsert(client, values), condition=condition
+        )
+    except ConditionFailed as refused:
+        found = client.sessions.load(refused.item)
+        if found and found.lease_token is not None:
+            raise held(found) from None
+        raise InvalidTransition(
+            f"session {session_id}", found.status if found else "missing", str(status)
+        ) from None
+    return record(Session, session)
+
+
+def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that set fields of a session which may not exist yet."""
+    now = client.now()
+    defaults = {"status": SessionStatus.ACTIVE, "progress": 0, "created_at": now}
+    return [
+        *put_all(PipelineSession, values),
+        put(PipelineSession.last_updated, now),
+        *(
+            put_once(PipelineSession.get_attributes()[name], value)
+            for name, value in defaults.items()
+            if name not in values
+        ),
+    ]
+
+
+def held(session: PipelineSession) -> LeaseHeld:
+    """Return the error of a call on a session that someone owns."""
+    return LeaseHeld(
+        f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
+        "call inside its track_session or resume, or wait until its lease runs out and resume it"
+    )
+
+
+async def get_pipeline_session(client: Client, session_id: str) -> Session:
+    """Return one session, read consistently.
+
+    Raises:
+        NotFound: there is none.
+        InvalidRequest: the id cannot be a key.
+    """
+    return record(Session, await stored_session(client, session_id))
+
+
+async def stored_session(client: Client, session_id: str) -> PipelineSession:
+    """Return one session with its lease, read consistently, or raise NotFound."""
+    session = await client.sessions.get(RULES["session_id"]("session_id", session_id))
+    if session is None:
+        raise NotFound(f"there is no session {session_id}")
+    return session
+
+
+async def list_pipeline_sessions(
+    client: Client,
+    *,
+    status: str | None = None,
+    user_id: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Session]:
+    """Return a page of the sessions of one status or of one user, newest first.
+
+    One Query on status-index (by `last_updated`) or user-index (by `created_at`), eventually
+    consistent: a change shows after a moment. Without `metadata` and lease.
+
+    Args:
+        status: ACTIVE, COMPLETED, FAILED or ABANDONED; or else
+        user_id: whose sessions.
+        limit: 1..1000 sessions.
+        cursor: of the page before.
+
+    Raises:
+        InvalidRequest: both or neither given, limit out of range, or a cursor of another query.
+    """
+    if (status is None) == (user_id is None):
+        raise InvalidRequest("status", "give either status or user_id")
+    fields.LIMIT("limit", limit)
+    index, value = (
+        ("status-index", RULES["status"]("status", status))
+        if status is not None
+        else ("user-index", RULES["user_id"]("user_id", user_id))
+    )
+    query = ("list_pipeline_sessions", client.sessions.name, index, value)
+    start = cursors.decode(query, cursor)
+    found, last = await client.sessions.page(
+        value, index=index, limit=limit, newest_first=True, start=start
+    )
+    return Page(
+        (record(Session, session) for session in found),
+        cursors.encode(query, last) if last else None,
+    )
+
+
+async def abandon_session(client: Client, session_id: str, reason: str) -> Session:
+    """End a session for good, whoever owns it, and return it.
+
+    One UpdateItem. An owner's next write raises LeaseLost. `reason` becomes `error_message`.
+    Safe to call again.
+
+    Raises:
+        NotFound: there is no such session.
+        InvalidTransition: it is COMPLETED.
+    """
+    RULES["session_id"]("session_id", session_id)
+    if not RULES["error_message"]("reason", reason):
+        raise InvalidRequest("reason", "must not be empty: the person on call will read it")
+    ends = PipelineSession.status.is_in(*_FROM["ABANDONED"])
+    try:
+        session = await abandon(client, session_id, reason, ends)
+    except ConditionFailed as refused:
+        found = client.sessions.load(refused.item)
+        if found is None:
+            raise NotFound(f"there is no session {session_id}") from None
+        raise InvalidTransition(f"session {session_id}", found.status, "ABANDONED") from None
+    if lease := carried(session_id):
+        lease.over = True
+    return record(Session, session)
+
+
+async def abandon(
+    client: Client, session_id: str, reason: str, condition: Condition
+) -> PipelineSession:
+    """End a session for good if a condition holds, else raise ConditionFailed."""
+    return await client.sessions.update(
+        session_id,
+        actions=[
+            put(PipelineSession.status, SessionStatus.ABANDONED),
+            put(PipelineSession.error_message, reason),
+            put(PipelineSession.last_updated, client.now()),
+            PipelineSession.lease_token.remove(),
+            PipelineSession.lease_expires.remove(),
+            PipelineSession.next_retry_at.remove(),
+        ],
+        condition=condition,
+    )

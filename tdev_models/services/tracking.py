@@ -1,0 +1,296 @@
+"""Run a pipeline so that it is remembered: own the session, beat, track each agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from tdev_models import fields
+from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, LeaseLost, TdevError
+from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.services import executions
+from tdev_models.services.changes import put
+from tdev_models.services.leases import (
+    Heartbeat,
+    Lease,
+    carry,
+    carry_no_more,
+    claim,
+    is_stalled,
+    leased_update,
+)
+from tdev_models.services.metrics import record_quietly
+from tdev_models.services.outcome import Outcome, outcome_of
+from tdev_models.services.sessions import ERROR_BYTES, checked_session, held
+from tdev_models.store.client import Client
+from tdev_models.store.colours import drive
+from tdev_models.types import ExecutionStatus, SessionStatus
+
+_CLAIMS = 5
+_PAYLOAD = fields.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
+
+
+class _EitherColour:
+    """`with` for the blocking functions, `async with` for the awaitable ones."""
+
+    async def __aenter__(self) -> Self:
+        raise TypeError("entered by its subclass")
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        raise TypeError("left by its subclass")
+
+    def __enter__(self) -> Self:
+        return drive(self.__aenter__())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return drive(self.__aexit__(kind, error, traceback))
+
+
+class Tracker(_EitherColour):
+    """A session that this process owns from entry to exit.
+
+    On entry the session is created or claimed, and a thread renews the lease every third of it. On
+    exit it ends as COMPLETED, or as FAILED with the error's type and text, unless it was ended
+    inside. When the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking
+    code learns of it at its next write.
+
+    Attributes:
+        session_id: the session.
+        outputs: what the agents that ended before this claim had stored, by agent.
+        start_agent: the first agent that still has to run; None when all nine have ended.
+        lease: the claim; None before entry.
+    """
+
+    def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
+        self.session_id = session_id
+        self.outputs: dict[str, Any] = {}
+        self.start_agent: str | None = None
+        self.lease: Lease | None = None
+        self._client, self._values = client, values
+        self._seen: Mapping[str, AgentExecution] = {}
+        self._retry_at: float | None = None
+        self._failed_agent: str | None = None
+
+    def agent(self, agent_name: str, input_data: Any = None, *, critical: bool = True) -> AgentRun:
+        """Return the block in which one agent runs.
+
+        Args:
+            agent_name: one of the nine, or an agent of your own.
+            input_data: any value with a JSON form, at most 180 KB; a string is stored as one.
+            critical: False lets the session go on when the agent raises.
+
+        Raises:
+            InvalidRequest: a wrong name, or input that has no JSON form or is too large.
+        """
+        return AgentRun(self, agent_name, input_data, critical)
+
+    async def __aenter__(self) -> Self:
+        if self.lease is None:
+            self.lease = await self._create_or_claim()
+        self._interrupter = self._client.interrupter()
+        self._heartbeat = Heartbeat(self._client, self.lease, self._interrupter)
+        self._heartbeat.start()
+        carry(self.lease)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        lease = self.owned
+        carry_no_more(lease)
+        self._heartbeat.stop()
+        interrupted = await self._interrupter.close()
+        if self._heartbeat.lost and (interrupted or error is None):
+            raise self._heartbeat.lost from error
+        if lease.over or isinstance(error, LeaseLost):
+            return False
+        if error is None:
+            await self._end_as_completed(lease)
+        else:
+            try:
+                await self._end_as_failed(lease, error)
+            except TdevError as unrecorded:
+                error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
+        return False
+
+    @property
+    def owned(self) -> Lease:
+        """The lease, once entered or claimed."""
+        if self.lease is None:
+            raise LeaseHeld(f"session {self.session_id} was not claimed")
+        return self.lease
+
+    async def _create_or_claim(self) -> Lease:
+        sessions, now = self._client.sessions, self._client.now()
+        seen = await sessions.get(self.session_id)
+        for _ in range(_CLAIMS):
+            if seen is None:
+                seen = PipelineSession(self.session_id)
+            if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
+                raise InvalidTransition(f"session {self.session_id}", seen.status, "ACTIVE")
+            again = seen.status == SessionStatus.FAILED or seen.lease_token is not None
+            if seen.lease_token is not None and not is_stalled(seen, now, 0):
+                raise held(seen)
+            claimed = await claim(self._client, seen, self._values, resumed=again)
+            if isinstance(claimed, Lease):
+                if seen.status is not None:
+                    await self.take_over(claimed, await outcome_of(self._client, self.session_id))
+                else:
+                    self.start_agent = executions.AGENTS[0]
+                return claimed
+            seen = claimed
+        raise held(seen or PipelineSession(self.session_id))
+
+    async def take_over(self, lease: Lease, outcome: Outcome) -> None:
+        """Go on from what former claims left."""
+        self.outputs, self.start_agent = outcome.outputs, outcome.start_agent
+        self._seen = outcome.executions
+        lease.ended_agents = set(outcome.ended)
+
+    async def _end_as_completed(self, lease: Lease) -> None:
+        done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
+        await leased_update(self._client, lease, done, ends=SessionStatus.COMPLETED)
+
+    async def _end_as_failed(self, lease: Lease, error: BaseException) -> None:
+        actions = [put(PipelineSession.error_message, error_text(error))]
+        if self._failed_agent:
+            actions.append(put(PipelineSession.failed_agent, self._failed_agent))
+        if self._retry_at:
+            actions.append(put(PipelineSession.next_retry_at, self._retry_at))
+        await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
+
+
+class AgentRun(_EitherColour):
+    """One agent's try, as a block.
+
+    Where the agent had ended before this claim, `done` is True and `output` what it had stored:
+    skip the work. Else set `output` (with a JSON form, at most 180 KB) before the block ends.
+
+    Attributes:
+        done: nothing is left to do.
+        output: the agent's output.
+    """
+
+    def __init__(self, tracker: Tracker, agent_name: str, input_data: Any, critical: bool) -> None:
+        self.output: Any = None
+        self.done = False
+        key = executions.execution_key(f"{tracker.session_id}-{agent_name}", agent_name)
+        self._execution_id, self.agent_name, _ = key
+        self._input = (
+            {} if input_data is None else {"input_data": _PAYLOAD("input_data", input_data)}
+        )
+        self._tracker, self._critical = tracker, critical
+
+    async def __aenter__(self) -> Self:
+        tracker, lease = self._tracker, self._tracker.owned
+        if self.agent_name in lease.ended_agents:
+            self.done, self.output = True, tracker.outputs.get(self.agent_name)
+            return self
+        await self._write(
+            {"status": ExecutionStatus.RUNNING, **self._input}, tracker._seen.get(self.agent_name)
+        )
+        self._started = tracker._client.now()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if self.done or self._tracker.owned.over or isinstance(error, LeaseLost):
+            return False
+        refused: InvalidRequest | None = None
+        values: dict[str, Any] = {"status": ExecutionStatus.COMPLETED}
+        if error is None and self.output is not None:
+            try:
+                values["output_data"] = _PAYLOAD("output", self.output)
+            except InvalidRequest as unusable:
+                error = refused = unusable
+        if error is not None:
+            values = {"status": ExecutionStatus.FAILED, "error_message": error_text(error)}
+            if not self._critical:
+                values["critical"] = False
+            else:
+                self._tracker._failed_agent = self.agent_name
+        await self._end(values, error)
+        if refused is not None and self._critical:
+            raise refused
+        return not self._critical and isinstance(error, Exception)
+
+    async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
+        client = self._tracker._client
+        try:
+            seen = await client.executions.get(self._execution_id, self.agent_name)
+            await self._write(values, seen)
+        except LeaseLost:
+            raise
+        except TdevError as unrecorded:
+            if error is None:
+                raise
+            error.add_note(f"execution {self._execution_id} is not marked FAILED: {unrecorded}")
+        else:
+            self.done = True
+            if error is None:
+                self._tracker.outputs[self.agent_name] = self.output
+            await record_quietly(
+                client,
+                metric_name="agent_execution_time",
+                agent_name=self.agent_name,
+                value=max(0.0, client.now() - self._started),
+                error=error is not None,
+            )
+
+    async def _write(self, values: Mapping[str, Any], seen: AgentExecution | None) -> None:
+        tracker = self._tracker
+        await executions.write_execution(
+            tracker._client,
+            self._execution_id,
+            self.agent_name,
+            {"project_id": tracker.session_id, **values},
+            seen,
+            tracker.owned,
+        )
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's type and text, cut to what an item may hold."""
+    text = f"{type(error).__name__}: {error}".encode(errors="replace")
+    return text[:ERROR_BYTES].decode(errors="ignore")
+
+
+def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
+    """Return the block in which a session runs: create or claim, heartbeat, end.
+
+    A session that FAILED, or whose owner's lease ran out, goes on: agents that had ended hand back
+    their outputs. Calls on the session inside the block carry its lease.
+
+    Args:
+        session_id: the session; the plan uses the project's id.
+        more: fields of the session, as `save_pipeline_session` takes them, except status and
+            progress.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a wrong value.
+        On entry: LeaseHeld, another worker owns the session; InvalidTransition, it has ended for
+            good. On exit: LeaseLost.
+    """
+    for field in ("status", "progress"):
+        if field in more:
+            raise InvalidRequest(field, "is kept by the tracker; leave it out")
+    values = checked_session({"session_id": session_id}, more)
+    return Tracker(client, values.pop("session_id"), values)

@@ -1,0 +1,1 @@
+"""Plans requests with PynamoDB, sends them, and loads the answers."""

@@ -1,0 +1,147 @@
+"""The two ways to wait: blocking the thread, or suspending in an event loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeVar
+
+from tdev_models import aws
+from tdev_models.settings import Transport
+from tdev_models.store.client import Client, Interrupter
+
+T = TypeVar("T")
+
+_THREADS = 32
+
+
+class BlockingClient(Client):
+    """Never suspends: `drive` runs its coroutines without an event loop."""
+
+    def _standard_transport(self) -> Transport:
+        region, endpoint = self.settings.region, self.settings.endpoint
+
+        async def send(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            return aws.call(region, endpoint, operation, request)
+
+        return send
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, blocking the thread."""
+        time.sleep(seconds)  # noqa: ASYNC251
+
+    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+        """Run jobs in threads, or one after the other."""
+        if concurrency == 1 or len(jobs) < 2:
+            return [await job() for job in jobs]
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
+            return list(threads.map(lambda job: drive(job()), jobs))
+
+    def interrupter(self) -> Interrupter:
+        """Return one that does nothing: blocking code learns of a lost lease at its next write."""
+        return _NoInterrupter()
+
+
+class AsyncClient(Client):
+    """Suspends while a thread of the package's own sends, at most 32 requests at once."""
+
+    def _standard_transport(self) -> Transport:
+        import asyncio
+
+        region, endpoint = self.settings.region, self.settings.endpoint
+
+        async def send(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            return await asyncio.get_running_loop().run_in_executor(
+                _executor(), aws.call, region, endpoint, operation, request
+            )
+
+        return send
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, letting other tasks run."""
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+        """Run jobs as tasks."""
+        import asyncio
+
+        turns = asyncio.Semaphore(concurrency)
+
+        async def run(job: Callable[[], Awaitable[T]]) -> T:
+            async with turns:
+                return await job()
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(job)) for job in jobs]
+        return [task.result() for task in tasks]
+
+    def interrupter(self) -> Interrupter:
+        """Return one that cancels the task that runs now."""
+        return _TaskInterrupter()
+
+
+class _NoInterrupter:
+    def fire(self) -> None: ...
+
+    async def close(self) -> bool:
+        return False
+
+
+class _TaskInterrupter:
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._asked_before = self._task.cancelling() if self._task else 0
+        self._fired = self._closed = False
+
+    def fire(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task and not (self._closed or self._fired):
+            self._fired = True
+            self._task.cancel()
+
+    async def close(self) -> bool:
+        import asyncio
+
+        self._closed = True
+        if not self._fired or self._task is None:
+            return False
+        # Not thrown yet if the task did not wait since: it would hit whoever waits next.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return self._task.uncancel() <= self._asked_before
+
+
+def drive(coroutine: Awaitable[T]) -> T:
+    """Run a coroutine that never suspends, without an event loop.
+
+    Raises:
+        RuntimeError: it suspended: a blocking call met an awaitable one.
+    """
+    steps = coroutine.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("a blocking call suspended; use the awaitable functions in an event loop")
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="tdev")
+
+
+# Threads do not follow into a child process.
+os.register_at_fork(after_in_child=_executor.cache_clear)

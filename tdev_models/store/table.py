@@ -1,0 +1,77 @@
+"""Reads and writes of one model in one physical table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from tdev_models.models.base import BaseModel
+from tdev_models.store.planner import Planner
+
+if TYPE_CHECKING:
+    from tdev_models.store.client import Client
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Table(Generic[M]):
+    """One table of one client; `plan` makes the parts of transactions."""
+
+    def __init__(self, client: Client, model: type[M]) -> None:
+        self._client, self._model = client, model
+        self.name = client.settings.table_name(model.Meta.table)  # type: ignore[attr-defined]
+        self.plan = Planner(model, self.name)
+
+    async def get(self, hash_key: Any, range_key: Any = None) -> M | None:
+        """Return one item, read consistently, or None."""
+        response = await self._client.send(*self.plan.get(hash_key, range_key))
+        return self._load(response.get("Item"))
+
+    async def update(
+        self,
+        hash_key: Any,
+        range_key: Any = None,
+        *,
+        actions: Sequence[Action],
+        condition: Condition | None = None,
+    ) -> M:
+        """Change one item, or make it, and return it as it is now.
+
+        Raises:
+            ConditionFailed: the condition was not met; `item` is the stored item.
+        """
+        response = await self._client.send(
+            *self.plan.update(
+                hash_key, range_key, actions=actions, condition=condition, return_new=True
+            )
+        )
+        return self._model.from_raw_data(response["Attributes"])
+
+    async def page(
+        self, hash_key: Any, **query: Any
+    ) -> tuple[list[M], dict[str, Mapping[str, Any]] | None]:
+        """Return one page of a query, and where the next begins (None at the end)."""
+        response = await self._client.send(*self.plan.page(hash_key, **query))
+        items = [self._model.from_raw_data(item) for item in response["Items"]]
+        return items, response.get("LastEvaluatedKey")
+
+    async def get_many(self, keys: Sequence[tuple[Any, ...]]) -> list[M | None]:
+        """Return up to 100 items as they were at one moment, in the order of their keys."""
+        responses = await self._client.transact_get([self.plan.get_part(*key) for key in keys])
+        return [self._load(item) for item in responses]
+
+    def load(self, item: Mapping[str, Any] | None) -> M | None:
+        """Return the model of an item that a failed condition handed back."""
+        return self._load(item)
+
+    def position(self, item: M, index: str | None) -> dict[str, Mapping[str, Any]]:
+        """Return where a query of the index goes on after this item."""
+        keys = [*self._model.index_keys(None), *(self._model.index_keys(index) if index else ())]
+        raw = item.serialize(null_check=False)
+        return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
+
+    def _load(self, item: Mapping[str, Any] | None) -> M | None:
+        return self._model.from_raw_data(item) if item else None

@@ -1,0 +1,59 @@
+"""The same functions as `tdev_models`, blocking: for programs without an event loop.
+
+They drive the same coroutines on a transport that never suspends.
+"""
+
+from tdev_models.binding import block, blocking
+from tdev_models.services import (
+    executions as _executions,
+    metrics as _metrics,
+    projects as _projects,
+    recovery as _recovery,
+    sessions as _sessions,
+    tracking as _tracking,
+)
+from tdev_models.store.colours import BlockingClient as _BlockingClient
+
+save_pipeline_session = blocking(_sessions.save_pipeline_session)
+get_pipeline_session = blocking(_sessions.get_pipeline_session)
+list_pipeline_sessions = blocking(_sessions.list_pipeline_sessions)
+abandon_session = blocking(_sessions.abandon_session)
+track_session = block(_BlockingClient, _tracking.track_session)
+
+update_agent_execution = blocking(_executions.update_agent_execution)
+get_agent_execution = blocking(_executions.get_agent_execution)
+get_agent_executions = blocking(_executions.get_agent_executions)
+get_failed_executions = blocking(_executions.get_failed_executions)
+
+get_failed_sessions = blocking(_recovery.get_failed_sessions)
+resume_pipeline = blocking(_recovery.resume_pipeline)
+recover_sessions = blocking(_recovery.recover_sessions)
+
+save_user_project = blocking(_projects.save_user_project)
+get_user_project = blocking(_projects.get_user_project)
+list_user_projects = blocking(_projects.list_user_projects)
+record_download = blocking(_projects.record_download)
+
+record_metric = blocking(_metrics.record_metric)
+query_metrics = blocking(_metrics.query_metrics)
+
+__all__ = [
+    "abandon_session",
+    "get_agent_execution",
+    "get_agent_executions",
+    "get_failed_executions",
+    "get_failed_sessions",
+    "get_pipeline_session",
+    "get_user_project",
+    "list_pipeline_sessions",
+    "list_user_projects",
+    "query_metrics",
+    "record_download",
+    "record_metric",
+    "recover_sessions",
+    "resume_pipeline",
+    "save_pipeline_session",
+    "save_user_project",
+    "track_session",
+    "update_agent_execution",
+]

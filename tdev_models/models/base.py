@@ -10,9 +10,10 @@ from functools import cache
 from typing import Any, NoReturn, Self
 
 from pynamodb.attributes import Attribute
-from pynamodb.connection.base import Connection, MetaTable
+from pynamodb.connection.base import BOTOCORE_EXCEPTIONS, Connection, MetaTable
 from pynamodb.connection.table import TableConnection
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
+from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 from pynamodb.models import Model
@@ -77,17 +78,23 @@ class BaseModel(Model):
         Raises:
             pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
         """
-        now = self.serialize(null_check=False)
-        actions = self._changes(now)
-        if not actions and self._stored and condition is None:
+        changes = self._changes()
+        if not changes and self._stored and condition is None:
             return {}
+        actions = [
+            attribute.remove() if raw is None else typed(attribute, raw)
+            for attribute, raw in changes
+        ]
         hash_key, range_key = self._get_serialized_keys()
         connection = self._get_connection()
         request = connection.get_operation_kwargs(
             hash_key, range_key=range_key, actions=actions or None, condition=condition
         )
-        response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
-        self._stored = now
+        try:
+            response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
+        except BOTOCORE_EXCEPTIONS as error:
+            raise UpdateError(f"Failed to save: {error}", error) from error
+        self._stored = {**self._stored, **{one.attr_name: raw for one, raw in changes}}
         return response
 
     @classmethod
@@ -111,24 +118,24 @@ class BaseModel(Model):
         super().deserialize(attribute_values)
         self._stored = attribute_values
 
-    def _changes(self, now: dict[str, Any]) -> list[Action]:
-        actions: list[Action] = []
+    def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
+        changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
         for name, attribute in self.get_attributes().items():
             if attribute.is_hash_key or attribute.is_range_key or name in self._lease_attributes:
                 continue
-            before, after = self._stored.get(attribute.attr_name), now.get(attribute.attr_name)
-            if before is not None:  # as this release would write it
-                value = attribute.deserialize(attribute.get_value(before))
-                before = self._serialize_value(attribute, value)
-            if before != after:
-                actions.append(attribute.remove() if after is None else typed(attribute, after))
-        return actions
+            stored = self._stored.get(attribute.attr_name)
+            before = attribute.deserialize(attribute.get_value(stored)) if stored else None
+            after = getattr(self, name)
+            if after != before:
+                raw = None if after is None else self._serialize_value(attribute, after)
+                changes.append((attribute, raw))
+        return changes
 
     # ------------------------------------------------------------------ what the store calls
 
     @classmethod
     def meta_table(cls, table_name: str) -> MetaTable:
-        """Return what PynamoDB must know of the table to plan a request."""
+        """Return what PynamoDB must know to plan a request, and migrations to make the table."""
         schema = cls._get_schema()
         return MetaTable(
             {
@@ -136,7 +143,11 @@ class BaseModel(Model):
                 "KeySchema": schema["key_schema"],
                 "AttributeDefinitions": schema["attribute_definitions"],
                 "GlobalSecondaryIndexes": [
-                    {"IndexName": index["index_name"], "KeySchema": index["key_schema"]}
+                    {
+                        "IndexName": index["index_name"],
+                        "KeySchema": index["key_schema"],
+                        "Projection": index["projection"],
+                    }
                     for index in schema["global_secondary_indexes"]
                 ],
             }

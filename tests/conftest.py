@@ -1,0 +1,126 @@
+"""Engines, tables and the rule that every request of every test is checked against."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tdev_models import settings
+from tdev_models.cli.engine import Engine
+from tdev_models.models import TABLES
+from tdev_models.settings import Settings, Transport
+
+ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
+SENT: Counter[str] = Counter()
+
+
+def allowed_only(send: Transport) -> Transport:
+    """Fail whichever test sends what the plan's four permissions do not cover."""
+
+    async def checked(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        parts = {kind for part in request.get("TransactItems", ()) for kind in part}
+        SENT.update([operation, *(f"{operation}:{kind}" for kind in parts)])
+        assert operation in ALLOWED, operation
+        assert parts <= {"Get", "Put", "Update"}, parts
+        return await send(operation, request)
+
+    return checked
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if SENT:
+        sent = ", ".join(f"{name} {count}" for name, count in sorted(SENT.items()))
+        terminalreporter.write_line(f"requests the services sent: {sent}")
+
+
+def missing(reason: str) -> None:
+    """Skip for want of an engine, or fail where CI should have had it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have every engine: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_real_aws() -> None:
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "TDEV_ENV"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def dynoxide() -> Iterator[str]:
+    """The endpoint of a dynoxide in memory."""
+    with Engine.start() as engine:
+        if engine.name != "dynoxide":
+            missing(engine.notice)
+        yield engine.endpoint
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The endpoint of a single-threaded moto."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "tdev_models.cli.moto_server", str(port)])
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None, "moto's server ended"
+                assert time.monotonic() < deadline, "moto's server does not answer"
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(params=["dynoxide", "moto"])
+def endpoint(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    value: str = request.getfixturevalue(request.param)
+    return value
+
+
+def make_tables(endpoint: str, **changes: Any) -> Settings:
+    """Make fresh tables, and settings that lead to them."""
+    made = Settings(
+        environment=f"t{uuid.uuid4().hex[:10]}",
+        region="us-east-1",
+        endpoint=endpoint,
+        transport=allowed_only,
+        **changes,
+    )
+    with settings.use(made):
+        for model in TABLES:
+            model.create_table()
+    return made
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Fresh tables on each engine, which every call of the test reaches."""
+    made = make_tables(endpoint)
+    monkeypatch.setattr(settings, "_configured", made)
+    return made
+
+
+@pytest.fixture
+def strict_store(dynoxide: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Fresh tables on dynoxide alone: concurrency, transactions, capacity, crashes."""
+    made = make_tables(dynoxide)
+    monkeypatch.setattr(settings, "_configured", made)
+    return made

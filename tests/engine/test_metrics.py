@@ -1,0 +1,127 @@
+"""Samples in, totals out."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tdev_models import InvalidRequest, MetricRow, Settings, query_metrics, record_metric
+from tests import raw
+from tests.faults import Fault, injected
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+async def seed(*samples: tuple[float, str, datetime, str | None]) -> None:
+    for value, agent, moment, dimension in samples:
+        await record_metric(
+            metric_name="seconds",
+            agent_name=agent,
+            value=value,
+            timestamp=moment,
+            dimension=dimension,
+            error=value > 5,
+        )
+
+
+async def test_samples_are_grouped_by_hour_day_agent_or_dimension(store: Settings) -> None:
+    await seed(
+        (1, "parser", DAY + timedelta(minutes=1), "A"),
+        (3, "parser", DAY + timedelta(minutes=59), "B"),
+        (8, "search", DAY + timedelta(hours=1), None),
+        (4, "search", DAY + timedelta(days=1, hours=23), "A"),
+        (100, "search", DAY + timedelta(days=2), None),
+    )
+    await record_metric(metric_name="seconds_other", value=7, timestamp=DAY)
+    end = DAY + timedelta(days=2)
+
+    def shape(rows: list[MetricRow]) -> list[tuple[object, ...]]:
+        return [(row.count, row.sum, row.mean, row.min, row.max, row.error_rate) for row in rows]
+
+    hours = await query_metrics("seconds", DAY, end)
+    assert [(row.day, row.hour) for row in hours] == [
+        ("2026-03-01", 0),
+        ("2026-03-01", 1),
+        ("2026-03-02", 23),
+    ]
+    assert shape(hours) == [(2, 4, 2, 1, 3, 0), (1, 8, 8, 8, 8, 1), (1, 4, 4, 4, 4, 0)]
+    days = await query_metrics("seconds", DAY, end, group_by="day")
+    assert [(row.day, row.count, row.error_rate) for row in days] == [
+        ("2026-03-01", 3, 1 / 3),
+        ("2026-03-02", 1, 0),
+    ]
+    agents = await query_metrics("seconds", DAY, end, group_by="agent")
+    assert [(row.agent_name, row.count) for row in agents] == [("parser", 2), ("search", 2)]
+    dimensions = await query_metrics("seconds", DAY, end, group_by="dimension")
+    assert [(row.dimension, row.count) for row in dimensions] == [("", 1), ("A", 2), ("B", 1)]
+    (only,) = await query_metrics(
+        "seconds", DAY, end, agent_name="search", dimension="A", group_by="agent"
+    )
+    assert (only.count, only.sum) == (1, 4)
+    assert await query_metrics("seconds", DAY, end, agent_name="nobody") == []
+
+
+async def test_a_cell_has_the_plans_attributes(store: Settings) -> None:
+    await seed((2.5, "parser", DAY, "A"))
+    (cell,) = raw.everything(store, "metrics")
+    assert cell["date"] == {"S": "2026-03-01"}
+    assert cell["metric_name"]["S"].startswith("seconds#parser#00#A#")
+    assert (cell["value"], cell["count"], cell["hour"]) == ({"N": "2.5"}, {"N": "1"}, {"N": "0"})
+    assert (cell["avg_response_time"], cell["error_rate"]) == ({"N": "2.5"}, {"N": "0"})
+    assert cell["agent_name"] == {"S": "parser"}
+
+
+async def test_a_sample_resent_after_a_lost_reply_counts_once(store: Settings) -> None:
+    with injected(Fault("resent", operation="UpdateItem")):
+        await seed((1, "parser", DAY, None))
+    (row,) = await query_metrics("seconds", DAY, DAY + timedelta(hours=1))
+    assert row.count == 1
+
+
+async def test_every_form_of_time_is_the_same_moment(
+    store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    time.tzset()
+    try:
+        naive = datetime(2026, 3, 1, 9, 0)  # noqa: DTZ001 (what the plan's datetime.now() gives)
+        for moment in (DAY, naive, DAY.timestamp(), "2026-03-01T00:00:00Z", "2026-03-01T09:00"):
+            await record_metric(metric_name="m", value=1, timestamp=moment)
+        (row,) = await query_metrics("m", naive, naive + timedelta(hours=1))
+        assert (row.day, row.hour, row.count) == ("2026-03-01", 0, 5)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("value", None),
+        ("value", float("nan")),
+        ("value", "1"),
+        ("value", True),
+        ("value", 1e-61),
+        ("value", 10**61),
+        ("metric_name", "a#b"),
+        ("metric_name", ""),
+        ("agent_name", "a#b"),
+        ("timestamp", "yesterday"),
+        ("timestamp", 1e300),
+        ("error", 1),
+        ("unit", "s"),
+    ],
+)
+async def test_bad_input_names_the_field_before_any_request(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        await record_metric({"metric_name": "m", "value": 1, field: value})
+
+
+async def test_a_range_must_be_one(store: Settings) -> None:
+    for start, end in ((DAY, DAY), (DAY, DAY - timedelta(1)), (DAY, DAY + timedelta(days=367))):
+        with pytest.raises(InvalidRequest, match=r"^end: "):
+            await query_metrics("m", start, end)
+    with pytest.raises(InvalidRequest, match=r"^group_by: "):
+        await query_metrics("m", DAY, DAY + timedelta(1), group_by="week")

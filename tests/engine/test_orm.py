@@ -1,0 +1,168 @@
+"""The models as a PynamoDB ORM that loses nothing."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+
+import pytest
+from pynamodb.exceptions import UpdateError
+from pynamodb.transactions import TransactWrite
+
+from tdev_models import (
+    AgentExecution,
+    InvalidRequest,
+    PipelineSession,
+    Settings,
+    UserProject,
+    resume_pipeline,
+    save_pipeline_session,
+    settings,
+    track_session,
+)
+from tests import raw
+from tests.conftest import make_tables
+
+
+async def test_saving_what_an_index_returned_changes_only_what_was_changed(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", metadata='"a string"', user_id="u", progress=3)
+    await track_session("s").__aenter__()
+    raw.put_attribute(
+        store, "pipeline-sessions", "s", status={"S": "FAILED"}, future={"L": [{"N": "1"}]}
+    )
+    before = raw.item(store, "pipeline-sessions", "s")
+    assert before is not None
+
+    session = next(PipelineSession.status_index.query("FAILED"))
+    session.project_name = "changed"
+    session.save()
+    after = raw.item(store, "pipeline-sessions", "s")
+    assert after == before | {"project_name": {"S": "changed"}}
+    session.save()  # nothing is left to write
+    assert raw.item(store, "pipeline-sessions", "s") == after
+
+    session.refresh(consistent_read=True)
+    assert (session.metadata, session.user_id) == ("a string", "u")
+    session.metadata = {"now": ["an object"]}
+    session.user_id = None
+    session.save()
+    last = raw.item(store, "pipeline-sessions", "s")
+    assert last == {key: value for key, value in after.items() if key != "user_id"} | {
+        "metadata": {"S": '{"now":["an object"]}'}
+    }
+
+
+def test_a_new_instance_is_made_and_updates_merge(store: Settings) -> None:
+    PipelineSession("s", status="ACTIVE", progress=1, created_at=12.25).save()
+    PipelineSession("s", project_name="second writer").save()
+    stored = PipelineSession.get("s", consistent_read=True)
+    assert (stored.progress, stored.created_at, stored.project_name) == (1, 12.25, "second writer")
+
+
+def test_an_instance_of_keys_alone_is_made(strict_store: Settings) -> None:
+    # moto makes no item of an UpdateItem without an expression.
+    PipelineSession("only-a-key").save()
+    assert PipelineSession.get("only-a-key").status is None
+
+
+async def test_save_never_touches_a_lease(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    stale = PipelineSession.get("s", consistent_read=True)
+    assert await resume_pipeline("s")
+    before = raw.item(store, "pipeline-sessions", "s")
+    stale.fence, stale.lease_token, stale.lease_owner = 99, "forged", "me"
+    stale.save()
+    assert raw.item(store, "pipeline-sessions", "s") == before
+
+
+def test_a_condition_guards_a_save(store: Settings) -> None:
+    PipelineSession("s", progress=1).save()
+    session = PipelineSession.get("s", consistent_read=True)
+    session.progress = 2
+    with pytest.raises(UpdateError):
+        session.save(condition=PipelineSession.progress == 5)
+    session.save(condition=PipelineSession.progress == 1)
+    assert PipelineSession.get("s", consistent_read=True).progress == 2
+
+
+def test_what_would_erase_unknown_attributes_is_refused(store: Settings) -> None:
+    with pytest.raises(InvalidRequest, match="puts whole items"):
+        UserProject.batch_write()
+    connection = PipelineSession._get_connection().connection
+    with pytest.raises(InvalidRequest, match="puts whole items"):
+        with TransactWrite(connection=connection) as transaction:
+            transaction.save(PipelineSession("s"))
+
+
+def test_a_misspelt_attribute_is_refused(store: Settings) -> None:
+    session = PipelineSession("s")
+    with pytest.raises(AttributeError, match="no attribute 'progres'"):
+        session.progres = 1
+    with pytest.raises(ValueError, match="Attribute progres"):
+        PipelineSession("s", progres=1)
+
+
+@pytest.mark.parametrize("number", [True, float("nan"), float("inf"), "1", 1e61])
+def test_numbers_that_dynamodb_would_spoil_are_refused(number: object, store: Settings) -> None:
+    with pytest.raises(ValueError, match="progress: "):
+        PipelineSession("s", progress=number).save()
+
+
+def test_a_decimal_is_a_number(store: Settings) -> None:
+    UserProject("u", "p", size_mb=Decimal("1.5")).save()
+    assert UserProject.get("u", "p").size_mb == 1.5
+
+
+def test_a_json_attribute_stores_a_dict_that_looks_like_a_typed_value(store: Settings) -> None:
+    PipelineSession("s", status="ACTIVE").save()
+    session = PipelineSession.get("s")
+    session.update(actions=[PipelineSession.metadata.set({"S": "x"})])
+    assert PipelineSession.get("s", consistent_read=True).metadata == {"S": "x"}
+
+
+def test_the_other_calls_of_the_orm_work(store: Settings) -> None:
+    for number in range(3):
+        AgentExecution(
+            f"p-{number}", "parser", project_id="p", start_time=number, status="RUNNING"
+        ).save()
+    assert [one.start_time for one in AgentExecution.project_index.query("p")] == [0, 1, 2]
+    assert AgentExecution.project_index.count("p") == 3
+    assert len(list(AgentExecution.scan())) == 3
+    keys = [("p-0", "parser"), ("p-2", "parser")]
+    assert {one.execution_id for one in AgentExecution.batch_get(keys)} == {"p-0", "p-2"}
+    AgentExecution.get("p-0", "parser").delete()
+    with pytest.raises(AgentExecution.DoesNotExist):
+        AgentExecution.get("p-0", "parser", consistent_read=True)
+
+
+async def test_two_endpoints_in_one_process_each_get_their_own_calls(
+    dynoxide: str, moto: str
+) -> None:
+    one, two = make_tables(dynoxide), make_tables(moto)
+    for place, name in ((one, "one"), (two, "two")):
+        with settings.use(place):
+            await save_pipeline_session(session_id="s", project_name=name)
+            PipelineSession(f"orm-{name}", status="ACTIVE", last_updated=1).save()
+    for place, name in ((one, "one"), (two, "two"), (one, "one")):
+        with settings.use(place):
+            assert PipelineSession.get("s", consistent_read=True).project_name == name
+            found = {session.session_id for session in PipelineSession.scan()}
+            assert found == {"s", f"orm-{name}"}
+            assert {
+                item["session_id"]["S"] for item in raw.everything(place, "pipeline-sessions")
+            } == found
+
+
+async def test_nothing_secret_is_logged_at_any_level(
+    store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with track_session("s", metadata={"k": "SECRET-1"}) as session:
+            async with session.agent("parser", "SECRET-2") as run:
+                run.output = "SECRET-3"
+        PipelineSession("t", metadata={"k": "SECRET-4"}).save()
+        assert PipelineSession.get("s", consistent_read=True).metadata == {"k": "SECRET-1"}
+        with pytest.raises(UpdateError):
+            PipelineSession("t", metadata=["SECRET-5"]).save(PipelineSession.status == "x")
+    assert "SECRET" not in caplog.text
+    assert "AWS4-HMAC-SHA256" not in caplog.text

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,12 +22,12 @@ from tdev_models.cli.demo.checks import Check
 from tdev_models.sync import get_pipeline_session, list_user_projects
 
 TICKS = 12
+TDEV = [sys.executable, "-c", "import sys; from tdev_models.cli import main; sys.exit(main())"]
 
 
 def demo(*arguments: str, env: Mapping[str, str] = os.environ) -> str:
-    program = "import sys; from tdev_models.cli import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", program, "demo", *arguments],
+        [*TDEV, "demo", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -63,6 +65,27 @@ def test_without_npm_it_runs_on_moto_and_leaves_nothing(tmp_path: Path) -> None:
     printed = demo("a todo app", env={**os.environ, **places})
     assert "nothing is kept" in printed
     assert printed.count("✓") == TICKS
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ended_in_the_middle_it_ends_what_it_started(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*TDEV, "demo", "a todo app"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    )
+    with process:
+        assert process.stdout is not None
+        endpoint = process.stdout.readline().split()[-1]
+        for line in process.stdout:
+            if line.startswith("Worker 1 runs"):
+                break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 130
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(endpoint, timeout=5)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,1 +1,91 @@
 """The command `tdev`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from tdev_models.errors import ConfigurationError, TdevError
+
+USAGE = 64
+
+# Commands that parse their own arguments.
+_FORWARDED = {
+    "migrate": ("tdev_models.migrations.command", "create and update the tables"),
+    "iam": ("tdev_models.migrations.iam", "print the policy of each role"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # argparse exits with 2, which means "changes pending" to `tdev migrate`.
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 1 error, 64 usage, 130 interrupted.
+
+    `tdev migrate` has codes of its own.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in _FORWARDED:
+        command, *rest = arguments
+        return int(import_module(_FORWARDED[command][0]).main(rest, prog=f"tdev {command}"))
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what was started is ended, as with Ctrl-C
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return _demo(options) if options.command == "demo" else _local(options)
+    except (TdevError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from tdev_models.cli.demo.story import run
+    except ModuleNotFoundError as missing:
+        if missing.name != "rich":
+            raise
+        raise ConfigurationError(
+            "the demo prints with rich: pip install 'tdev-models[cli]'"
+        ) from None
+    return run(options.request, options.keep)
+
+
+def _local(options: argparse.Namespace) -> int:
+    from tdev_models.cli.local import run
+
+    return run(options.data, options.port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tdev", description="The memory of the T-Developer pipeline.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="a pipeline run that is killed, resumed, and shown")
+    demo.add_argument("request", help='what to build: "a todo app with React and a REST API"')
+    demo.add_argument("--keep", action="store_true", help="leave the engine and its data")
+
+    local = commands.add_parser("local", help="a DynamoDB engine on this machine, with the tables")
+    local.add_argument("--port", type=int, help="on 127.0.0.1 (default: a free one)")
+    local.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        default=Path(".tdev/local.db"),
+        help="where the data is kept (default: %(default)s)",
+    )
+    for name, (_, purpose) in _FORWARDED.items():
+        commands.add_parser(name, help=purpose)
+    return parser

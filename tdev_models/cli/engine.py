@@ -77,7 +77,8 @@ class Engine:
                     "PATH, or pip install 'tdev-models[local]'"
                 ) from None
             command, name = [sys.executable, "-m", "tdev_models.cli.moto_server"], "moto"
-            notice, data = f"{reason}: moto's server stands in and keeps nothing", None
+            notice = f"{reason}: moto stands in; nothing is kept, and capacity units are its own"
+            data = None
         with tempfile.TemporaryFile() as log:
             deadline = time.monotonic() + START_SECONDS
             for _ in range(3):  # somebody else may take the free port before the engine does
@@ -109,6 +110,10 @@ class Engine:
         """Leave the engine running when the `with` block ends; the caller has its `pid`."""
         # To Popen it has ended: there is nothing to end, to wait for or to warn of.
         self._process.returncode = 0
+
+    def wait(self) -> None:
+        """Return once the engine has ended by itself."""
+        self._process.wait()
 
     def __enter__(self) -> Self:
         return self

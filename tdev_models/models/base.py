@@ -135,7 +135,7 @@ class BaseModel(Model):
 
     @classmethod
     def meta_table(cls, table_name: str) -> MetaTable:
-        """Return what PynamoDB must know of the table to plan a request."""
+        """Return what PynamoDB must know to plan a request, and migrations to make the table."""
         schema = cls._get_schema()
         return MetaTable(
             {
@@ -143,7 +143,11 @@ class BaseModel(Model):
                 "KeySchema": schema["key_schema"],
                 "AttributeDefinitions": schema["attribute_definitions"],
                 "GlobalSecondaryIndexes": [
-                    {"IndexName": index["index_name"], "KeySchema": index["key_schema"]}
+                    {
+                        "IndexName": index["index_name"],
+                        "KeySchema": index["key_schema"],
+                        "Projection": index["projection"],
+                    }
                     for index in schema["global_secondary_indexes"]
                 ],
             }

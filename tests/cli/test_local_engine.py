@@ -143,7 +143,7 @@ def test_without_the_release_or_moto_both_remedies_are_named(
 def test_moto_stands_in_and_says_that_nothing_is_kept(path: Path, tmp_path: Path) -> None:
     with Engine.start(tmp_path / "data.db") as running:
         assert (running.name, running.keeps_data) == ("moto", False)
-        assert "keeps nothing" in running.notice
+        assert "nothing is kept" in running.notice
         assert answers(running.endpoint)
 
 

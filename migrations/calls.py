@@ -1,0 +1,137 @@
+"""Every call that migrations may send to AWS, and what its failure means."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from botocore import xform_name
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tdev_models import aws
+from tdev_models.errors import AccessDenied, TdevError, from_response
+from tdev_models.settings import Settings
+
+OPERATIONS: Final = {
+    "ListTables": ("dynamodb", "*"),
+    "DescribeTable": ("dynamodb", "table"),
+    "DescribeTimeToLive": ("dynamodb", "table"),
+    "DescribeContinuousBackups": ("dynamodb", "table"),
+    "ListTagsOfResource": ("dynamodb", "table"),
+    "Scan": ("dynamodb", "table"),
+    "CreateTable": ("dynamodb", "table"),
+    "UpdateTable": ("dynamodb", "table"),
+    "UpdateTimeToLive": ("dynamodb", "table"),
+    "UpdateContinuousBackups": ("dynamodb", "table"),
+    "TagResource": ("dynamodb", "table"),
+    "DescribeScalableTargets": ("application-autoscaling", "*"),
+    "DescribeScalingPolicies": ("application-autoscaling", "*"),
+    "RegisterScalableTarget": ("application-autoscaling", "scalable-target"),
+    "DeregisterScalableTarget": ("application-autoscaling", "scalable-target"),
+    "PutScalingPolicy": ("application-autoscaling", "scalable-target"),
+    "DescribeAlarms": ("cloudwatch", "*"),
+    "GetMetricStatistics": ("cloudwatch", "*"),
+    "PutMetricAlarm": ("cloudwatch", "alarm"),
+    "DeleteAlarms": ("cloudwatch", "alarm"),
+    "DescribeKey": ("kms", "aws-key"),
+}
+"""Service and kind of resource of each operation; nothing else can be sent. IAM is made of it."""
+
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+_RETRIED = {
+    "ResourceInUseException",
+    "LimitExceededException",
+    "ContinuousBackupsUnavailableException",
+    "ConcurrentUpdateException",
+    "ConcurrentModificationException",
+    "ThrottlingException",
+    "Throttling",
+    "RequestLimitExceeded",
+    "ProvisionedThroughputExceededException",
+    "InternalServerError",
+    "InternalServiceException",
+    "InternalServiceFault",
+    "ServiceUnavailable",
+}
+_ABSENT = {"ResourceNotFoundException", "TableNotFoundException", "ObjectNotFoundException"}
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+
+
+class Absent(TdevError):
+    """What the call names does not exist."""
+
+
+class Unsupported(TdevError):
+    """The engine does not know this operation; AWS knows them all."""
+
+
+class Busy(TdevError):
+    """Refused for now: in use, throttled or no answer. The live state tells what happened."""
+
+
+class Calls:
+    """Sends operations with one set of settings.
+
+    Attributes:
+        local: whether the endpoint is not AWS, so that waiting can be short.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        host = urlsplit(settings.endpoint or "https://dynamodb.amazonaws.com").hostname or ""
+        self.local = not host.endswith(_AWS_HOSTS)
+
+    def __call__(self, operation: str, **request: Any) -> dict[str, Any]:
+        """Send one operation and return the answer.
+
+        Raises:
+            Absent, Unsupported, Busy: as they say.
+            AccessDenied: the message names the action and the resource.
+            TdevError: any other failure, with AWS's own message.
+        """
+        service, _ = OPERATIONS[operation]
+        # What is meant for a local DynamoDB must not reach the alarms of an account.
+        endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
+        try:
+            client = _client(service, self.settings.region, endpoint)
+            with aws.quiet():
+                response: dict[str, Any] = getattr(client, xform_name(operation))(**request)
+        except ClientError as error:
+            raise _meaning(error, service, operation, request) from error
+        except BotoCoreError as error:
+            translated = aws.from_botocore(error)
+            if type(translated).__name__ == "Unavailable":
+                raise Busy(str(error)) from error
+            raise translated from error
+        return response
+
+
+@cache
+def _client(service: str, region: str | None, endpoint: str | None) -> Any:
+    if service == "dynamodb":
+        return aws.dynamodb(region, endpoint)
+    return aws.create(service, region, endpoint)
+
+
+def _meaning(
+    error: ClientError, service: str, operation: str, request: dict[str, Any]
+) -> TdevError:
+    code = error.response["Error"].get("Code", "")
+    status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    if "UnknownOperation" in code or code == "404" or status == 501:
+        return Unsupported(f"{service} {operation} is not known to this endpoint")
+    if code in _ABSENT:
+        return Absent(f"{operation}: {error.response['Error'].get('Message', code)}")
+    if code in _DENIED:
+        named = ("ResourceArn", "TableName", "ResourceId", "AlarmName", "AlarmNames", "KeyId")
+        what = next((request[name] for name in named if name in request), "*")
+        message = error.response["Error"].get("Message", "")
+        return AccessDenied(f"{_action(service, operation)} on {what} is not allowed: {message}")
+    if code in _RETRIED or status >= 500:
+        return Busy(f"{operation}: {code}: {error.response['Error'].get('Message', '')}")
+    return from_response(error.response)
+
+
+def _action(service: str, operation: str) -> str:
+    return f"{service}:{operation}"

@@ -1,0 +1,144 @@
+"""What differs between environments: billing, capacity, protection, backups, encryption, alarms."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tdev_models.errors import InvalidRequest
+
+_ARN = r"arn:aws[a-z-]*:{}:[a-z0-9-]+:\d{{12}}:{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The settings of one environment; the defaults are those of `dev`.
+
+    Attributes:
+        billing: `on-demand` or `provisioned`.
+        read_units: provisioned read units of the table and of each index.
+        write_units: provisioned write units of the table and of each index.
+        autoscaling: whether provisioned capacity follows the load.
+        min_units: the least that auto scaling may set, for reads and for writes.
+        max_units: the most that auto scaling may set.
+        target_percent: the utilisation that auto scaling aims at.
+        deletion_protection: whether DynamoDB refuses to delete the table.
+        backup_days: how far back point-in-time recovery reaches, 1-35; 0 turns it off.
+        encryption: `aws-owned`, `kms` (the account's key for DynamoDB) or the ARN of a key.
+        alarms: whether CloudWatch alarms exist.
+        alarm_topic: ARN of the SNS topic that alarms notify; empty means none.
+        tags: tags besides `application` and `environment`.
+    """
+
+    billing: str = "on-demand"
+    read_units: int = 5
+    write_units: int = 5
+    autoscaling: bool = False
+    min_units: int = 5
+    max_units: int = 50
+    target_percent: float = 70.0
+    deletion_protection: bool = False
+    backup_days: int = 0
+    encryption: str = "aws-owned"
+    alarms: bool = False
+    alarm_topic: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value, wanted = getattr(self, setting.name), _KINDS[str(setting.type)]
+            if type(value) is int and wanted is float:
+                object.__setattr__(self, setting.name, float(value))
+            elif type(value) is not wanted:
+                raise InvalidRequest(setting.name, f"must be a {wanted.__name__}, not {value!r}")
+        for name, (valid, rule) in _RULES.items():
+            if not valid(self):
+                raise InvalidRequest(name, rule)
+
+
+_KINDS: Mapping[str, type] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": float,
+    "Mapping[str, str]": dict,
+}
+_RULES: Mapping[str, Any] = {
+    "billing": (
+        lambda e: e.billing in ("on-demand", "provisioned"),
+        "use on-demand or provisioned",
+    ),
+    "read_units": (lambda e: e.read_units >= 1, "must be at least 1"),
+    "write_units": (lambda e: e.write_units >= 1, "must be at least 1"),
+    "max_units": (lambda e: 1 <= e.min_units <= e.max_units, "use 1 <= min_units <= max_units"),
+    # AWS takes no other target for DynamoDB.
+    "target_percent": (lambda e: 20 <= e.target_percent <= 90, "use 20 to 90"),
+    "backup_days": (lambda e: 0 <= e.backup_days <= 35, "use 1 to 35 days, or 0 for none"),
+    "encryption": (
+        lambda e: (
+            e.encryption in ("aws-owned", "kms")
+            or re.fullmatch(_ARN.format("kms", r"key/[\w-]+"), e.encryption)
+        ),
+        "use aws-owned, kms or the ARN of a key (of an alias the live table tells nothing)",
+    ),
+    "alarm_topic": (
+        lambda e: not e.alarm_topic or re.fullmatch(_ARN.format("sns", r"[\w.-]+"), e.alarm_topic),
+        "must be the ARN of an SNS topic",
+    ),
+    "tags": (
+        lambda e: all(type(value) is str for value in e.tags.values()),
+        "every value must be text",
+    ),
+}
+
+BUILT_IN: Mapping[str, Mapping[str, Any]] = {
+    "dev": {},
+    "prod": {
+        "billing": "provisioned",
+        "autoscaling": True,
+        "deletion_protection": True,
+        "backup_days": 35,
+        "encryption": "kms",
+        "alarms": True,
+    },
+}
+
+
+def load(
+    name: str, file: Path | None = None, changes: Mapping[str, Any] | None = None
+) -> Environment:
+    """Return the settings of one environment.
+
+    Args:
+        name: `dev`, `prod` or a section of the file.
+        file: TOML; the section `[name]` holds fields of `Environment`, and `like = "prod"` to start
+            from a built-in environment other than its own.
+        changes: fields that override the file's, `like` included.
+
+    Raises:
+        InvalidRequest: an unknown environment or field, a wrong value, no such file.
+    """
+    try:
+        sections = tomllib.loads(file.read_text("utf-8")) if file else {}
+    except (OSError, ValueError) as error:
+        raise InvalidRequest("config", str(error)) from error
+    section = sections.get(name, {})
+    if not isinstance(section, dict):
+        raise InvalidRequest("config", f"{name} must be a section: [{name}]")
+    given = {**section, **(changes or {})}
+    base = given.pop("like", name)
+    if base not in BUILT_IN:
+        known = ", ".join(sorted({*BUILT_IN, *sections}))
+        raise InvalidRequest(
+            "environment",
+            f"{base!r} is not declared (known: {known}); give it a section in the file of --config,"
+            " or --set like='\"dev\"'",
+        )
+    for key in given:
+        if key not in {setting.name for setting in fields(Environment)}:
+            raise InvalidRequest(key, "no such setting of an environment")
+    return Environment(**{**BUILT_IN[base], **given})

@@ -1,0 +1,132 @@
+"""What the demo shows, read back, against what it saw happen."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tdev_models.cli.demo import bill
+from tdev_models.cli.demo.agents import RUN
+from tdev_models.types import AGENTS, Attempt, Execution, MetricRow, Project, Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What happened, as the demo saw it: `left` is the session right after the kill."""
+
+    request: str
+    session_id: str
+    user_id: str
+    pids: list[int]
+    died_of: int
+    left: Session
+    steps: list[dict[str, Any]]
+
+    @property
+    def winner(self) -> int:
+        """The process that claimed the session."""
+        return self.pids[1 + [step["step"] for step in self.steps].index("claimed")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the store says afterwards."""
+
+    session: Session
+    executions: Sequence[Execution]
+    projects: Sequence[Project]
+    metrics: Sequence[MetricRow]
+    stalled: Sequence[Session]
+    file: Path
+    bill: Path
+
+
+class Check(NamedTuple):
+    """One claim, and what was found and expected."""
+
+    claim: str
+    found: Any
+    expected: Any
+
+
+def check(facts: Facts, told: Told) -> list[Check]:
+    """Return every claim of the demo with what was found and what must be."""
+    killed, winner, session = told.pids[0], told.winner, facts.session
+    claimed = next(step for step in told.steps if step["step"] == "claimed")
+    once = {name: [("COMPLETED", killed)] for name in AGENTS[:6]}
+    once |= {name: [("COMPLETED", winner)] for name in AGENTS[7:]}
+    made: dict[str, Any] = {}
+    for name, agent in RUN.items():
+        made[name] = agent(told.request, made)
+    requests = [event for _, event in bill.read(facts.bill)]
+    return [
+        Check("worker 1 died of SIGKILL", told.died_of, 9),
+        Check(
+            "and left the session ACTIVE inside generation, 6 of 9 agents ended",
+            (told.left.status, told.left.current_agent, told.left.progress, told.left.fence),
+            ("ACTIVE", "generation", 6, 1),
+        ),
+        Check(
+            "of two claims at once one won",
+            sorted(step["step"] for step in told.steps),
+            ["claimed", "refused"],
+        ),
+        Check(
+            "it began at generation with the six stored outputs",
+            (claimed["fence"], claimed["start_agent"], claimed["outputs"]),
+            (2, "generation", list(AGENTS[:6])),
+        ),
+        Check(
+            "the session is COMPLETED, 9 of 9, resumed once",
+            (session.status, session.progress, session.fence, session.resume_count),
+            ("COMPLETED", 9, 2, 1),
+        ),
+        Check(
+            "each agent ran once, generation again by the winner",
+            {
+                one.agent_name: [(attempt.status, process_of(attempt)) for attempt in one.attempts]
+                for one in facts.executions
+            },
+            once | {"generation": [("RUNNING", killed), ("COMPLETED", winner)]},
+        ),
+        Check(
+            "the stored outputs are what the agents make of the request",
+            {one.agent_name: one.output_data for one in facts.executions},
+            made,
+        ),
+        Check(
+            "the zip holds the files of the manifest, by checksum",
+            _checksums(facts.file),
+            {path: one["sha256"] for path, one in made["assembly"]["manifest"].items()},
+        ),
+        Check(
+            "the history has the project, one download though it was reported twice",
+            [(one.project_id, one.download_count, one.tech_stack) for one in facts.projects],
+            [(told.session_id, 1, list(made["search"].values()))],
+        ),
+        Check(
+            "the metrics have one run of each agent, none failed",
+            {row.agent_name: (row.count, row.error_rate) for row in facts.metrics},
+            dict.fromkeys(AGENTS, (1, 0)),
+        ),
+        Check("nothing is left to recover", [one.session_id for one in facts.stalled], []),
+        Check(
+            "the bill has each agent's begin and end, and the begin that was cut off",
+            sum(one.operation == "TransactWriteItems" and not one.error for one in requests),
+            2 * len(AGENTS) + 1,
+        ),
+    ]
+
+
+def process_of(attempt: Attempt) -> int:
+    """Return the pid of the worker that made an attempt."""
+    return int((attempt.worker or "").rpartition(":")[2])
+
+
+def _checksums(file: Path) -> dict[str, str]:
+    with zipfile.ZipFile(file) as archive:
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}

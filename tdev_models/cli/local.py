@@ -1,0 +1,43 @@
+"""`tdev local`: the embedded engine in the foreground, with the tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tdev_models import settings
+from tdev_models.cli.engine import Engine
+from tdev_models.errors import ConfigurationError
+
+
+def run(data: Path, port: int | None) -> int:
+    """Serve the tables of the current environment until it is interrupted; return 0.
+
+    Raises:
+        ConfigurationError: no engine can be had, it does not start, or it ended by itself.
+        TdevError: the tables could not be made.
+    """
+    try:
+        with Engine.start(data, port) as engine:
+            prepare(engine)
+            chosen = settings.current()
+            kept = f"data in {data}" if engine.keeps_data else engine.notice
+            exports = "\n".join(f"export {name}={value}" for name, value in engine.environ.items())
+            sys.stdout.write(
+                f"# {engine.name} with the tables {chosen.table_name('*')}; {kept}\n"
+                f"{exports}\n# Ctrl-C ends it\n"
+            )
+            sys.stdout.flush()
+            engine.wait()
+    except KeyboardInterrupt:
+        return 0
+    raise ConfigurationError(f"{engine.name} ended by itself")
+
+
+def prepare(engine: Engine) -> None:
+    """Point this process, and its children, to the engine, and create or update its tables."""
+    from tdev_models.migrations.apply import apply_all
+
+    os.environ.update(engine.environ)
+    apply_all(settings.current())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
+
+R = TypeVar("R")
 
 AGENTS = (
     "nl_input",
@@ -19,6 +21,12 @@ AGENTS = (
     "download",
 )
 """The nine agents, in the order in which the pipeline runs them."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _result(cls: type[R]) -> type[R]:
+    # `Record` compares and prints: what dataclass would generate makes the import slower.
+    return dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)(cls)
 
 
 class SessionStatus(StrEnum):
@@ -62,8 +70,11 @@ class Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(fields(self))  # type: ignore[arg-type]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@_result
 class Session(Record):
     """One pipeline run. Times are epoch seconds; None means not set, or not in the index read."""
 
@@ -86,7 +97,7 @@ class Session(Record):
     error_message: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_result
 class Attempt(Record):
     """One try of one agent; `number` counts from 1. Times are epoch seconds."""
 
@@ -98,7 +109,7 @@ class Attempt(Record):
     worker: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_result
 class Execution(Record):
     """One agent's work in one run. Payloads are Python objects; lists leave them out (None)."""
 
@@ -116,7 +127,7 @@ class Execution(Record):
     attempts: tuple[Attempt, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_result
 class Project(Record):
     """One generated project of one user. Times are epoch seconds, `size_mb` megabytes."""
 
@@ -132,7 +143,7 @@ class Project(Record):
     size_mb: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_result
 class MetricRow(Record):
     """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit."""
 
@@ -149,7 +160,7 @@ class MetricRow(Record):
     error_rate: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@_result
 class RequestEvent(Record):
     """One request as it was sent: what an `on_request` hook receives.
 

@@ -1,0 +1,81 @@
+"""The README says what is so: its examples run, its tables are the code's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import tdev_models
+from tdev_models import Settings, errors, sync
+from tdev_models.models import TABLES
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def run(store: Settings, code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "TDEV_ENV": store.environment,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_DYNAMODB": str(store.endpoint),
+        },
+    ).stdout
+
+
+def test_every_example_runs_as_it_stands(store: Settings) -> None:
+    orchestrator, worker, on_call = EXAMPLES
+    assert len([line for line in orchestrator.splitlines() if line.strip()]) == 12
+    assert "status='COMPLETED'" in run(store, orchestrator)
+    sync.save_pipeline_session(session_id="s", status="FAILED", error_message="why")
+    sync.update_agent_execution(
+        execution_id="s-generation", status="FAILED", error_message="no model"
+    )
+    assert run(store, on_call) == "s None why\ns-generation no model\n"
+    assert "s goes on at nl_input with []\n" in run(store, worker)
+    assert sync.get_pipeline_session("s").status == "COMPLETED"
+
+
+def section(title: str) -> str:
+    match = re.search(rf"\n## {title}\n(.*?)(\n## |\Z)", README, re.S)
+    assert match
+    return match[1]
+
+
+def test_every_public_call_is_listed() -> None:
+    named = set(re.findall(r"`(\w+)\(?", section("Calls")))
+    assert set(sync.__all__) | {"configure"} <= named
+
+
+def test_every_table_and_index_is_listed() -> None:
+    rows = {
+        match[1]: match[2] for match in re.finditer(r"\n\| `([\w-]+)` \|(.*)", section("Tables"))
+    }
+    assert set(rows) == {model.Meta.table for model in TABLES}  # type: ignore[attr-defined]
+    for model in TABLES:
+        listed = set(re.findall(r"`([\w-]+-index)`", rows[model.Meta.table]))  # type: ignore[attr-defined]
+        assert listed == set(model._indexes)
+
+
+def test_every_error_is_listed() -> None:
+    listed = set(re.findall(r"\n\| `(\w+)` \|", section("Errors")))
+    public = {
+        name
+        for name in tdev_models.__all__
+        if isinstance(kind := getattr(tdev_models, name), type)
+        and issubclass(kind, errors.TdevError)
+    }
+    assert listed == public - {"TdevError"}
+
+
+def test_every_variable_is_listed() -> None:
+    listed = set(re.findall(r"`((?:TDEV|AWS)_\w+)`", section("Environment")))
+    assert listed == set(re.findall(r"(?:TDEV|AWS)_\w+", Settings.from_env.__doc__ or ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,7 +12,7 @@ from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tdev_models import aws
-from tdev_models.errors import AccessDenied, TdevError, from_response
+from tdev_models.errors import AccessDenied, TdevError, Unavailable, from_response
 from tdev_models.settings import Settings
 
 OPERATIONS: Final = {
@@ -54,8 +56,22 @@ _RETRIED = {
     "InternalServiceFault",
     "ServiceUnavailable",
 }
-_ABSENT = {"ResourceNotFoundException", "TableNotFoundException", "ObjectNotFoundException"}
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"}
+_ABSENT = {
+    "ResourceNotFoundException",
+    "TableNotFoundException",
+    "ObjectNotFoundException",
+    "ResourceNotFound",  # moto
+}
+_DENIED = {"AccessDenied", "AccessDeniedException"}
+_NAMES = (
+    "TableName",
+    "ResourceArn",
+    "ResourceId",
+    "ResourceIds",
+    "AlarmName",
+    "AlarmNames",
+    "KeyId",
+)
 
 
 class Absent(TdevError):
@@ -83,13 +99,27 @@ class Calls:
         self.local = not host.endswith(_AWS_HOSTS)
 
     def __call__(self, operation: str, **request: Any) -> dict[str, Any]:
-        """Send one operation and return the answer.
+        """Send one operation and return the answer; a read that is throttled is tried again.
 
         Raises:
             Absent, Unsupported, Busy: as they say.
             AccessDenied: the message names the action and the resource.
             TdevError: any other failure, with AWS's own message.
         """
+        reads = operation.startswith(("Describe", "List", "Get", "Scan"))
+        for attempt in range(7 if reads else 0):
+            try:
+                return self._send(operation, request)
+            except Busy:
+                self.pause(attempt)
+        return self._send(operation, request)
+
+    def pause(self, attempt: int) -> None:
+        """Sleep before another attempt: longer each time, with jitter, short on a local engine."""
+        least, most = (0.01, 0.1) if self.local else (1.0, 10.0)
+        time.sleep(min(most, least * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
+
+    def _send(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         service, _ = OPERATIONS[operation]
         # What is meant for a local DynamoDB must not reach the alarms of an account.
         endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
@@ -100,10 +130,8 @@ class Calls:
         except ClientError as error:
             raise _meaning(error, service, operation, request) from error
         except BotoCoreError as error:
-            translated = aws.from_botocore(error)
-            if type(translated).__name__ == "Unavailable":
-                raise Busy(str(error)) from error
-            raise translated from error
+            meaning = aws.from_botocore(error)
+            raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
         return response
 
 
@@ -119,19 +147,17 @@ def _meaning(
 ) -> TdevError:
     code = error.response["Error"].get("Code", "")
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    message = error.response["Error"].get("Message", "")
     if "UnknownOperation" in code or code == "404" or status == 501:
-        return Unsupported(f"{service} {operation} is not known to this endpoint")
+        return Unsupported(f"this endpoint does not know {service}:{operation}")
     if code in _ABSENT:
-        return Absent(f"{operation}: {error.response['Error'].get('Message', code)}")
+        return Absent(message)
     if code in _DENIED:
-        named = ("ResourceArn", "TableName", "ResourceId", "AlarmName", "AlarmNames", "KeyId")
-        what = next((request[name] for name in named if name in request), "*")
-        message = error.response["Error"].get("Message", "")
-        return AccessDenied(f"{_action(service, operation)} on {what} is not allowed: {message}")
-    if code in _RETRIED or status >= 500:
-        return Busy(f"{operation}: {code}: {error.response['Error'].get('Message', '')}")
+        what = next((request[name] for name in _NAMES if name in request), "*")
+        what = ", ".join(what) if isinstance(what, list) else what
+        return AccessDenied(f"{service}:{operation} on {what} is not allowed: {message}")
+    # Elsewhere it is a quota, which waiting does not raise.
+    limit = code == "LimitExceededException" and service != "dynamodb"
+    if (code in _RETRIED and not limit) or status >= 500:
+        return Busy(f"{service}:{operation}: {code}: {message}")
     return from_response(error.response)
-
-
-def _action(service: str, operation: str) -> str:
-    return f"{service}:{operation}"

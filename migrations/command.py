@@ -1,70 +1,143 @@
-"""The command: `python -m migrations`, and `tdev migrate` from a wheel."""
+"""The command: `python -m migrations` in a checkout, `tdev migrate` from a wheel."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
-from typing import NoReturn
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
 
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import environments, report, spec
-from tdev_models.migrations.apply import InProgress, Refused, Run, plan
+from tdev_models.migrations.apply import InProgress, Planned, Refused, Run, plan, undeclared
 from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.environments import Environment
+from tdev_models.migrations.plan import ALLOWABLE
+from tdev_models.settings import Settings
+
+_CODES = """\
+exit codes:
+  0  clean, or applied
+  1  error
+  2  changes pending (plan, status, and apply without consent)
+  3  needs --allow, or impossible
+  5  still in progress: run again
+  64 usage
+"""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser that exits with 64: argparse's own 2 means "changes pending" here."""
+
     def error(self, message: str) -> NoReturn:
-        # argparse exits with 2, which means "changes pending" here.
+        """Print the usage and exit."""
         self.print_usage(sys.stderr)
         self.exit(report.USAGE, f"{self.prog}: error: {message}\n")
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
-    """Run the command and return its exit code.
-
-    0 clean or applied, 1 error, 2 changes pending, 3 needs `--allow` or impossible, 5 still in
-    progress, 64 usage.
-    """
+    """Run `plan`, `apply` or `status` and return the exit code (see `--help`)."""
     try:
         options = _parser(prog).parse_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
     try:
         return _run(options)
-    except InvalidRequest as error:
-        return _failed(error, report.USAGE)
-    except Refused as error:
-        return _failed(error, report.REFUSED)
-    except InProgress as error:
-        return _failed(error, report.IN_PROGRESS)
     except TdevError as error:
-        return _failed(error, report.ERROR)
+        codes = {
+            InvalidRequest: report.USAGE,
+            Refused: report.REFUSED,
+            InProgress: report.IN_PROGRESS,
+        }
+        code = codes.get(type(error), report.ERROR)
+        sys.stderr.write(f"error: {error}\n")
+        if options.json:
+            sys.stdout.write(json.dumps({"error": str(error), "exit_code": code}, indent=2) + "\n")
+        return code
 
 
-def _failed(error: TdevError, code: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return code
+def add_environment(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose an environment and change its settings."""
+    parser.add_argument("--env", metavar="NAME", help="dev, prod or one of --config (TDEV_ENV)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML with a section of settings an environment"
+    )
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one setting of the environment, such as backup_days=7",
+    )
 
 
-def _run(options: argparse.Namespace) -> int:
+def environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
+    """Return the settings and the environment that the options choose.
+
+    Raises:
+        InvalidRequest: an unknown environment or setting, or a wrong value.
+    """
     chosen = settings.current()
     if options.env:
         chosen = dataclasses.replace(chosen, environment=options.env)
-    environment = environments.load(chosen.environment, options.config, dict(options.set))
-    tables = spec.declared(chosen, environment)
+    return chosen, environments.load(chosen.environment, options.config, dict(options.set))
+
+
+def _run(options: argparse.Namespace) -> int:
+    chosen, of = environment(options)
+    tables = spec.declared(chosen, of)
+    _check_names(options, [table.short for table in tables])
+    others_too = not options.table
+    tables = [table for table in tables if others_too or table.short in options.table]
     calls = Calls(chosen)
-    planned = plan(calls, tables)
-    changes = [change for of in planned for change in of.changes]
+    applies = options.what == "apply"
+    planned = plan(calls, tables, options.allow, whole=applies)
+    others = undeclared(calls, tables) if others_too else []
+    changes = [*(change for one in planned for change in one.changes), *others]
     code = report.exit_code(planned)
-    sys.stdout.write("\n".join([*report.lines(changes), report.summary(changes)]) + "\n")
-    if options.what != "apply" or code != report.PENDING:
+
+    if options.json:
+        sys.stdout.write(report.as_json(chosen.environment, planned, others) + "\n")
+    else:
+        status = [report.status(one) for one in planned] if options.what == "status" else []
+        sys.stdout.write("\n".join([*status, *report.lines(changes), report.summary(changes)]))
+        sys.stdout.write("\n")
+    for text in _warnings(options, of, planned):
+        sys.stderr.write(f"{text}\n")
+    if not applies or options.dry_run or code not in (report.PENDING, report.IN_PROGRESS):
         return code
-    if not options.yes and not _agreed():
+
+    if code == report.PENDING and not options.yes and not _agreed():
         return report.PENDING
-    Run(calls).apply(planned)
+    progress = report.Progress(sys.stderr, calls, sum(change.pending for change in changes))
+    run = Run(calls, options.allow, options.timeout, progress.step, progress.wait)
+    sent = run.apply(planned)
+    sys.stderr.write(f"Applied with {sent} calls. The tables are as declared.\n")
     return report.CLEAN
+
+
+def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
+    for table in options.table:
+        if table not in tables:
+            raise InvalidRequest("--table", f"{table!r} is none of {', '.join(tables)}")
+    for name in options.allow:
+        kind, _, rest = name.partition(":")
+        table, _, index = rest.partition("/")
+        if kind not in ALLOWABLE or table not in tables or kind.endswith("index") != bool(index):
+            kinds = ", ".join(sorted(ALLOWABLE))
+            raise InvalidRequest("--allow", f"{name!r} is not KIND:TABLE[/INDEX]; kinds: {kinds}")
+
+
+def _warnings(options: argparse.Namespace, of: Environment, planned: list[Planned]) -> list[str]:
+    found = [f"error: {text}" for one in planned for text in one.live.denied]
+    if of.alarms and not of.alarm_topic:
+        found.append("warning: the alarms notify nobody: set alarm_topic to an SNS topic")
+    return found
 
 
 def _agreed() -> bool:
@@ -74,9 +147,56 @@ def _agreed() -> bool:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description="Create and update the tables.")
+    parser = Parser(
+        prog=prog,
+        description="Create and update the tables: read the live state, show a plan, apply it.",
+        epilog=_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("what", choices=("plan", "apply", "status"))
-    parser.add_argument("--env")
-    parser.add_argument("--yes", action="store_true")
-    parser.set_defaults(config=None, set=[])
+    add_environment(parser)
+    parser.add_argument(
+        "--table", action="append", default=[], metavar="TABLE", help="this table only"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KIND:TABLE[/INDEX]",
+        help=f"allow one destructive change: {', '.join(sorted(ALLOWABLE))}",
+    )
+    parser.add_argument("--json", action="store_true", help="write the plan as JSON")
+    apply = parser.add_argument_group("apply")
+    apply.add_argument("--yes", action="store_true", help="do not ask")
+    apply.add_argument(
+        "--dry-run", action="store_true", help="check everything, every row too; change nothing"
+    )
+    apply.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=3600.0,
+        metavar="SECONDS",
+        help="how long to wait for DynamoDB in all (3600)",
+    )
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value  # a bare word

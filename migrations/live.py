@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tdev_models.errors import AccessDenied
+from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import spec
 from tdev_models.migrations.calls import Absent, Calls, Unsupported
 from tdev_models.migrations.spec import Scaling, State, Table, resource
@@ -22,16 +22,14 @@ class Live:
     Attributes:
         description: DescribeTable's answer; empty when there is no such table.
         parts: the state of each part that could be read.
-        unknown: why a part, or a property, cannot be told; never the same as absent.
-        denied: whether one of them is unknown because reading it is not allowed.
+        unknown: why a part, or the encryption, cannot be told; never the same as absent.
         policies: the names of scaling policies by resource and direction.
         own_key: ARN of the account's own KMS key for DynamoDB, once it was needed.
     """
 
     description: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, State] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)
-    denied: bool = False
+    unknown: dict[str, TdevError] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
     own_key: str = ""
 
@@ -39,6 +37,11 @@ class Live:
     def state(self) -> State:
         """Every property that is known."""
         return {target: value for part in self.parts.values() for target, value in part.items()}
+
+    @property
+    def denied(self) -> list[str]:
+        """What is unknown because it may not be read."""
+        return [str(error) for error in self.unknown.values() if isinstance(error, AccessDenied)]
 
     @property
     def busy(self) -> list[str]:
@@ -75,8 +78,7 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
             live.parts[part] = {}
         except (Unsupported, AccessDenied) as error:
             live.parts[part] = {}
-            live.unknown[part] = str(error)
-            live.denied = live.denied or isinstance(error, AccessDenied)
+            live.unknown[part] = error
     return live
 
 
@@ -103,8 +105,7 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
     try:
         state["encryption",] = _encryption(calls, table, live)
     except (Unsupported, AccessDenied) as error:
-        live.unknown["encryption"] = str(error)
-        live.denied = live.denied or isinstance(error, AccessDenied)
+        live.unknown["encryption"] = error
     return state
 
 
@@ -181,7 +182,7 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
     while True:
         answer = calls("DescribeAlarms", AlarmNamePrefix=f"{table.name}/", **more)
         for alarm in answer["MetricAlarms"]:
-            state["alarm", alarm["AlarmName"]] = {
+            state["alarm", alarm["AlarmName"].removeprefix(f"{table.name}/")] = {
                 name: alarm.get(name)
                 for name in (
                     "AlarmDescription",

@@ -109,7 +109,7 @@ def _change(table: Table, live: Live, target: Target, have: Any, want: Any) -> C
         return _keys(table, have, want)
     if kind == "tag" and target not in table.state:
         return None  # others may tag too
-    index = _index_of(table, target)
+    index = _index_of(target)
     live_indexes = {name[1] for name in live.state if name[0] == "index"}
     if kind != "index" and index and index not in table.indexes and index in live_indexes:
         return None  # not ours, like its index
@@ -128,7 +128,10 @@ def _change(table: Table, live: Live, target: Target, have: Any, want: Any) -> C
 
 def _keys(table: Table, have: Any, want: Any) -> Change:
     if have is None:
-        return Change("+", table.short, ("keys",), have, want)
+        state = table.state
+        parts = [state["billing",], *(f"index {name}" for name in table.indexes)]
+        parts += ["deletion protection"] * state["protection",] + [f"key {state['encryption',]}"]
+        return Change("+", table.short, ("keys",), have, want, f"with {', '.join(parts)}")
     note = (
         "keys and their types never change: declare a table of another name (TDEV_TABLE_PREFIX),"
         " copy the rows, and turn to it; or undo the change of the model"
@@ -181,8 +184,7 @@ def _in_range(table: Table, target: Target, have: Any, want: Any) -> Any:
     )
 
 
-def _index_of(table: Table, target: Target) -> str:
+def _index_of(target: Target) -> str:
     if target[0] == "alarm":
-        parts = target[1].removeprefix(f"{table.name}/").split("/")
-        return parts[1] if parts[0] == "index" else ""
+        return target[1].split("/")[1] if target[1].startswith("index/") else ""
     return target[1] if len(target) > 1 and target[0] != "tag" else ""

@@ -118,7 +118,8 @@ def metrics(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _table(settings: Settings, environment: Environment, model: type[BaseModel]) -> Table:
-    name = settings.table_name(model.Meta.table)
+    meta: Any = model.Meta
+    name = settings.table_name(meta.table)
     schema = model.meta_table(name).data
     found = indexes(schema)
     state: State = {
@@ -127,7 +128,7 @@ def _table(settings: Settings, environment: Environment, model: type[BaseModel])
         ("protection",): environment.deletion_protection,
         ("pitr",): environment.backup_days,
         ("encryption",): environment.encryption,
-        ("ttl",): model.Meta.ttl_attribute,
+        ("ttl",): meta.ttl_attribute,
     }
     tags = {"application": settings.prefix, "environment": settings.environment}
     state |= {("tag", key): value for key, value in {**tags, **environment.tags}.items()}
@@ -143,7 +144,7 @@ def _table(settings: Settings, environment: Environment, model: type[BaseModel])
     if environment.alarms:
         for index in ("", *found):
             state |= _alarms(name, index, environment)
-    return Table(model.Meta.table, name, state)
+    return Table(meta.table, name, state)
 
 
 def _alarms(table: str, index: str, environment: Environment) -> State:
@@ -152,7 +153,7 @@ def _alarms(table: str, index: str, environment: Environment) -> State:
     dimensions = {"TableName": table} | ({"GlobalSecondaryIndexName": index} if index else {})
 
     def add(what: str, threshold: float, expression: str, of: list[dict[str, Any]]) -> None:
-        alarms["alarm", f"{resource(table, index).removeprefix('table/')}/{what}"] = {
+        alarms["alarm", f"index/{index}/{what}" if index else what] = {
             "AlarmDescription": f"{what.replace('-', ' ')} in 3 of 5 minutes",
             "AlarmActions": [environment.alarm_topic] if environment.alarm_topic else [],
             "ActionsEnabled": True,

@@ -48,10 +48,10 @@ def next_step(table: Table, live: Live, change: Change) -> Step:
             return Step("UpdateTable", {**name, **_index(table, live, change)})
         case "capacity":
             units = {"ProvisionedThroughput": _units(want)}
-            if change.target[1:]:
-                update = {"IndexName": change.target[1], **units}
-                units = {"GlobalSecondaryIndexUpdates": [{"Update": update}]}
-            return Step("UpdateTable", {**name, **units})
+            if not change.target[1:]:
+                return Step("UpdateTable", {**name, **units})
+            update = {"Update": {"IndexName": change.target[1], **units}}
+            return Step("UpdateTable", {**name, "GlobalSecondaryIndexUpdates": [update]})
         case "scaling":
             return _scaling(table, live, change)
         case "ttl":
@@ -62,10 +62,10 @@ def next_step(table: Table, live: Live, change: Change) -> Step:
             return Step("UpdateTimeToLive", request, ("ttl",))
         case "tag":
             tags = [{"Key": change.target[1], "Value": want}]
-            request = {"ResourceArn": live.description["TableArn"], "Tags": tags}
-            return Step("TagResource", request, ("tag",))
+            arn = live.description["TableArn"]
+            return Step("TagResource", {"ResourceArn": arn, "Tags": tags}, ("tag",))
         case _:
-            alarm = change.target[1]
+            alarm = f"{table.name}/{change.target[1]}"
             if want is None:
                 return Step("DeleteAlarms", {"AlarmNames": [alarm]}, ("alarm",))
             return Step("PutMetricAlarm", {"AlarmName": alarm, **want}, ("alarm",))
@@ -113,20 +113,12 @@ def _mode(table: Table) -> dict[str, Any]:
 
 def _billing(table: Table, live: Live) -> dict[str, Any]:
     """Return the switch of billing, which to provisioned must name every live index."""
-    indexes = [target[1] for target in live.state if target[0] == "index"]
     request = _mode(table)
-    if table.state["billing",] == "provisioned" and indexes:
-        request["GlobalSecondaryIndexUpdates"] = [
-            {
-                "Update": {
-                    "IndexName": name,
-                    "ProvisionedThroughput": _units(
-                        table.state.get(("capacity", name), table.state["capacity",])
-                    ),
-                }
-            }
-            for name in indexes
-        ]
+    indexes = [target[1] for target in live.state if target[0] == "index"]
+    if "ProvisionedThroughput" in request and indexes:
+        units = {"ProvisionedThroughput": request["ProvisionedThroughput"]}
+        updates = [{"Update": {"IndexName": name, **units}} for name in indexes]
+        request["GlobalSecondaryIndexUpdates"] = updates
     return request
 
 
@@ -153,7 +145,7 @@ def _index_creation(table: Table, name: str, index: Index) -> dict[str, Any]:
     projection: dict[str, Any] = {"ProjectionType": index.projection}
     if index.attributes:
         projection["NonKeyAttributes"] = sorted(index.attributes)
-    request = {"IndexName": name, **_schema(index.keys), "Projection": projection}
+    request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
     if ("capacity", name) in table.state:
         request["ProvisionedThroughput"] = _units(table.state["capacity", name])
     return request

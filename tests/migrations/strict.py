@@ -1,0 +1,327 @@
+"""AWS as it documents itself, over moto where moto is lax. All runners of a test share it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import botocore.client
+from botocore.exceptions import ClientError
+
+_ORIGINAL = botocore.client.BaseClient._make_api_call
+_KEY = "arn:aws:kms:us-east-1:123456789012:key/own"
+
+
+class Killed(BaseException):
+    """The runner is dead; nothing may catch it."""
+
+
+class StrictAws:
+    """Wraps botocore's clients: rules, records, refuses, kills."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.denied: set[str] = set()
+        self.throttled: Counter[str] = Counter()
+        self.kill_at: tuple[int, str] | None = None
+        self.one_ttl_change_an_hour = False
+        self._lock = threading.RLock()
+        self._mutations = 0
+        self._updating: Counter[str] = Counter()
+        self._making: Counter[tuple[str, str]] = Counter()
+        self._leaving: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
+        self._no_backups: Counter[str] = Counter()
+        self._sse: dict[str, str | None] = {}
+        self._ttl_changed: set[str] = set()
+        self._stale_tags: dict[str, dict[str, Any]] = {}
+        self._clients: dict[str, Any] = {}
+
+    # -------------------------------------------------------------------- what tests use
+
+    @property
+    def mutations(self) -> list[str]:
+        return [operation for _, operation, _ in self.calls if _mutates(operation)]
+
+    def by_hand(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
+        """Send without rules or records, as somebody at the console."""
+        if service not in self._clients:
+            session = botocore.session.get_session()
+            self._clients[service] = session.create_client(
+                service, region_name="us-east-1", endpoint_url=self.endpoint
+            )
+        answer: dict[str, Any] = _ORIGINAL(self._clients[service], operation, params)
+        return answer
+
+    def encrypt_by_hand(self, table: str, key: str | None) -> None:
+        self._sse[table] = key
+
+    def forget(self) -> None:
+        self.calls.clear()
+        self.kill_at, self._mutations = None, 0
+
+    # -------------------------------------------------------------------- the wrapper
+
+    def call(self, client: Any, operation: str, params: dict[str, Any]) -> Any:
+        service = client.meta.service_model.service_name
+        with self._lock:
+            mutates = _mutates(operation)
+            self._mutations += mutates
+            if mutates and self.kill_at == (self._mutations, "before"):
+                raise Killed
+            if operation in self.denied:
+                code = "AccessDenied" if service == "cloudwatch" else "AccessDeniedException"
+                raise _error(operation, code, "User is not authorized to perform it")
+            self.calls.append((service, operation, params))
+            if self.throttled[operation] > 0:
+                self.throttled[operation] -= 1
+                raise _error(operation, "ThrottlingException", "Rate exceeded")
+            rule = getattr(self, f"_before_{operation}", None)
+            answer = rule(params) if rule else None
+            if answer is None:
+                answer = _ORIGINAL(client, operation, params)
+            after = getattr(self, f"_after_{operation}", None)
+            if after:
+                after(params, answer)
+            if mutates and self.kill_at == (self._mutations, "after"):
+                raise Killed
+            return answer
+
+    # -------------------------------------------------------------------- DynamoDB
+
+    def _live(self, table: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.by_hand("dynamodb", "DescribeTable", TableName=table)["Table"]
+        return found
+
+    def _before_CreateTable(self, params: dict[str, Any]) -> None:
+        _check_definitions(params, params.get("GlobalSecondaryIndexes", ()))
+        for index in [params, *params.get("GlobalSecondaryIndexes", ())]:
+            _check_keys("CreateTable", index)
+            provisioned = params["BillingMode"] == "PROVISIONED"
+            if ("ProvisionedThroughput" in index) != provisioned:
+                raise _invalid("CreateTable", "ProvisionedThroughput goes with PROVISIONED only")
+
+    def _after_CreateTable(self, params: dict[str, Any], answer: Any) -> None:
+        table = params["TableName"]
+        self._updating[table] = 2
+        self._no_backups[table] = 2
+        sse = params.get("SSESpecification", {})
+        self._sse[table] = sse.get("KMSMasterKeyId", _KEY) if sse.get("Enabled") else None
+
+    def _after_DescribeTable(self, params: dict[str, Any], answer: Any) -> None:
+        table, found = params["TableName"], answer["Table"]
+        if found.get("BillingModeSummary", {}).get("BillingMode") == "PROVISIONED":
+            del found["BillingModeSummary"]
+        if self._updating[table] > 0:
+            self._updating[table] -= 1
+            found["TableStatus"] = "UPDATING"
+        indexes = found.setdefault("GlobalSecondaryIndexes", [])
+        for index in indexes:
+            if self._making[table, index["IndexName"]] > 0:
+                self._making[table, index["IndexName"]] -= 1
+                index["IndexStatus"] = "CREATING"
+        for (of, name), (left, index) in list(self._leaving.items()):
+            if of == table and left > 0:
+                self._leaving[of, name] = left - 1, index
+                indexes.append({**index, "IndexStatus": "DELETING"})
+        used = {k["AttributeName"] for of in [found, *indexes] for k in of["KeySchema"]}
+        found["AttributeDefinitions"] = [
+            a for a in found["AttributeDefinitions"] if a["AttributeName"] in used
+        ]
+        found.pop("SSEDescription", None)
+        if key := self._sse.get(table):
+            found["SSEDescription"] = {
+                "Status": "ENABLED",
+                "SSEType": "KMS",
+                "KMSMasterKeyArn": key,
+            }
+
+    def _before_UpdateTable(self, params: dict[str, Any]) -> Any:
+        table = params["TableName"]
+        making = any(left > 0 for (of, _), left in self._making.items() if of == table)
+        leaving = any(left > 0 for (of, _), (left, _) in self._leaving.items() if of == table)
+        if self._updating[table] > 0 or making or leaving:
+            raise _error("UpdateTable", "ResourceInUseException", f"{table} is being updated")
+        live = self._live(table)
+        on_demand = live["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+        updates = params.get("GlobalSecondaryIndexUpdates", [])
+        indexed = [u for u in updates if "Update" not in u]
+        if len(indexed) > 1:
+            text = "Only 1 online index can be created or deleted simultaneously per table"
+            raise _error("UpdateTable", "LimitExceededException", text)
+        throughput = "ProvisionedThroughput" in params or any("Update" in u for u in updates)
+        kinds = [
+            throughput or "BillingMode" in params,
+            bool(indexed),
+            "SSESpecification" in params,
+            "DeletionProtectionEnabled" in params,
+        ]
+        if sum(kinds) != 1:
+            raise _invalid("UpdateTable", "only one kind of change at a time")
+        self._check_throughput(params, live, on_demand, throughput)
+        self._check_new_index(params, live, on_demand)
+        if "SSESpecification" in params:
+            sse = params["SSESpecification"]
+            key = sse.get("KMSMasterKeyId", _KEY) if sse["Enabled"] else None
+            if self._sse.get(table) == key:
+                raise _invalid("UpdateTable", "Table is already encrypted by given KMSMasterKey")
+            self._sse[table] = key
+            self._updating[table] = 2
+            return {}
+        for update in indexed:
+            if "Create" in update:
+                self._making[table, update["Create"]["IndexName"]] = 3
+            else:
+                name = update["Delete"]["IndexName"]
+                index = next(i for i in live["GlobalSecondaryIndexes"] if i["IndexName"] == name)
+                self._leaving[table, name] = 2, index
+        return None
+
+    def _check_throughput(
+        self, params: dict[str, Any], live: dict[str, Any], on_demand: bool, throughput: bool
+    ) -> None:
+        wanted = params.get("BillingMode")
+        updates = [
+            u["Update"] for u in params.get("GlobalSecondaryIndexUpdates", []) if "Update" in u
+        ]
+        live_indexes = {i["IndexName"]: i for i in live.get("GlobalSecondaryIndexes", ())}
+        if wanted == "PROVISIONED" and on_demand:
+            if {u["IndexName"] for u in updates} != live_indexes.keys():
+                raise _invalid("UpdateTable", "ProvisionedThroughput must be given for every index")
+            return
+        if throughput and (on_demand or wanted == "PAY_PER_REQUEST"):
+            raise _invalid("UpdateTable", "no throughput with PAY_PER_REQUEST")
+        pairs = [(u, live_indexes[u["IndexName"]]) for u in updates]
+        if "ProvisionedThroughput" in params:
+            pairs.append((params, live))
+        for new, old in pairs:
+            names = ("ReadCapacityUnits", "WriteCapacityUnits")
+            if all(
+                new["ProvisionedThroughput"][n] == old["ProvisionedThroughput"][n] for n in names
+            ):
+                raise _invalid("UpdateTable", "The provisioned throughput will not change")
+
+    def _check_new_index(
+        self, params: dict[str, Any], live: dict[str, Any], on_demand: bool
+    ) -> None:
+        for update in params.get("GlobalSecondaryIndexUpdates", []):
+            if "Create" in update:
+                index = update["Create"]
+                _check_keys("UpdateTable", index)
+                if ("ProvisionedThroughput" in index) == on_demand:
+                    raise _invalid(
+                        "UpdateTable", "ProvisionedThroughput goes with PROVISIONED only"
+                    )
+                others = live.get("GlobalSecondaryIndexes", [])
+                _check_definitions(
+                    {**live, "AttributeDefinitions": params["AttributeDefinitions"]},
+                    [*others, index],
+                )
+                if index["IndexName"] in {other["IndexName"] for other in others}:
+                    raise _invalid("UpdateTable", "Attempting to create an index which exists")
+
+    def _after_UpdateTable(self, params: dict[str, Any], answer: Any) -> None:
+        if "DeletionProtectionEnabled" not in params:
+            self._updating[params["TableName"]] = 2
+
+    def _before_UpdateTimeToLive(self, params: dict[str, Any]) -> None:
+        table, wanted = params["TableName"], params["TimeToLiveSpecification"]
+        if self._updating[table] > 0:
+            raise _error("UpdateTimeToLive", "ResourceInUseException", f"{table} is being updated")
+        found = self.by_hand("dynamodb", "DescribeTimeToLive", TableName=table)
+        live = found["TimeToLiveDescription"]
+        on = live["TimeToLiveStatus"] == "ENABLED"
+        if self.one_ttl_change_an_hour and table in self._ttl_changed:
+            text = "Time to live has been modified multiple times within a fixed interval"
+            raise _invalid("UpdateTimeToLive", text)
+        if wanted["Enabled"] == on:
+            raise _invalid("UpdateTimeToLive", "TimeToLive is already as wanted")
+        if not wanted["Enabled"] and live["AttributeName"] != wanted["AttributeName"]:
+            raise _invalid("UpdateTimeToLive", "TimeToLive is active on a different AttributeName")
+        self._ttl_changed.add(table)
+
+    def _before_UpdateContinuousBackups(self, params: dict[str, Any]) -> None:
+        if self._no_backups[params["TableName"]] > 0:
+            self._no_backups[params["TableName"]] -= 1
+            code, text = "ContinuousBackupsUnavailableException", "Backups are being enabled"
+            raise _error("UpdateContinuousBackups", code, text)
+
+    def _before_TagResource(self, params: dict[str, Any]) -> None:
+        arn = params["ResourceArn"]
+        self._stale_tags[arn] = self.by_hand("dynamodb", "ListTagsOfResource", ResourceArn=arn)
+
+    def _before_ListTagsOfResource(self, params: dict[str, Any]) -> Any:
+        return self._stale_tags.pop(params["ResourceArn"], None)
+
+    # -------------------------------------------------------------------- the neighbours
+
+    def _targets(self, resource: str) -> set[str]:
+        found = self.by_hand(
+            "application-autoscaling",
+            "DescribeScalableTargets",
+            ServiceNamespace="dynamodb",
+            ResourceIds=[resource],
+        )
+        return {target["ScalableDimension"] for target in found["ScalableTargets"]}
+
+    def _before_PutScalingPolicy(self, params: dict[str, Any]) -> None:
+        if params["ScalableDimension"] not in self._targets(params["ResourceId"]):
+            code = "ObjectNotFoundException"
+            raise _error("PutScalingPolicy", code, "No scalable target registered")
+        found = self.by_hand(
+            "application-autoscaling",
+            "DescribeScalingPolicies",
+            ServiceNamespace="dynamodb",
+            ResourceId=params["ResourceId"],
+        )["ScalingPolicies"]
+        for policy in found:
+            same = policy["ScalableDimension"] == params["ScalableDimension"]
+            if same and policy["PolicyName"] != params["PolicyName"]:
+                text = "Only one TargetTrackingScaling policy for a metric is allowed"
+                raise _invalid("PutScalingPolicy", text)
+
+    def _after_DescribeScalingPolicies(self, params: dict[str, Any], answer: Any) -> None:
+        kept = self._targets(params["ResourceId"])
+        answer["ScalingPolicies"] = [
+            policy for policy in answer["ScalingPolicies"] if policy["ScalableDimension"] in kept
+        ]
+
+    def _before_PutMetricAlarm(self, params: dict[str, Any]) -> None:
+        returned = [metric for metric in params["Metrics"] if metric["ReturnData"]]
+        stats = [metric for metric in params["Metrics"] if "MetricStat" in metric]
+        if len(returned) != 1 or len(stats) > 10 or len(params["AlarmName"]) > 255:
+            raise _invalid("PutMetricAlarm", "one value of at most ten metrics")
+
+    def _before_DescribeKey(self, params: dict[str, Any]) -> Any:
+        return {"KeyMetadata": {"Arn": _KEY}}
+
+
+def _mutates(operation: str) -> bool:
+    return not operation.startswith(("Describe", "List", "Get", "Scan"))
+
+
+def _error(operation: str, code: str, message: str) -> ClientError:
+    return ClientError(
+        {
+            "Error": {"Code": code, "Message": message},
+            "ResponseMetadata": {"HTTPStatusCode": 400},  # type: ignore[typeddict-item]
+        },
+        operation,
+    )
+
+
+def _invalid(operation: str, message: str) -> ClientError:
+    return _error(operation, "ValidationException", message)
+
+
+def _check_keys(operation: str, index: Mapping[str, Any]) -> None:
+    if [key["KeyType"] for key in index["KeySchema"]] not in (["HASH"], ["HASH", "RANGE"]):
+        raise _invalid(operation, "The first KeySchemaElement is not a HASH key type")
+
+
+def _check_definitions(params: Mapping[str, Any], indexes: Any) -> None:
+    used = {key["AttributeName"] for of in [params, *indexes] for key in of["KeySchema"]}
+    if used != {a["AttributeName"] for a in params["AttributeDefinitions"]}:
+        raise _invalid("UpdateTable", "Some AttributeDefinitions are not used, or missing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
 
 import pytest
@@ -234,6 +236,38 @@ async def test_a_write_in_between_is_looked_at_again(store: Settings) -> None:
     ):
         await update_agent_execution(execution_id="p-parser", status="FAILED")
     assert (await get_agent_execution("p-parser")).status == "COMPLETED"
+
+
+async def test_a_whole_attempt_in_between_is_looked_at_again(store: Settings) -> None:
+    await update_agent_execution(execution_id="p-parser", status="FAILED")
+
+    async def other_worker() -> None:
+        with settings.use(store):
+            for status in ("RUNNING", "FAILED"):
+                await update_agent_execution(execution_id="p-parser", status=status)
+
+    with injected(Fault("before", operation="UpdateItem", between=other_worker)):
+        again = await update_agent_execution(execution_id="p-parser", status="RUNNING")
+    assert [(one.number, one.status) for one in again.attempts] == [
+        (1, "FAILED"),
+        (2, "FAILED"),
+        (3, "RUNNING"),
+    ]
+
+
+async def test_a_bare_write_in_between_a_leased_one_is_looked_at_again(store: Settings) -> None:
+    async def other_worker() -> None:
+        # A context of its own carries no lease, nor the fault.
+        await asyncio.create_task(
+            update_agent_execution(execution_id="p-parser", status="COMPLETED"),
+            context=contextvars.Context(),
+        )
+
+    with injected(Fault("before", operation="TransactWriteItems", between=other_worker)):
+        async with track_session("p") as session, session.agent("parser") as run:
+            run.output = 1
+    attempts = (await get_agent_execution("p-parser")).attempts
+    assert [(one.number, one.status) for one in attempts] == [(1, "COMPLETED"), (2, "COMPLETED")]
 
 
 async def test_a_creation_in_between_is_looked_at_again(store: Settings) -> None:

@@ -1,0 +1,170 @@
+"""Remove each condition and each token of the services in turn: some test must fail for each.
+
+`python -m tests.mutation [WORD ...]` prints a line for each mutant and the sum; words choose
+mutants by their description. A mutant that no test notices makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ROOT / "tdev_models" / "services"
+AT_ONCE = 2
+SECONDS = 300
+
+ALWAYS = ast.parse(
+    "__import__('pynamodb.expressions.operand').expressions.operand.Path('x').does_not_exist()"
+    " | __import__('pynamodb.expressions.operand').expressions.operand.Path('x').exists()",
+    mode="eval",
+).body
+
+# What recognises an own write, or makes a resent one do nothing.
+TOKENS = (
+    ("leases.py", "found is None or found.lease_token != token", "True"),
+    (
+        "leases.py",
+        "found and ends and (found.status == ends) and (found.fence == lease.fence)",
+        "False",
+    ),
+    (
+        "leases.py",
+        "transact_write([session, part], token)",
+        "transact_write([session, part], uuid.uuid4().hex)",
+    ),
+    ("executions.py", "found is not None and found.write_token == token", "False"),
+    ("projects.py", "chosen in (seen.download_ids or ())", "False"),
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One file of the services, changed in one place."""
+
+    name: str
+    file: str
+    source: str
+
+
+class _Change(ast.NodeTransformer):
+    """Counts the places that can be changed, and changes the n-th."""
+
+    def __init__(self, place: int) -> None:
+        self.place, self.seen, self.said = place, 0, ""
+
+    def _here(self, node: ast.AST, what: str) -> bool:
+        self.seen += 1
+        if self.seen - 1 != self.place:
+            return False
+        self.said = f"line {getattr(node, 'lineno', 0)}: {what}"
+        return True
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        if isinstance(node.op, ast.BitAnd) and self._here(node, f"without {ast.unparse(node)}"):
+            return ast.Pass()
+        return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if ast.unparse(node.annotation) == "Condition" and self._here(
+            node, f"always, not {ast.unparse(node)}"
+        ):
+            node.value = ALWAYS
+            return node
+        return self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        if node.arg == "condition" and self._here(node.value, f"no {ast.unparse(node)}"):
+            node.value = ast.Constant(None)
+            return node
+        return self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        if isinstance(node.op, ast.BitAnd):
+            for kept, dropped in ((node.left, node.right), (node.right, node.left)):
+                if self._here(node, f"without & {ast.unparse(dropped)}"):
+                    return kept
+        return self.generic_visit(node)
+
+
+def mutants() -> Iterator[Mutant]:
+    """Yield every mutant."""
+    for path in sorted(SERVICES.glob("*.py")):
+        place = 0
+        while True:
+            tree = ast.parse(path.read_text())
+            change = _Change(place)
+            source = ast.unparse(ast.fix_missing_locations(change.visit(tree)))
+            if not change.said:
+                break
+            yield Mutant(f"{path.name} {change.said}", path.name, source)
+            place += 1
+    for file, old, new in TOKENS:
+        source = ast.unparse(ast.parse((SERVICES / file).read_text()))
+        if source.count(old) != 1:
+            sys.exit(f"{file} no longer has once: {old}")
+        yield Mutant(f"{file} {old} -> {new}", file, source.replace(old, new))
+
+
+def killed_by(mutant: Mutant) -> str | None:
+    """Return the first test that fails with the mutant, or None."""
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for part in (
+            "tdev_models",
+            "migrations",
+            "tests",
+            "setup.cfg",
+            "pyproject.toml",
+            "README.md",
+        ):
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, copy / part, symlinks=True)
+            else:
+                shutil.copy2(ROOT / part, copy / part)
+        (copy / "tdev_models" / "services" / mutant.file).write_text(mutant.source)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-k",
+                "not moto",
+                "tests/engine",
+            ],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": name},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" - ")[0] if done.returncode else None
+
+
+def main(words: list[str]) -> int:
+    chosen = [one for one in mutants() if all(word in one.name for word in words)]
+    survived = 0
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for mutant, killer in zip(chosen, threads.map(killed_by, chosen), strict=True):
+            survived += killer is None
+            print(f"{'SURVIVED' if killer is None else 'killed  '} {mutant.name}")
+            print(f"         {killer or 'no test failed'}", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} killed")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

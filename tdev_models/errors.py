@@ -157,6 +157,8 @@ def from_response(response: Mapping[str, Any]) -> TdevError:
         for reason, kind in _CANCELLATIONS:
             if reason in codes:
                 return kind(message)
+        message = " ".join(filter(None, (reason.get("Message") for reason in reasons)))
+        code = "ValidationException" if "ValidationError" in codes else code
     if code == "ResourceNotFoundException":
         return ConfigurationError(
             f"{message or 'table not found'}; create the tables with 'tdev migrate apply'"

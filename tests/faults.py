@@ -20,7 +20,7 @@ class Fault:
 
     Kinds: `lost` the request never arrives; `unanswered` it is carried out, its reply is lost and
     nobody sends it again; `resent` its reply is lost, and the same request is sent again, as
-    botocore does, after `between` has run; `throttled`, `conflict` it is refused.
+    botocore does; in both, `between` runs after the first; `throttled`, `conflict` it is refused.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Fault:
                 await self._run_between()
                 return await send(operation, request)
             await send(operation, request)
+            await self._run_between()
             if self.kind == "unanswered":
                 raise Unavailable("injected: the reply was lost")
             assert self.kind == "resent", self.kind
-            await self._run_between()
             return await send(operation, request)
 
         return faulty

@@ -41,7 +41,7 @@ TOKENS = (
         "transact_write([session, part], token)",
         "transact_write([session, part], uuid.uuid4().hex)",
     ),
-    ("executions.py", "found is not None and found.write_token == token", "False"),
+    ("executions.py", "found is not None and is_own(found, token)", "False"),
     ("projects.py", "chosen in (seen.download_ids or ())", "False"),
 )
 

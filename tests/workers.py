@@ -6,8 +6,8 @@ import json
 import sys
 import time
 
-from tdev_models import LeaseLost, sync
-from tdev_models.services.tracking import Tracker
+from tdev_models import LeaseLost, Tracker, configure, sync
+from tests.conftest import allowed_only
 
 
 def tell(**message: object) -> None:
@@ -64,6 +64,7 @@ def late_write(session: Tracker, write: str) -> None:
 
 
 if __name__ == "__main__":
+    configure(transport=allowed_only)
     if sys.argv[1] == "race":
         race(*sys.argv[2:])
     else:

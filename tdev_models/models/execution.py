@@ -24,6 +24,7 @@ _LISTED = (
     "variant",
     "critical",
     "fence",
+    "expires_at",
 )
 
 

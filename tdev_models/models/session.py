@@ -21,6 +21,7 @@ _LISTED = (
     "resume_count",
     "failed_agent",
     "error_message",
+    "expires_at",
 )
 
 

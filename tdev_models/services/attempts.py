@@ -100,6 +100,7 @@ def change_of(
     if status != PENDING:
         former = seen if seen and not begins else AgentExecution()  # what this attempt wrote
         error = values.get("error_message") or former.error_message
+        entry = (former.attempts or {}).get(_slot(number), {})
         attempt = {
             "number": number,
             "status": str(status),
@@ -107,6 +108,8 @@ def change_of(
             "end_time": end or former.end_time,
             "error_message": error and error[:_ERROR_CHARACTERS],
             "worker": worker_name(),
+            "begin_token": token if begins else entry.get("begin_token"),
+            "end_token": token if end is not None else entry.get("end_token"),
         }
         actions.append(_put_attempt(seen, number, attempt))
     actions.append(put(AgentExecution.write_token, token))
@@ -126,10 +129,19 @@ def _times(
 
 
 def _put_attempt(seen: AgentExecution | None, number: int, attempt: dict[str, Any]) -> Action:
-    slot = str(number % KEPT_ATTEMPTS)
     if seen is None or seen.attempts is None:
-        return put(AgentExecution.attempts, {slot: attempt})
-    return AgentExecution.attempts[slot].set(AttemptsAttribute.entry(attempt))
+        return put(AgentExecution.attempts, {_slot(number): attempt})
+    return AgentExecution.attempts[_slot(number)].set(AttemptsAttribute.entry(attempt))
+
+
+def _slot(number: int) -> str:
+    return str(number % KEPT_ATTEMPTS)
+
+
+def is_own(execution: AgentExecution, token: str) -> bool:
+    """Return whether an attempt began or ended with this write, whatever came after it."""
+    attempts = (execution.attempts or {}).values()
+    return any(token in (one.get("begin_token"), one.get("end_token")) for one in attempts)
 
 
 def seen_condition(seen: AgentExecution | None) -> Condition:

@@ -9,7 +9,7 @@ from typing import Any
 from tdev_models import fields
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.models import AgentExecution, PipelineSession
-from tdev_models.services.attempts import Change, change_of, seen_condition
+from tdev_models.services.attempts import Change, change_of, is_own, seen_condition
 from tdev_models.services.changes import put
 from tdev_models.services.leases import Lease, carried, leased_transaction
 from tdev_models.services.sessions import ERROR_BYTES
@@ -106,10 +106,10 @@ async def write_execution(
     """Write fields of an execution as last seen, with its session where there is a lease.
 
     Returns the execution, or None under a lease: transactions return nothing. Someone else's write
-    in between is looked at again; `write_token` tells it from this call's own write, whose reply
-    was lost.
+    in between is looked at again. The token of an attempt's begin or end tells this call's own
+    write, whose reply was lost: what others wrote since then stays.
     """
-    token = uuid.uuid4().hex
+    token = uuid.uuid4().hex[:16]
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, lease, client.now(), token)
         try:
@@ -124,7 +124,7 @@ async def write_execution(
             return None
         except ConditionFailed as refused:
             found = client.executions.load(refused.item)
-            if found is not None and found.write_token == token:
+            if found is not None and is_own(found, token):
                 return found
             seen = found
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")

@@ -32,8 +32,8 @@ class Outcome:
 
     def before(self, agent_name: str) -> Outcome:
         """Return the outcome that starts again at one of the nine agents."""
-        earlier = AGENTS[: AGENTS.index(agent_name)]
-        ended = tuple(name for name in self.ended if name in earlier or name not in AGENTS)
+        again = AGENTS[AGENTS.index(agent_name) :]
+        ended = tuple(name for name in self.ended if name not in again)
         return Outcome(self.executions, ended, agent_name)
 
 

@@ -204,8 +204,6 @@ async def _claimed(client: Client, seen: PipelineSession, from_agent: str | None
         key = execution_key(f"{seen.session_id}-{from_agent}")
         values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
         await write_execution(client, *key[:2], values, outcome.executions.get(from_agent), claimed)
-        resume._seen = {**outcome.executions}
-        resume._seen.pop(from_agent, None)
     return resume
 
 
@@ -318,7 +316,7 @@ class _Worker:
             self.done.lost.append(session.session_id)
             return
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
-        resume._retry_at = now + random.random() * longest
+        resume.retry_at = now + random.random() * longest
         try:
             await _run(resume, self._runner)
         except LeaseLost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -31,19 +32,19 @@ _CLAIMS = 5
 _PAYLOAD = fields.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
 
 
-class _EitherColour:
+class _EitherColour(ABC):
     """`with` for the blocking functions, `async with` for the awaitable ones."""
 
-    async def __aenter__(self) -> Self:
-        raise TypeError("entered by its subclass")
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
 
+    @abstractmethod
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
-        raise TypeError("left by its subclass")
+    ) -> bool: ...
 
     def __enter__(self) -> Self:
         return drive(self.__aenter__())
@@ -70,6 +71,7 @@ class Tracker(_EitherColour):
         outputs: what the agents that ended before this claim had stored, by agent.
         start_agent: the first agent that still has to run; None when all nine have ended.
         lease: the claim; None before entry.
+        retry_at: when a failure may be resumed by `recover_sessions`; at once when None.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -77,9 +79,9 @@ class Tracker(_EitherColour):
         self.outputs: dict[str, Any] = {}
         self.start_agent: str | None = None
         self.lease: Lease | None = None
+        self.retry_at: float | None = None
         self._client, self._values = client, values
         self._seen: Mapping[str, AgentExecution] = {}
-        self._retry_at: float | None = None
         self._failed_agent: str | None = None
 
     def agent(self, agent_name: str, input_data: Any = None, *, critical: bool = True) -> AgentRun:
@@ -169,8 +171,8 @@ class Tracker(_EitherColour):
         actions = [put(PipelineSession.error_message, error_text(error))]
         if self._failed_agent:
             actions.append(put(PipelineSession.failed_agent, self._failed_agent))
-        if self._retry_at:
-            actions.append(put(PipelineSession.next_retry_at, self._retry_at))
+        if self.retry_at is not None:
+            actions.append(put(PipelineSession.next_retry_at, self.retry_at))
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _CONFLICT_SECONDS = 5.0
 _LONGEST_PAUSE = 1.0
+_MOST_CLIENTS = 256
 
 
 class Interrupter(Protocol):
@@ -55,6 +56,8 @@ class Client(ABC):
         chosen = settings or settings_module.current()
         client = cls._open.get(chosen)
         if client is None:
+            if len(cls._open) >= _MOST_CLIENTS:
+                cls._open.clear()  # a client holds no connection: those are in `aws`
             client = cls._open.setdefault(chosen, cls(chosen))
         return client
 

@@ -223,6 +223,26 @@ async def test_a_new_attempt_resent_after_a_lost_reply_counts_once(
     assert (again.retry_count, len(again.attempts)) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("before", "mine", "others"),
+    [("FAILED", "RUNNING", "FAILED"), ("RUNNING", "FAILED", "RUNNING")],
+)
+async def test_a_write_resent_after_somebody_elses_changes_nothing(
+    store: Settings, before: str, mine: str, others: str
+) -> None:
+    await update_agent_execution(execution_id="p-parser", status=before)
+
+    async def other_worker() -> None:
+        with settings.use(store):
+            await update_agent_execution(execution_id="p-parser", status=others)
+
+    with injected(Fault("resent", operation="UpdateItem", between=other_worker)):
+        await update_agent_execution(execution_id="p-parser", status=mine)
+    execution = await get_agent_execution("p-parser")
+    assert (execution.status, execution.retry_count) == (others, 1)
+    assert [one.number for one in execution.attempts] == [1, 2]
+
+
 async def test_a_write_in_between_is_looked_at_again(store: Settings) -> None:
     await update_agent_execution(execution_id="p-parser", status="RUNNING")
 

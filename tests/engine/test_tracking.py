@@ -316,6 +316,22 @@ async def test_a_faulty_request_of_a_tracked_run_is_sent_again(
     assert [one.number for one in (await get_agent_execution("p-parser")).attempts] == [1]
 
 
+async def test_a_write_that_was_done_before_a_takeover_counts_as_done(
+    strict_store: Settings,
+) -> None:
+    async def takeover() -> None:
+        with settings.use(strict_store, clock=lambda: time.time() + 61):
+            assert await resume_pipeline("p")
+
+    fault = Fault("unanswered", operation="TransactWriteItems", nth=2, between=takeover)
+    with injected(fault), pytest.raises(LeaseLost):
+        async with track_session("p") as session:
+            async with session.agent("parser") as run:
+                run.output = 1
+            assert run.done  # the request's token tells DynamoDB that it has done this
+    assert (await get_agent_execution("p-parser")).output_data == 1
+
+
 async def test_a_heartbeat_refreshes_last_updated_only_when_it_is_old(store: Settings) -> None:
     now = time.time()
     clock = [now]

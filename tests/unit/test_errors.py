@@ -68,13 +68,15 @@ def test_a_missing_table_names_the_remedy() -> None:
         (["ConditionalCheckFailed", "TransactionConflict"], errors.ConditionFailed, 0),
         (["TransactionConflict", "None"], errors.Conflict, None),
         (["None", "ThrottlingError"], errors.Throttled, None),
-        (["ValidationError", "None"], errors.StoreError, None),
+        (["ValidationError", "None"], errors.ItemTooLarge, None),
+        (["SomethingNew", "None"], errors.StoreError, None),
     ],
 )
 def test_a_cancelled_transaction_is_what_cancelled_it(
     codes: list[str], kind: type[errors.TdevError], position: int | None
 ) -> None:
-    reasons = [{"Code": code, "Item": {"k": {"S": code}}} for code in codes]
+    too_large = "Item size to update has exceeded the maximum allowed size"
+    reasons = [{"Code": code, "Message": too_large, "Item": {"k": {"S": code}}} for code in codes]
     error = errors.from_response(
         response("TransactionCanceledException", CancellationReasons=reasons)
     )

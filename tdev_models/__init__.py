@@ -23,14 +23,17 @@ from tdev_models.errors import (
 from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
 from tdev_models.services import (
     executions as _executions,
+    failures as _failures,
     metrics as _metrics,
     projects as _projects,
     recovery as _recovery,
     sessions as _sessions,
     tracking as _tracking,
+    workers as _workers,
 )
-from tdev_models.services.recovery import Recovery, Resume
+from tdev_models.services.recovery import Resume
 from tdev_models.services.tracking import AgentRun, Tracker
+from tdev_models.services.workers import Recovery
 from tdev_models.settings import Settings, configure
 from tdev_models.store.colours import AsyncClient as _AsyncClient
 from tdev_models.types import (
@@ -60,9 +63,9 @@ get_agent_execution = awaitable(_executions.get_agent_execution)
 get_agent_executions = awaitable(_executions.get_agent_executions)
 get_failed_executions = awaitable(_executions.get_failed_executions)
 
-get_failed_sessions = awaitable(_recovery.get_failed_sessions)
+get_failed_sessions = awaitable(_failures.get_failed_sessions)
 resume_pipeline = awaitable(_recovery.resume_pipeline)
-recover_sessions = awaitable(_recovery.recover_sessions)
+recover_sessions = awaitable(_workers.recover_sessions)
 
 save_user_project = awaitable(_projects.save_user_project)
 get_user_project = awaitable(_projects.get_user_project)

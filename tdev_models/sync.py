@@ -6,11 +6,13 @@ They drive the same coroutines on a transport that never suspends.
 from tdev_models.binding import block, blocking
 from tdev_models.services import (
     executions as _executions,
+    failures as _failures,
     metrics as _metrics,
     projects as _projects,
     recovery as _recovery,
     sessions as _sessions,
     tracking as _tracking,
+    workers as _workers,
 )
 from tdev_models.store.colours import BlockingClient as _BlockingClient
 
@@ -25,9 +27,9 @@ get_agent_execution = blocking(_executions.get_agent_execution)
 get_agent_executions = blocking(_executions.get_agent_executions)
 get_failed_executions = blocking(_executions.get_failed_executions)
 
-get_failed_sessions = blocking(_recovery.get_failed_sessions)
+get_failed_sessions = blocking(_failures.get_failed_sessions)
 resume_pipeline = blocking(_recovery.resume_pipeline)
-recover_sessions = blocking(_recovery.recover_sessions)
+recover_sessions = blocking(_workers.recover_sessions)
 
 save_user_project = blocking(_projects.save_user_project)
 get_user_project = blocking(_projects.get_user_project)

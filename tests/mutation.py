@@ -32,12 +32,12 @@ ALWAYS = ast.parse(
 TOKENS = (
     ("leases.py", "found is None or found.lease_token != token", "True"),
     (
-        "leases.py",
+        "leased_writes.py",
         "found and ends and (found.status == ends) and (found.fence == lease.fence)",
         "False",
     ),
     (
-        "leases.py",
+        "leased_writes.py",
         "transact_write([session, part], token)",
         "transact_write([session, part], uuid.uuid4().hex)",
     ),

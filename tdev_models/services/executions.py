@@ -8,10 +8,10 @@ from typing import Any
 
 from tdev_models import fields
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
-from tdev_models.models import AgentExecution, PipelineSession
-from tdev_models.services.attempts import Change, change_of, is_own, seen_condition
-from tdev_models.services.changes import put
-from tdev_models.services.leases import Lease, carried, leased_transaction
+from tdev_models.models import AgentExecution
+from tdev_models.services.attempts import change_of, is_own, seen_condition
+from tdev_models.services.leased_writes import leased_execution
+from tdev_models.services.leases import Lease, carried
 from tdev_models.services.sessions import ERROR_BYTES
 from tdev_models.store import cursors
 from tdev_models.store.client import Client
@@ -120,34 +120,22 @@ async def write_execution(
                     actions=change.actions,
                     condition=seen_condition(seen),
                 )
-            await _write_leased(client, execution_id, agent_name, seen, change, lease)
+            part = client.executions.plan.update_part(
+                execution_id,
+                agent_name,
+                actions=change.actions,
+                condition=seen_condition(seen),
+            )
+            await leased_execution(client, lease, agent_name, part, ended=change.ended)
             return None
         except ConditionFailed as refused:
             found = client.executions.load(refused.item)
             if found is not None and is_own(found, token):
+                if lease is not None and change.ended:
+                    lease.ended_agents |= {agent_name}
                 return found
             seen = found
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
-
-
-async def _write_leased(
-    client: Client,
-    execution_id: str,
-    agent_name: str,
-    seen: AgentExecution | None,
-    change: Change,
-    lease: Lease,
-) -> None:
-    ended = lease.ended_agents | {agent_name} if change.ended else lease.ended_agents
-    part = client.executions.plan.update_part(
-        execution_id, agent_name, actions=change.actions, condition=seen_condition(seen)
-    )
-    actions = [
-        put(PipelineSession.current_agent, agent_name),
-        put(PipelineSession.progress, min(len(AGENTS), len(ended))),
-    ]
-    await leased_transaction(client, lease, actions, part)
-    lease.ended_agents = ended
 
 
 async def _stored(client: Client, execution_id: str, agent_name: str) -> AgentExecution:

@@ -1,4 +1,4 @@
-"""Who owns a session: claims, leased writes, heartbeats.
+"""Who owns a session, and which calls carry the ownership.
 
 Two workers and one lease in time::
 
@@ -17,27 +17,21 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
 
 from tdev_models.errors import (
     ConditionFailed,
-    Conflict,
     LeaseLost,
-    TdevError,
-    Throttled,
-    Unavailable,
 )
 from tdev_models.models import PipelineSession
 from tdev_models.services.changes import is_still, put, put_all, put_once
-from tdev_models.store.client import Client, Interrupter
-from tdev_models.store.colours import BlockingClient, drive
+from tdev_models.store.client import Client
 from tdev_models.types import SessionStatus
 
 _log = logging.getLogger(__name__)
@@ -70,11 +64,6 @@ class Lease:
         mine: Condition = is_still(PipelineSession.fence, self.fence)
         mine &= is_still(PipelineSession.lease_token, self.token)
         return mine
-
-    @property
-    def progress(self) -> int:
-        """How many agents have ended, at most 9."""
-        return min(9, len(self.ended_agents))
 
 
 def worker_name() -> str:
@@ -140,148 +129,12 @@ def unchanged(seen: PipelineSession) -> Condition:
     return same
 
 
-def renewal(client: Client, lease: Lease, *, touched: bool) -> list[Action]:
-    """Return the actions that extend a lease; `touched` says that the session itself changed."""
-    now = client.now()
-    actions = [put(PipelineSession.lease_expires, now + client.settings.lease_seconds)]
-    if touched or lease.last_updated < now - client.settings.stalled_after_seconds / 2:
-        actions.append(put(PipelineSession.last_updated, now))
-        lease.last_updated = now
-    return actions
-
-
-async def leased_update(
-    client: Client, lease: Lease, actions: Sequence[Action], *, ends: SessionStatus | None = None
-) -> PipelineSession:
-    """Change the session that a lease owns, and with `ends` end it.
-
-    Raises:
-        LeaseLost: the session is no longer this claim's; nothing was changed.
-    """
-    if ends is None:
-        changes = [*renewal(client, lease, touched=True), *actions]
-    else:
-        changes = [
-            put(PipelineSession.status, ends),
-            put(PipelineSession.last_updated, client.now()),
-            PipelineSession.lease_token.remove(),
-            PipelineSession.lease_expires.remove(),
-            *actions,
-        ]
-
-    async def write() -> PipelineSession:
-        try:
-            return await client.sessions.update(
-                lease.session_id, actions=changes, condition=lease.condition
-            )
-        except ConditionFailed as refused:
-            found = client.sessions.load(refused.item)
-            if found and ends and found.status == ends and found.fence == lease.fence:
-                return found  # this claim's own end, whose reply was lost
-            raise lost(lease) from None
-
-    session: PipelineSession = await in_turn(client, lease, write)
-    lease.over = lease.over or ends is not None
-    return session
-
-
-async def leased_transaction(
-    client: Client, lease: Lease, actions: Sequence[Action], part: Mapping[str, Any]
-) -> None:
-    """Change the session that a lease owns and one other item, both or none.
-
-    Raises:
-        LeaseLost: the session is no longer this claim's; nothing was changed.
-        ConditionFailed: the other item's condition was not met; nothing was changed.
-    """
-    session = client.sessions.plan.update_part(
-        lease.session_id,
-        actions=[*renewal(client, lease, touched=True), *actions],
-        condition=lease.condition,
-    )
-    token = uuid.uuid4().hex
-
-    async def write() -> None:
-        try:
-            await client.transact_write([session, part], token)
-        except ConditionFailed as refused:
-            if refused.position == 0:
-                raise lost(lease) from None
-            raise
-
-    await in_turn(client, lease, write)
-
-
-async def in_turn(client: Client, lease: Lease, write: Callable[[], Any]) -> Any:
-    """Write while no heartbeat is under way, and again until the lease would have run out.
-
-    Only a failed condition means that the lease is lost: what was throttled, in conflict or
-    without an answer is sent again, and may be.
-    """
-    await client.acquire(lease.turn)
-    try:
-        pause = 0.05
-        while True:
-            try:
-                result = await write()
-                lease.renewed = time.monotonic()
-                return result
-            except (Conflict, Throttled, Unavailable):
-                left = lease.renewed + client.settings.lease_seconds - time.monotonic()
-                if left <= pause:
-                    raise
-            await client.sleep(pause)
-            pause = min(2 * pause, 1.0)
-    finally:
-        lease.turn.release()
-
-
 def lost(lease: Lease) -> LeaseLost:
     """Return the error of a write under a lease that is no more."""
     return LeaseLost(
         f"session {lease.session_id}: claim {lease.fence} was taken over or ended; "
         "nothing was changed, stop working on it"
     )
-
-
-class Heartbeat(threading.Thread):
-    """Renews a lease every third of it, from a thread: agent code may block its own."""
-
-    def __init__(self, client: Client, lease: Lease, interrupter: Interrupter) -> None:
-        super().__init__(name=f"tdev-heartbeat-{lease.session_id}", daemon=True)
-        self._client, self._lease = BlockingClient.of(client.settings), lease
-        self._interrupter, self._stopped = interrupter, threading.Event()
-        self.lost: LeaseLost | None = None
-
-    def run(self) -> None:
-        """Beat until stopped, or until the lease is lost."""
-        while not self._stopped.wait(self._client.settings.lease_seconds / 3):
-            try:
-                drive(self._beat())
-            except LeaseLost as refused:
-                self.lost = refused
-                self._interrupter.fire()
-                return
-            except TdevError as error:
-                _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
-
-    async def _beat(self) -> None:
-        with self._lease.turn:
-            if self._lease.over or self._stopped.is_set():
-                return
-            try:
-                await self._client.sessions.update(
-                    self._lease.session_id,
-                    actions=renewal(self._client, self._lease, touched=False),
-                    condition=self._lease.condition,
-                )
-            except ConditionFailed:
-                raise lost(self._lease) from None
-            self._lease.renewed = time.monotonic()
-
-    def stop(self) -> None:
-        """Beat no more; does not wait for a beat under way."""
-        self._stopped.set()
 
 
 _NONE: Mapping[str, Lease] = MappingProxyType({})

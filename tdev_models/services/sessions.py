@@ -18,7 +18,8 @@ from tdev_models.errors import (
 )
 from tdev_models.models import PipelineSession
 from tdev_models.services.changes import put, put_all, put_once, record
-from tdev_models.services.leases import carried, leased_update
+from tdev_models.services.leased_writes import leased_update
+from tdev_models.services.leases import carried
 from tdev_models.store import cursors
 from tdev_models.store.client import Client
 from tdev_models.types import AGENTS, Page, PipelineType, Session, SessionStatus

@@ -12,15 +12,8 @@ from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, Lea
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.services import executions
 from tdev_models.services.changes import put
-from tdev_models.services.leases import (
-    Heartbeat,
-    Lease,
-    carry,
-    carry_no_more,
-    claim,
-    is_stalled,
-    leased_update,
-)
+from tdev_models.services.leased_writes import Heartbeat, leased_update
+from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled
 from tdev_models.services.metrics import record_quietly
 from tdev_models.services.outcome import Outcome, outcome_of
 from tdev_models.services.sessions import ERROR_BYTES, checked_session, held

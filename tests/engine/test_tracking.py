@@ -300,20 +300,38 @@ async def test_every_leased_write_needs_fence_and_token(
     assert after == before
 
 
-@pytest.mark.parametrize("kind", ["resent", "throttled", "conflict", "unanswered", "lost"])
-@pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
-@pytest.mark.parametrize("nth", [1, 2])
+# Of the claim itself, the first UpdateItem, what fails without an answer is the caller's to decide.
+FAULTS = [
+    (kind, operation, nth)
+    for kind in ("resent", "throttled", "conflict", "unanswered", "lost")
+    for operation in ("UpdateItem", "TransactWriteItems")
+    for nth in (1, 2)
+    if (operation, nth) != ("UpdateItem", 1) or kind in ("resent", "conflict")
+]
+
+
+@pytest.mark.parametrize(("kind", "operation", "nth"), FAULTS)
 async def test_a_faulty_request_of_a_tracked_run_is_sent_again(
     store: Settings, kind: str, operation: str, nth: int
 ) -> None:
-    if operation == "UpdateItem" and nth == 1 and kind in ("throttled", "unanswered", "lost"):
-        pytest.skip("the claim itself: the caller decides, see test_recovery")
     with injected(Fault(kind, operation=operation, table="pipeline-sessions", nth=nth)):
         async with track_session("p") as session, session.agent("parser") as run:
             run.output = 1
     done = await get_pipeline_session("p")
     assert (done.status, done.progress, done.fence) == ("COMPLETED", 1, 1)
     assert [one.number for one in (await get_agent_execution("p-parser")).attempts] == [1]
+
+
+async def test_agents_side_by_side_are_all_counted(strict_store: Settings) -> None:
+    async with track_session("p") as session:
+
+        async def agent(name: str) -> None:
+            async with session.agent(name) as run:
+                await asyncio.sleep(0.01)
+                run.output = name
+
+        await asyncio.gather(*(agent(name) for name in AGENTS[:6]))
+        assert (await get_pipeline_session("p")).progress == 6
 
 
 async def test_a_write_that_was_done_before_a_takeover_counts_as_done(
@@ -323,12 +341,14 @@ async def test_a_write_that_was_done_before_a_takeover_counts_as_done(
         with settings.use(strict_store, clock=lambda: time.time() + 61):
             assert await resume_pipeline("p")
 
+    went_on = False
     fault = Fault("unanswered", operation="TransactWriteItems", nth=2, between=takeover)
     with injected(fault), pytest.raises(LeaseLost):
         async with track_session("p") as session:
             async with session.agent("parser") as run:
                 run.output = 1
-            assert run.done  # the request's token tells DynamoDB that it has done this
+            went_on = True  # the request's token told DynamoDB that it has done this
+    assert went_on
     assert (await get_agent_execution("p-parser")).output_data == 1
 
 

@@ -1,0 +1,185 @@
+"""Writes under a lease: each renews it, and changes nothing once it is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from pynamodb.expressions.update import Action
+
+from tdev_models.errors import (
+    ConditionFailed,
+    Conflict,
+    LeaseLost,
+    TdevError,
+    Throttled,
+    Unavailable,
+)
+from tdev_models.models import PipelineSession
+from tdev_models.services.changes import put
+from tdev_models.services.leases import Lease, lost
+from tdev_models.store.client import Client, Interrupter
+from tdev_models.store.colours import BlockingClient, drive
+from tdev_models.types import AGENTS, SessionStatus
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def _renewal(client: Client, lease: Lease, *, touched: bool) -> list[Action]:
+    """Return the actions that extend a lease; `touched` says that the session itself changed."""
+    now = client.now()
+    actions = [put(PipelineSession.lease_expires, now + client.settings.lease_seconds)]
+    if touched or lease.last_updated < now - client.settings.stalled_after_seconds / 2:
+        actions.append(put(PipelineSession.last_updated, now))
+        lease.last_updated = now
+    return actions
+
+
+async def leased_update(
+    client: Client, lease: Lease, actions: Sequence[Action], *, ends: SessionStatus | None = None
+) -> PipelineSession:
+    """Change the session that a lease owns, and with `ends` end it.
+
+    Raises:
+        LeaseLost: the session is no longer this claim's; nothing was changed.
+    """
+    async with _turn(client, lease):
+        if ends is None:
+            changes = [*_renewal(client, lease, touched=True), *actions]
+        else:
+            changes = [
+                put(PipelineSession.status, ends),
+                put(PipelineSession.last_updated, client.now()),
+                PipelineSession.lease_token.remove(),
+                PipelineSession.lease_expires.remove(),
+                *actions,
+            ]
+
+        async def write() -> PipelineSession:
+            try:
+                return await client.sessions.update(
+                    lease.session_id, actions=changes, condition=lease.condition
+                )
+            except ConditionFailed as refused:
+                found = client.sessions.load(refused.item)
+                if found and ends and found.status == ends and found.fence == lease.fence:
+                    return found  # this claim's own end, whose reply was lost
+                raise lost(lease) from None
+
+        session = await _while_leased(client, lease, write)
+        lease.over = lease.over or ends is not None
+    return session
+
+
+async def leased_execution(
+    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool
+) -> None:
+    """Change an agent's execution, and with it the session that a lease owns, both or none.
+
+    `current_agent` becomes the agent; `progress` counts it once it has ended.
+
+    Raises:
+        LeaseLost: the session is no longer this claim's; nothing was changed.
+        ConditionFailed: the execution's condition was not met; nothing was changed.
+    """
+    async with _turn(client, lease):
+        agents = lease.ended_agents | {agent_name} if ended else lease.ended_agents
+        session = client.sessions.plan.update_part(
+            lease.session_id,
+            actions=[
+                *_renewal(client, lease, touched=True),
+                put(PipelineSession.current_agent, agent_name),
+                put(PipelineSession.progress, min(len(AGENTS), len(agents))),
+            ],
+            condition=lease.condition,
+        )
+        token = uuid.uuid4().hex
+
+        async def write() -> None:
+            try:
+                await client.transact_write([session, part], token)
+            except ConditionFailed as refused:
+                if refused.position == 0:
+                    raise lost(lease) from None
+                raise
+
+        await _while_leased(client, lease, write)
+        lease.ended_agents = agents
+
+
+@asynccontextmanager
+async def _turn(client: Client, lease: Lease) -> AsyncIterator[None]:
+    """Keep heartbeats and the other writes of this process out: they would conflict."""
+    await client.acquire(lease.turn)
+    try:
+        yield
+    finally:
+        lease.turn.release()
+
+
+async def _while_leased(client: Client, lease: Lease, write: Callable[[], Awaitable[T]]) -> T:
+    """Write, and again until the lease would have run out.
+
+    Only a failed condition means that the lease is lost: what was throttled, in conflict or
+    without an answer is sent again, and may be.
+    """
+    pause = 0.05
+    while True:
+        try:
+            result = await write()
+        except (Conflict, Throttled, Unavailable):
+            left = lease.renewed + client.settings.lease_seconds - time.monotonic()
+            if left <= pause:
+                raise
+        else:
+            lease.renewed = time.monotonic()
+            return result
+        await client.sleep(pause)
+        pause = min(2 * pause, 1.0)
+
+
+class Heartbeat(threading.Thread):
+    """Renews a lease every third of it, from a thread: agent code may block its own."""
+
+    def __init__(self, client: Client, lease: Lease, interrupter: Interrupter) -> None:
+        super().__init__(name=f"tdev-heartbeat-{lease.session_id}", daemon=True)
+        self._client, self._lease = BlockingClient.of(client.settings), lease
+        self._interrupter, self._stopped = interrupter, threading.Event()
+        self.lost: LeaseLost | None = None
+
+    def run(self) -> None:
+        """Beat until stopped, or until the lease is lost."""
+        while not self._stopped.wait(self._client.settings.lease_seconds / 3):
+            try:
+                drive(self._beat())
+            except LeaseLost as refused:
+                self.lost = refused
+                self._interrupter.fire()
+                return
+            except TdevError as error:
+                _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
+
+    async def _beat(self) -> None:
+        with self._lease.turn:
+            if self._lease.over or self._stopped.is_set():
+                return
+            try:
+                await self._client.sessions.update(
+                    self._lease.session_id,
+                    actions=_renewal(self._client, self._lease, touched=False),
+                    condition=self._lease.condition,
+                )
+            except ConditionFailed:
+                raise lost(self._lease) from None
+            self._lease.renewed = time.monotonic()
+
+    def stop(self) -> None:
+        """Beat no more; does not wait for a beat under way."""
+        self._stopped.set()

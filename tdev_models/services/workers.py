@@ -1,0 +1,144 @@
+"""The worker that resumes what others left."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from tdev_models import fields
+from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
+from tdev_models.models import PipelineSession
+from tdev_models.services.failures import failed_or_stalled, instant_before
+from tdev_models.services.leases import unchanged
+from tdev_models.services.recovery import Runner, claimed, run
+from tdev_models.services.sessions import RULES, abandon
+from tdev_models.store.client import Client
+
+_LONGEST_BACKOFF_SECONDS = 3600.0
+
+
+class Event(Protocol):
+    """What tells a worker to stop: `threading.Event`, `asyncio.Event` and the like."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+
+
+@dataclass
+class Recovery:
+    """What a worker did: ids of sessions by how they ended."""
+
+    completed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+async def recover_sessions(
+    client: Client,
+    runner: Runner,
+    *,
+    older_than: Any = None,
+    max_attempts: int = 5,
+    backoff_seconds: float = 30.0,
+    concurrency: int = 1,
+    stop: Event | None = None,
+    poll_seconds: float | None = None,
+) -> Recovery:
+    """Resume every failed or stalled session, oldest first, and return what came of them.
+
+    Any number of workers may do so at once. A session whose runner raises is FAILED and waits, in
+    full jitter, up to `backoff_seconds` doubled with each resume (at most an hour). A session that
+    was resumed `max_attempts` times is ABANDONED, with the last error as the reason.
+
+    Args:
+        runner: called with a `Resume` inside its block, as by `resume_pipeline`.
+        older_than: as for `get_failed_sessions`.
+        max_attempts: how often one session may be resumed.
+        backoff_seconds: the longest wait after the first failure.
+        concurrency: how many sessions at once; blocking, each in a thread.
+        stop: an event; once set, no further session is begun.
+        poll_seconds: look again after so many seconds, until stopped; None looks once.
+
+    Raises:
+        InvalidRequest: a wrong value.
+        Throttled, Unavailable: sessions could not be found or claimed; those under way had ended.
+    """
+    fields.whole(1, 1000)("max_attempts", max_attempts)
+    fields.whole(1, 1000)("concurrency", concurrency)
+    worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
+    while True:
+        cursor = None
+        # What fails again during this round belongs to the next.
+        before = min(instant_before(older_than, client.now()), client.now())
+        while not worker.stopped:
+            page = await failed_or_stalled(client, before, True, min(100, 10 * concurrency), cursor)
+            await client.gather([partial(worker.recover, one) for one in page], concurrency)
+            cursor = page.cursor
+            if cursor is None:
+                break
+        if poll_seconds is None or worker.stopped:
+            return worker.done
+        again = time.monotonic() + poll_seconds
+        while time.monotonic() < again and not worker.stopped:
+            await client.sleep(min(0.2, poll_seconds))
+
+
+class _Worker:
+    def __init__(
+        self,
+        client: Client,
+        runner: Runner,
+        max_attempts: int,
+        backoff_seconds: float,
+        stop: Event | None,
+    ) -> None:
+        self._client, self._runner, self._stop = client, runner, stop
+        self._max_attempts, self._backoff = max_attempts, backoff_seconds
+        self.done = Recovery()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
+
+    async def recover(self, session: PipelineSession) -> None:
+        now, tried = self._client.now(), int(session.resume_count or 0)
+        if self.stopped or (session.next_retry_at or 0) > now:
+            return
+        if tried >= self._max_attempts:
+            await self._give_up(session, tried)
+            return
+        resume = await claimed(self._client, session, None)
+        if not resume:
+            self.done.lost.append(session.session_id)
+            return
+        longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
+        resume.retry_at = now + random.random() * longest
+        try:
+            await run(resume, self._runner)
+        except LeaseLost:
+            self.done.lost.append(session.session_id)
+        except Exception as error:
+            if isinstance(error, TdevError) and not resume.owned.over:
+                raise
+            self.done.failed.append(session.session_id)
+        else:
+            self.done.completed.append(session.session_id)
+
+    async def _give_up(self, session: PipelineSession, tried: int) -> None:
+        last_error = session.error_message or "its workers died"
+        reason = f"gave up after {tried} resumes; last: {last_error}"
+        try:
+            await abandon(
+                self._client,
+                session.session_id,
+                RULES["error_message"]("reason", reason[:4000]),
+                unchanged(session),
+            )
+        except ConditionFailed:
+            self.done.lost.append(session.session_id)
+        else:
+            self.done.abandoned.append(session.session_id)

@@ -13,6 +13,7 @@
     ├── Conflict            others wrote the same item again and again; safe to call again
     ├── Throttled           refused for capacity after all retries; safe to call again
     ├── Unavailable         no answer after all retries; perhaps written; safe to call again
+    ├── PayloadDamaged      a stored payload is not what was written
     ├── ItemTooLarge        the item would pass DynamoDB's 400 KB
     └── StoreError          any other answer of DynamoDB, with its code, status and message
 """
@@ -81,6 +82,10 @@ class Unavailable(TdevError):
 
     Safe to call again: every write of this package may be sent twice.
     """
+
+
+class PayloadDamaged(TdevError):
+    """Chunks of a stored payload are missing or were changed; the message names it."""
 
 
 class ItemTooLarge(TdevError):

@@ -32,6 +32,8 @@ class Settings:
         prefix: what every table name begins with.
         lease_seconds: how long a claim lasts without a heartbeat.
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
+        retention_days: how long a session is kept, from its creation, with all its executions;
+            None keeps everything.
         on_request: called with a `RequestEvent` after every request.
         transport: given the standard transport, returns the one to use: a place to inject faults.
         clock: the time in epoch seconds.
@@ -43,6 +45,7 @@ class Settings:
     prefix: str = "t-developer"
     lease_seconds: float = 60.0
     stalled_after_seconds: float = 3600.0
+    retention_days: float | None = None
     on_request: Callable[[RequestEvent], None] | None = None
     transport: Callable[[Transport], Transport] | None = None
     clock: Callable[[], float] = time.time
@@ -58,6 +61,8 @@ class Settings:
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A live session refreshes last_updated at half of it, and may be late by a lease.
             raise InvalidRequest("stalled_after_seconds", "must be at least twice lease_seconds")
+        if self.retention_days is not None and not self.retention_days > 0:
+            raise InvalidRequest("retention_days", "must be above 0")
         if self.endpoint is not None:
             url = urlsplit(self.endpoint)
             if url.scheme not in ("http", "https") or not url.hostname:
@@ -71,7 +76,8 @@ class Settings:
         """Return the settings that the environment gives.
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
+        TDEV_RETENTION_DAYS, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or
+        AWS_ENDPOINT_URL.
 
         Raises:
             InvalidRequest: a variable holds no usable value; the field's name is in the message.
@@ -82,7 +88,7 @@ class Settings:
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
         }
-        for field in ("lease_seconds", "stalled_after_seconds"):
+        for field in ("lease_seconds", "stalled_after_seconds", "retention_days"):
             if text := environ.get(f"TDEV_{field.upper()}"):
                 try:
                     given[field] = float(text)

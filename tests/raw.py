@@ -54,3 +54,8 @@ def _call(
         **more,
     }
     return aws.call(store.region, store.endpoint, operation, request)
+
+
+def delete(store: Settings, table: str, *key: str) -> None:
+    """Delete one item, which the package never does."""
+    _call(store, "DeleteItem", table, key)

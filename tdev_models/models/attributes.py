@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import asdict, is_dataclass
+from datetime import date, datetime, time
 from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 from pynamodb.attributes import Attribute
 from pynamodb.constants import MAP, NUMBER, STRING
@@ -69,9 +72,20 @@ class JSONTextAttribute(Attribute[Any]):
         return self.encode(value)
 
     def encode(self, value: Any) -> str:
-        """Return the JSON text of a Python value; a string becomes a JSON string."""
+        """Return the JSON text of a Python value; a string becomes a JSON string.
+
+        Dates and times become ISO text, UUIDs text, enums their value, dataclasses and pydantic
+        models objects, a Decimal the number that equals it. Tuples come back as lists, keys as
+        strings.
+        """
         try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return json.dumps(
+                value,
+                ensure_ascii=False,
+                allow_nan=False,
+                separators=(",", ":"),
+                default=_json_form,
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.attr_name}: no JSON form: {error}") from None
 
@@ -82,6 +96,25 @@ class JSONTextAttribute(Attribute[Any]):
     def set(self, value: Any) -> SetAction | RemoveAction:
         """Return the SET action; PynamoDB takes a value `{"S": ...}` for a serialised one."""
         return super().set({STRING: self.serialize(value)})
+
+
+def _json_form(value: Any) -> Any:
+    """Return what stands in JSON for a value that `json` does not know."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Decimal) and Decimal(repr(float(value))) == value:
+        return float(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(mode="json")
+    remedy = {"bytes": "; encode it as text", "Decimal": " that a float can hold; pass str(...)"}
+    kind = type(value).__name__
+    raise TypeError(f"{kind} has none{remedy.get(kind, '')}")
 
 
 class AttemptsAttribute(Attribute[dict[str, dict[str, Any]]]):

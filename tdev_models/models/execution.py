@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import BooleanAttribute, UnicodeAttribute
+from pynamodb.attributes import BinaryAttribute, BooleanAttribute, UnicodeAttribute
 from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
 
 from tdev_models.models.attributes import (
@@ -84,6 +84,11 @@ class AgentExecution(BaseModel):
     critical = BooleanAttribute(null=True)
     attempts = AttemptsAttribute(null=True)
     write_token = UnicodeAttribute(null=True)
+    # Where a payload is too large to stand in the item: the envelope of its chunks.
+    input_ref = UnicodeAttribute(null=True)
+    output_ref = UnicodeAttribute(null=True)
+    # Of a chunk item alone.
+    chunk = BinaryAttribute(legacy_encoding=False, null=True)
     expires_at = NumberAttribute(null=True)
 
     project_index = ProjectIndex()

@@ -31,11 +31,11 @@ _NEXT: Mapping[str | None, tuple[ExecutionStatus, ...]] = {
     FAILED: (FAILED, RUNNING),
 }
 
-_OF_ONE_ATTEMPT = {
-    "error_message": AgentExecution.error_message,
-    "output_data": AgentExecution.output_data,
-    "critical": AgentExecution.critical,
-}
+PAYLOADS = {"input_data": "input_ref", "output_data": "output_ref"}
+"""The payload fields, and the attributes that hold the envelope of a large one instead."""
+
+# What a new attempt does not take over from the one before.
+_OF_ONE_ATTEMPT = ("error_message", "output_data", "output_ref", "critical")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,11 @@ def change_of(
         actions.append(put(AgentExecution.start_time, start))
     if end is not None:
         actions.append(put(AgentExecution.end_time, end))
-    if begins:
-        removed += [attribute for name, attribute in _OF_ONE_ATTEMPT.items() if name not in values]
+    outdated = {reference for name, reference in PAYLOADS.items() if name in values}
+    outdated |= {name for name, reference in PAYLOADS.items() if reference in values}
+    outdated |= set(_OF_ONE_ATTEMPT if begins else ())
+    attributes = AgentExecution.get_attributes()
+    removed += [attributes[name] for name in sorted(outdated - values.keys())]
     if seen is not None:
         actions += [attribute.remove() for attribute in removed]
     if status != PENDING:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tdev_models import fields
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.models import AgentExecution
-from tdev_models.services.attempts import change_of, is_own, seen_condition
+from tdev_models.services.attempts import PAYLOADS, change_of, is_own, seen_condition
 from tdev_models.services.leased_writes import leased_execution
 from tdev_models.services.leases import Lease, carried
 from tdev_models.services.sessions import ERROR_BYTES
-from tdev_models.store import cursors
+from tdev_models.store import cursors, payloads
 from tdev_models.store.client import Client
 from tdev_models.types import AGENTS, Attempt, Execution, ExecutionStatus, Page
 
-# Input and output share an item of at most 400 KB with up to 20 attempts.
-PAYLOAD_BYTES = 180 * 1024
+PAYLOAD_BYTES = 32 * 1024 * 1024
+TOO_LARGE = "store a reference to it instead"
 _TRIES = 10
 
-TOO_LARGE = "store a reference to it instead"
 _PAYLOAD = fields.json_text(PAYLOAD_BYTES, TOO_LARGE)
 RULES: Mapping[str, fields.Rule] = {
     "execution_id": fields.key(),
@@ -72,7 +73,7 @@ async def update_agent_execution(
     Args:
         data: the fields, by name: execution_id (required), agent_name (when the id does not end
             in a known one), project_id (when it is not the id's other part), status, input_data
-            and output_data (JSON, at most 180 KB), error_message (at most 4 KB). None means not
+            and output_data (JSON, at most 32 MB), error_message (at most 4 KB). None means not
             given.
         more: the same as keywords.
 
@@ -92,7 +93,7 @@ async def update_agent_execution(
     key = execution_id, agent_name
     seen = await client.executions.get(*key)
     written = await write_execution(client, *key, values, seen, lease)
-    return record_of(written or await _stored(client, *key))
+    return await _with_payloads(client, written or await _stored(client, *key))
 
 
 async def write_execution(
@@ -110,6 +111,10 @@ async def write_execution(
     write, whose reply was lost: what others wrote since then stays.
     """
     token = uuid.uuid4().hex[:16]
+    expires_at = await _expiry(client, values["project_id"], seen, lease)
+    if expires_at is not None:
+        values = {**values, "expires_at": expires_at}
+    values = await _with_chunks(client, execution_id, agent_name, values, seen, lease)
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, lease, client.now(), token)
         try:
@@ -138,6 +143,53 @@ async def write_execution(
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
 
 
+async def _expiry(
+    client: Client, project_id: str, seen: AgentExecution | None, lease: Lease | None
+) -> float | None:
+    """Return when the execution expires: with its session, where that is known."""
+    if seen is not None and seen.expires_at is not None:
+        return seen.expires_at
+    if lease is not None or client.settings.retention_days is None:
+        return lease.expires_at if lease else None
+    session = await client.sessions.get(project_id)
+    created_at = session.created_at if session else None
+    return (session and session.expires_at) or client.expiry(created_at or client.now())
+
+
+async def _with_chunks(
+    client: Client,
+    execution_id: str,
+    agent_name: str,
+    values: Mapping[str, Any],
+    seen: AgentExecution | None,
+    lease: Lease | None,
+) -> dict[str, Any]:
+    """Return the fields with large payloads written, and envelopes in their place."""
+    result = dict(values)
+    for field, reference in PAYLOADS.items():
+        text = result.get(field)
+        if text is not None and len(text.encode()) > payloads.INLINE_BYTES:
+            retries = int(seen.retry_count or 0) if seen else 0
+            key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
+            result[reference] = await payloads.write(
+                client, execution_id, key, text, result.get("expires_at")
+            )
+            del result[field]
+    return result
+
+
+async def payload(client: Client, execution: AgentExecution, field: str) -> Any:
+    """Return the input or the output of an execution, read from its chunks where it is large.
+
+    Raises:
+        PayloadDamaged: chunks are missing or were changed.
+    """
+    envelope = getattr(execution, PAYLOADS[field])
+    if envelope is None:
+        return getattr(execution, field)
+    return await payloads.read(client, execution.execution_id, envelope)
+
+
 async def _stored(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
     execution = await client.executions.get(execution_id, agent_name)
     if execution is None:
@@ -155,7 +207,13 @@ async def get_agent_execution(
         InvalidRequest: no agent's name is given, and the id ends in no known one.
     """
     execution_id, agent_name, _ = execution_key(execution_id, agent_name)
-    return record_of(await _stored(client, execution_id, agent_name))
+    return await _with_payloads(client, await _stored(client, execution_id, agent_name))
+
+
+async def _with_payloads(client: Client, execution: AgentExecution) -> Execution:
+    jobs = [partial(payload, client, execution, field) for field in PAYLOADS]
+    values = await client.gather(jobs, len(jobs))
+    return replace(record_of(execution), **dict(zip(PAYLOADS, values, strict=True)))
 
 
 async def get_agent_executions(

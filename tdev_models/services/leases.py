@@ -53,6 +53,7 @@ class Lease:
     token: str
     renewed: float
     last_updated: float
+    expires_at: float | None = None
     ended_agents: set[str] = field(default_factory=set)
     failed_agent: str | None = None
     over: bool = False
@@ -91,6 +92,7 @@ async def claim(
         TdevError: the request failed; the claim may have happened and will run out.
     """
     token, now = uuid.uuid4().hex, client.now()
+    expires_at = seen.expires_at or client.expiry(seen.created_at or now)
     fence = int(seen.fence or 0) + 1
     actions = [
         put(PipelineSession.status, SessionStatus.ACTIVE),
@@ -104,6 +106,8 @@ async def claim(
         *put_all(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
     ]
+    if expires_at is not None:
+        actions.append(put_once(PipelineSession.expires_at, expires_at))
     if resumed:
         actions.append(put(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
     try:
@@ -113,7 +117,7 @@ async def claim(
         if found is None or found.lease_token != token:
             return found or seen
         # This very claim, whose first reply was lost.
-    return Lease(seen.session_id, fence, token, time.monotonic(), now)
+    return Lease(seen.session_id, fence, token, time.monotonic(), now, expires_at)
 
 
 def unchanged(seen: PipelineSession) -> Condition:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tdev_models.models import AgentExecution
+from tdev_models.services.executions import payload
 from tdev_models.store.client import Client
 from tdev_models.types import AGENTS, ExecutionStatus
 
@@ -21,14 +23,20 @@ class Outcome:
     ended: tuple[str, ...]
     start_agent: str | None
 
-    @property
-    def outputs(self) -> dict[str, Any]:
-        """What the ended agents stored, by agent; those that failed non-critically have none."""
-        return {
-            name: self.executions[name].output_data
+    async def outputs(self, client: Client) -> dict[str, Any]:
+        """Return what the ended agents stored; those that failed non-critically have none.
+
+        Large ones are read from their chunks, side by side.
+        """
+        completed = [
+            self.executions[name]
             for name in self.ended
             if self.executions[name].status == ExecutionStatus.COMPLETED
-        }
+        ]
+        values = await client.gather(
+            [partial(payload, client, one, "output_data") for one in completed], len(AGENTS)
+        )
+        return {one.agent_name: value for one, value in zip(completed, values, strict=True)}
 
     def before(self, agent_name: str) -> Outcome:
         """Return the outcome that starts again at one of the nine agents."""

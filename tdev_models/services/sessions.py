@@ -110,14 +110,19 @@ async def save_pipeline_session(
 def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that set fields of a session which may not exist yet."""
     now = client.now()
-    defaults = {"status": SessionStatus.ACTIVE, "progress": 0, "created_at": now}
+    defaults = {
+        "status": SessionStatus.ACTIVE,
+        "progress": 0,
+        "created_at": now,
+        "expires_at": client.expiry(now),
+    }
     return [
         *put_all(PipelineSession, values),
         put(PipelineSession.last_updated, now),
         *(
             put_once(PipelineSession.get_attributes()[name], value)
             for name, value in defaults.items()
-            if name not in values
+            if name not in values and value is not None
         ),
     ]
 

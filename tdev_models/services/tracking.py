@@ -82,7 +82,7 @@ class Tracker(_EitherColour):
 
         Args:
             agent_name: one of the nine, or an agent of your own.
-            input_data: any value with a JSON form, at most 180 KB; a string is stored as one.
+            input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
             critical: False lets the session go on when the agent raises.
 
         Raises:
@@ -152,7 +152,7 @@ class Tracker(_EitherColour):
 
     async def take_over(self, lease: Lease, outcome: Outcome) -> None:
         """Go on from what former claims left."""
-        self.outputs, self.start_agent = outcome.outputs, outcome.start_agent
+        self.outputs, self.start_agent = await outcome.outputs(self._client), outcome.start_agent
         self._seen = outcome.executions
         lease.ended_agents = set(outcome.ended)
 
@@ -173,7 +173,7 @@ class AgentRun(_EitherColour):
     """One agent's try, as a block.
 
     Where the agent had ended before this claim, `done` is True and `output` what it had stored:
-    skip the work. Else set `output` (with a JSON form, at most 180 KB) before the block ends.
+    skip the work. Else set `output` (with a JSON form, at most 32 MB) before the block ends.
 
     Attributes:
         done: nothing is left to do.

@@ -73,6 +73,10 @@ class Client(ABC):
         """Run jobs, at most so many at once, and return their results in order."""
 
     @abstractmethod
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of work that takes the processor for long."""
+
+    @abstractmethod
     def interrupter(self) -> Interrupter:
         """Return what cancels the current task."""
 
@@ -104,6 +108,11 @@ class Client(ABC):
     def now(self) -> float:
         """Return the time in epoch seconds, to the microsecond."""
         return round(self.settings.clock(), 6)
+
+    def expiry(self, created_at: float) -> int | None:
+        """Return when a session of this creation, and all of it, expires; epoch seconds."""
+        days = self.settings.retention_days
+        return None if days is None else int(created_at + days * 86400)
 
     async def send(
         self, operation: str, request: Mapping[str, Any], seconds: float = _CONFLICT_SECONDS

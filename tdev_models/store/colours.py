@@ -41,6 +41,10 @@ class BlockingClient(Client):
         with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
             return list(threads.map(lambda job: drive(job()), jobs))
 
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do the work here."""
+        return work(*arguments)
+
     def interrupter(self) -> Interrupter:
         """Return one that does nothing: blocking code learns of a lost lease at its next write."""
         return _NoInterrupter()
@@ -68,7 +72,7 @@ class AsyncClient(Client):
         await asyncio.sleep(seconds)
 
     async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
-        """Run jobs as tasks."""
+        """Run jobs as tasks; the first error cancels the others and is raised."""
         import asyncio
 
         turns = asyncio.Semaphore(concurrency)
@@ -77,9 +81,19 @@ class AsyncClient(Client):
             async with turns:
                 return await job()
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(job)) for job in jobs]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(job)) for job in jobs]
+        except BaseExceptionGroup as several:
+            # The others were cancelled for it. Callers expect the error, as of one call.
+            raise several.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do the work in a thread: other tasks run on."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(_executor(), work, *arguments)
 
     def interrupter(self) -> Interrupter:
         """Return one that cancels the task that runs now."""

@@ -28,7 +28,7 @@ class Table(Generic[M]):
     async def get(self, hash_key: Any, range_key: Any = None) -> M | None:
         """Return one item, read consistently, or None."""
         response = await self._client.send(*self.plan.get(hash_key, range_key))
-        return self._load(response.get("Item"))
+        return self._live(response.get("Item"))
 
     async def update(
         self,
@@ -55,17 +55,17 @@ class Table(Generic[M]):
     ) -> tuple[list[M], dict[str, Mapping[str, Any]] | None]:
         """Return one page of a query, and where the next begins (None at the end)."""
         response = await self._client.send(*self.plan.page(hash_key, **query))
-        items = [self._model.from_raw_data(item) for item in response["Items"]]
+        items = [item for raw in response["Items"] if (item := self._live(raw)) is not None]
         return items, response.get("LastEvaluatedKey")
 
     async def get_many(self, keys: Sequence[tuple[Any, ...]]) -> list[M | None]:
         """Return up to 100 items as they were at one moment, in the order of their keys."""
         responses = await self._client.transact_get([self.plan.get_part(*key) for key in keys])
-        return [self._load(item) for item in responses]
+        return [self._live(item) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that a failed condition handed back."""
-        return self._load(item)
+        return self._model.from_raw_data(item) if item else None
 
     def position(self, item: M, index: str | None) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
@@ -73,5 +73,7 @@ class Table(Generic[M]):
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
-    def _load(self, item: Mapping[str, Any] | None) -> M | None:
-        return self._model.from_raw_data(item) if item else None
+    def _live(self, item: Mapping[str, Any] | None) -> M | None:
+        # DynamoDB deletes what has expired within days, not at once.
+        expires = (item or {}).get("expires_at")
+        return None if expires and float(expires["N"]) <= self._client.now() else self.load(item)

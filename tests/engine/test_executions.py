@@ -125,7 +125,7 @@ async def test_an_id_without_a_known_agent_gets_a_clear_error(execution_id: str)
         ("status", "ACTIVE"),
         ("output_data", "plain text"),
         ("output_data", {"x": object()}),
-        ("output_data", "x" * 200_000),
+        ("output_data", f'"{"x" * 34_000_000}"'),
         ("retry_count", 3),
         ("start_time", 1),
         ("error_message", "x" * 5000),
@@ -148,8 +148,6 @@ async def test_two_large_payloads_fit_and_come_back_equal(strict_store: Settings
     )
     execution = await get_agent_execution("p-parser")
     assert execution.input_data == execution.output_data == large
-    with pytest.raises(InvalidRequest, match=r"^output_data: .* at most 184,320"):
-        await update_agent_execution(execution_id="p-parser", output_data={"text": "x" * 184_320})
 
 
 async def test_lists_show_no_payloads_and_page(store: Settings) -> None:

@@ -1,0 +1,238 @@
+"""Payloads of every size, written before they are pointed at and checked when read."""
+
+from __future__ import annotations
+
+import random
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tdev_models import (
+    InvalidRequest,
+    NotFound,
+    PayloadDamaged,
+    RequestEvent,
+    Settings,
+    StoreError,
+    get_agent_execution,
+    get_agent_executions,
+    get_failed_executions,
+    get_failed_sessions,
+    get_pipeline_session,
+    list_pipeline_sessions,
+    resume_pipeline,
+    save_pipeline_session,
+    settings,
+    track_session,
+    update_agent_execution,
+)
+from tests import raw
+from tests.faults import Fault, injected
+
+TABLE = "agent-executions"
+
+
+def files(size: int) -> dict[str, str]:
+    """Source code of about so many bytes, that compresses as source code does."""
+    words = random.Random(7)
+    lines = [
+        f"def f{words.randrange(10**6)}(x):\n    return x + {words.randrange(99)}\n"
+        for _ in range(size // 34)
+    ]
+    return {f"app/{n}.py": "".join(lines[n::20]) for n in range(20)}
+
+
+def chunks(store: Settings) -> list[dict[str, Any]]:
+    return [item for item in raw.everything(store, TABLE) if "chunk" in item]
+
+
+async def test_ten_megabytes_come_back_equal(strict_store: Settings) -> None:
+    large = files(10_000_000)
+    with pytest.raises(KeyError):
+        async with track_session("p") as session:
+            async with session.agent("nl_input", large) as run:
+                run.output = large
+            raise KeyError
+    execution = await get_agent_execution("p-nl_input")
+    assert execution.input_data == execution.output_data == large
+    assert (await resume_pipeline("p")).outputs == {"nl_input": large}
+    sizes = [len(item["chunk"]["B"]) for item in chunks(strict_store)]
+    assert max(sizes) <= 62 * 1024
+    assert len(sizes) > 10
+
+
+@pytest.mark.parametrize("size", [4000, 4096, 4097, 70_000, 400_000])
+async def test_a_payload_of_any_size_comes_back_and_can_be_replaced(
+    store: Settings, size: int
+) -> None:
+    text = "".join(random.Random(size).choices("0123456789abcdef", k=size - 2))
+    for value in (text, "small", text, None):
+        await update_agent_execution(
+            execution_id="p-parser", status="COMPLETED", output_data=f'"{value}"' if value else None
+        )
+    assert (await get_agent_execution("p-parser")).output_data == text
+    small = await update_agent_execution(execution_id="p-parser", output_data='"small"')
+    assert small.output_data == "small"
+    stored = raw.item(store, TABLE, "p-parser", "parser")
+    assert stored is not None
+    assert "output_ref" not in stored
+
+
+async def test_status_changes_do_not_rewrite_payloads(strict_store: Settings) -> None:
+    await update_agent_execution(
+        execution_id="p-parser", status="RUNNING", input_data=files(400_000)
+    )
+    events: list[RequestEvent] = []
+    with settings.use(strict_store, on_request=events.append):
+        await update_agent_execution(execution_id="p-parser", status="FAILED")
+    assert sum(one.units for one in events if one.operation == "UpdateItem") <= 8
+
+
+async def test_lists_read_no_payloads(strict_store: Settings) -> None:
+    await update_agent_execution(
+        execution_id="p-parser", status="FAILED", output_data=files(400_000)
+    )
+    events: list[RequestEvent] = []
+    with settings.use(strict_store, on_request=events.append):
+        (one,) = await get_agent_executions("p")
+        (same,) = await get_failed_executions()
+    assert one == same
+    assert one.output_data is None
+    assert [event.operation for event in events] == ["Query", "Query"]
+    assert sum(event.units for event in events) <= 2
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_half_a_payload_is_never_seen(store: Settings, nth: int) -> None:
+    await update_agent_execution(execution_id="p-parser", status="RUNNING", output_data=["before"])
+    with injected(Fault("broken", operation="UpdateItem", nth=nth)), pytest.raises(StoreError):
+        noise = [random.Random(number).random() for number in range(30_000)]  # 4 chunks
+        await update_agent_execution(execution_id="p-parser", status="COMPLETED", output_data=noise)
+    execution = await get_agent_execution("p-parser")
+    assert (execution.status, execution.output_data) == ("RUNNING", ["before"])
+
+
+@pytest.mark.parametrize("kind", ["resent", "throttled", "unanswered", "lost"])
+async def test_a_chunk_with_a_faulty_request_is_sent_again(store: Settings, kind: str) -> None:
+    value = files(60_000)
+    with injected(Fault(kind, operation="UpdateItem")):
+        await update_agent_execution(execution_id="p-parser", output_data=value)
+    assert (await get_agent_execution("p-parser")).output_data == value
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing", "bomb", "codec"])
+async def test_a_damaged_payload_names_itself(store: Settings, harm: str) -> None:
+    await update_agent_execution(execution_id="p-parser", output_data=files(60_000))
+    (chunk,) = chunks(store)
+    key = chunk["execution_id"]["S"], chunk["agent_name"]["S"]
+    if harm == "changed":
+        data = zlib.decompress(chunk["chunk"]["B"]).replace(b"return", b"RETURN")
+        raw.put_attribute(store, TABLE, *key, chunk={"B": zlib.compress(data)})
+    elif harm == "bomb":
+        raw.put_attribute(store, TABLE, *key, chunk={"B": zlib.compress(b"0" * 50_000_000)})
+    elif harm == "missing":
+        raw.delete(store, TABLE, *key)
+    else:
+        stored = raw.item(store, TABLE, "p-parser", "parser")
+        assert stored is not None
+        newer = stored["output_ref"]["S"].replace('"zlib"', '"kms"')
+        raw.put_attribute(store, TABLE, "p-parser", "parser", output_ref={"S": newer})
+    with pytest.raises(PayloadDamaged, match="p-parser, payload parser#output_data#0#0#"):
+        await get_agent_execution("p-parser")
+    assert len(await get_agent_executions("p")) == 1
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    when: date
+
+
+class Shape(BaseModel):
+    name: str
+    at: datetime
+
+
+async def test_what_has_an_obvious_json_form_is_encoded(store: Settings) -> None:
+    moment, unique = datetime(2026, 1, 2, tzinfo=UTC), uuid.UUID(int=7)
+    async with track_session("p") as session, session.agent("parser") as run:
+        run.output = {
+            "time": moment,
+            "id": unique,
+            "colour": Colour.RED,
+            "point": Point(1, date(2026, 1, 2)),
+            "shape": Shape(name="s", at=moment),
+            "price": Decimal("1.25"),
+            "pair": (1, 2.0),
+        }
+    assert (await get_agent_execution("p-parser")).output_data == {
+        "time": "2026-01-02T00:00:00+00:00",
+        "id": str(unique),
+        "colour": "red",
+        "point": {"x": 1, "when": "2026-01-02"},
+        "shape": {"name": "s", "at": "2026-01-02T00:00:00Z"},
+        "price": 1.25,
+        "pair": [1, 2.0],
+    }
+
+
+@pytest.mark.parametrize(
+    "value", [b"bytes", {1, 2}, object(), Decimal("0.1000000000000000000001"), float("inf"), Point]
+)
+async def test_what_has_no_json_form_gets_a_clear_error(value: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"^output_data: no JSON form: "):
+        await update_agent_execution(execution_id="p-parser", output_data={"x": [value]})
+
+
+async def test_everything_of_a_session_expires_together(store: Settings) -> None:
+    now = [1_900_000_000.5]
+    with settings.use(store, retention_days=2, clock=lambda: now[0]):
+        expires = {"N": str(1_900_000_000 + 2 * 86400)}
+        async with track_session("s") as session:
+            now[0] += 86400
+            async with session.agent("parser", files(60_000)) as run:
+                run.output = 1
+        await save_pipeline_session(session_id="t", status="FAILED", user_id="u")
+        now[0] += 3600
+        await update_agent_execution(
+            execution_id="t-parser", status="FAILED", output_data=files(60_000)
+        )
+        sessions = {
+            one["session_id"]["S"]: one for one in raw.everything(store, "pipeline-sessions")
+        }
+        assert sessions["s"]["expires_at"] == expires
+        mine = [one for one in raw.everything(store, TABLE) if one["execution_id"]["S"][0] == "s"]
+        assert len(mine) == 2
+        assert all(one["expires_at"] == expires for one in mine)
+        others = [one for one in raw.everything(store, TABLE) if one["execution_id"]["S"][0] == "t"]
+        assert all(one["expires_at"] == sessions["t"]["expires_at"] for one in others)
+
+        now[0] = 1_900_000_000.5 + 2 * 86400
+        with pytest.raises(NotFound):
+            await get_pipeline_session("s")
+        with pytest.raises(NotFound):
+            await get_agent_execution("s-parser")
+        assert await get_agent_executions("s") == []
+        assert await list_pipeline_sessions(status="COMPLETED") == []
+        assert len(await get_failed_sessions()) == len(await get_failed_executions()) == 1
+        now[0] += 86400
+        assert (await get_failed_sessions(), await get_failed_executions()) == ([], [])
+        assert await list_pipeline_sessions(user_id="u") == []
+
+
+async def test_without_retention_nothing_expires(store: Settings) -> None:
+    async with track_session("s") as session, session.agent("parser", files(60_000)) as run:
+        run.output = 1
+    for table in ("pipeline-sessions", TABLE):
+        assert all("expires_at" not in item for item in raw.everything(store, table))

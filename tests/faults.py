@@ -15,12 +15,27 @@ from tdev_models.errors import Conflict, StoreError, Throttled, Unavailable
 from tdev_models.settings import Transport
 
 
+class Died(BaseException):
+    """The process is gone: nothing that it does after this reaches DynamoDB."""
+
+
+REFUSALS = {
+    "lost": Unavailable("injected: never arrived"),
+    "throttled": Throttled("injected"),
+    "conflict": Conflict("injected"),
+    "broken": StoreError("Injected", 400, "broken"),
+    "dies": Died(),
+}
+
+
 class Fault:
     """One fault at the n-th request that matches.
 
     Kinds: `lost` the request never arrives; `unanswered` it is carried out, its reply is lost and
     nobody sends it again; `resent` its reply is lost, and the same request is sent again, as
-    botocore does; in both, `between` runs after the first; `throttled`, `conflict` it is refused.
+    botocore does; in both, `between` runs after the first; `before` runs it first and nothing else
+    is wrong; `throttled`, `conflict`, `broken` it is refused; `short` a query returns one item a
+    page; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
     """
 
     def __init__(
@@ -37,31 +52,39 @@ class Fault:
 
     def wrap(self, send: Transport) -> Transport:
         async def faulty(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            if self.hit and self.kind.startswith("dies"):
+                raise Died
             if self.hit or not self._matches(operation, request):
                 return await send(operation, request)
             self._seen += 1
             if self._seen < self.nth:
                 return await send(operation, request)
             self.hit = True
-            if self.kind == "lost":
-                raise Unavailable("injected: never arrived")
-            if self.kind == "broken":
-                raise StoreError("Injected", 400, "broken")
-            if self.kind == "throttled":
-                raise Throttled("injected")
-            if self.kind == "conflict":
-                raise Conflict("injected")
-            if self.kind == "before":
-                await self._run_between()
-                return await send(operation, request)
-            await send(operation, request)
-            await self._run_between()
-            if self.kind == "unanswered":
-                raise Unavailable("injected: the reply was lost")
-            assert self.kind == "resent", self.kind
-            return await send(operation, request)
+            return await self._strike(send, operation, request)
 
         return faulty
+
+    async def _strike(
+        self, send: Transport, operation: str, request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if self.kind in REFUSALS:
+            raise REFUSALS[self.kind]
+        if self.kind == "short":
+            short = {"Limit": 1} if operation == "Query" else {}
+            return await send(operation, {**request, **short})
+        if self.kind == "stale" and "IndexName" in request:
+            return {"Items": []}
+        if self.kind in ("before", "stale"):
+            await self._run_between()
+            return await send(operation, request)
+        await send(operation, request)
+        await self._run_between()
+        if self.kind == "dies-after":
+            raise Died
+        if self.kind == "unanswered":
+            raise Unavailable("injected: the reply was lost")
+        assert self.kind == "resent", self.kind
+        return await send(operation, request)
 
     async def _run_between(self) -> None:
         result = self.between() if self.between else None
@@ -79,8 +102,8 @@ class Fault:
 
 
 @contextmanager
-def injected(fault: Fault) -> Iterator[Fault]:
-    """Let calls inside the block meet the fault; fail if none did."""
+def injected(fault: Fault, *, needed: bool = True) -> Iterator[Fault]:
+    """Let calls inside the block meet the fault; fail if none did, unless it is not needed."""
     calm = settings.current()
 
     def transport(send: Transport) -> Transport:
@@ -89,5 +112,5 @@ def injected(fault: Fault) -> Iterator[Fault]:
     # A copy, so that the block has a client of its own.
     with settings.use(replace(calm, transport=transport)):
         yield fault
-    if not fault.hit:
+    if needed and not fault.hit:
         pytest.fail(f"no request met the fault {fault.kind}")

@@ -116,7 +116,7 @@ class Calls:
 
     def pause(self, attempt: int) -> None:
         """Sleep before another attempt: longer each time, with jitter, short on a local engine."""
-        least, most = (0.01, 0.1) if self.local else (1.0, 10.0)
+        least, most = (0.002, 0.1) if self.local else (1.0, 10.0)
         time.sleep(min(most, least * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
 
     def _send(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:

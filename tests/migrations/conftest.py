@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import botocore.client
-import moto.server
 import pytest
 import werkzeug.serving
+from moto.moto_server.werkzeug_app import create_backend_app
 
 from tdev_models.settings import Settings
 from tests.migrations.strict import StrictAws
@@ -35,31 +35,46 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
+def moto() -> Iterator[str]:
+    """The endpoint of a moto of these tests' own: they empty it."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    app = moto.server.DomainDispatcherApplication(moto.server.create_backend_app)
     # One request at a time: moto's races come from its threads.
-    server = werkzeug.serving.make_server("127.0.0.1", 0, app, threaded=False)
+    server = werkzeug.serving.make_server("127.0.0.1", 0, _dispatch(), threaded=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
+def _dispatch() -> Any:
+    """Return moto as one application; its own dispatcher takes longer to find a service."""
+    apps: dict[str, Any] = {}
+
+    def dispatch(environ: dict[str, Any], start_response: Any) -> Any:
+        scope = environ.get("HTTP_AUTHORIZATION", "////").split("/")[3]
+        service = {"": "moto_api", "monitoring": "cloudwatch"}.get(scope, scope)
+        service = service.replace("-", "")
+        if service not in apps:
+            apps[service] = create_backend_app(service)
+        return apps[service](environ, start_response)
+
+    return dispatch
+
+
 @pytest.fixture
-def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
+def aws(moto: str, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
     """AWS as documented; what every runner sends is in `aws.calls`."""
-    strict = StrictAws(moto_url)
+    strict = StrictAws(moto)
 
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         return strict.call(client, operation, params)
 
     monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", call)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
     return strict
 
 
 @pytest.fixture(scope="session")
-def dynoxide_url() -> Iterator[str]:
+def dynoxide() -> Iterator[str]:
     binary = os.environ.get("TDEV_DYNOXIDE") or shutil.which("dynoxide")
     if binary is None:
         reason = "dynoxide is neither on PATH nor in TDEV_DYNOXIDE"
@@ -88,5 +103,5 @@ def environment() -> str:
 
 
 @pytest.fixture
-def settings(environment: str, moto_url: str) -> Settings:
-    return Settings(environment=environment, region=REGION, endpoint=moto_url)
+def settings(environment: str, moto: str) -> Settings:
+    return Settings(environment=environment, region=REGION, endpoint=moto)

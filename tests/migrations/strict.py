@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import botocore.client
@@ -23,13 +25,15 @@ class StrictAws:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self._lock = threading.RLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with an empty account."""
+        urllib.request.urlopen(f"{self.endpoint}/moto-api/reset", data=b"").close()
         self.denied: set[str] = set()
         self.throttled: Counter[str] = Counter()
-        self.kill_at: tuple[int, str] | None = None
         self.one_ttl_change_an_hour = False
-        self._lock = threading.RLock()
-        self._mutations = 0
         self._updating: Counter[str] = Counter()
         self._making: Counter[tuple[str, str]] = Counter()
         self._leaving: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
@@ -37,7 +41,7 @@ class StrictAws:
         self._sse: dict[str, str | None] = {}
         self._ttl_changed: set[str] = set()
         self._stale_tags: dict[str, dict[str, Any]] = {}
-        self._clients: dict[str, Any] = {}
+        self.forget()
 
     # -------------------------------------------------------------------- what tests use
 
@@ -47,20 +51,20 @@ class StrictAws:
 
     def by_hand(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
         """Send without rules or records, as somebody at the console."""
-        if service not in self._clients:
-            session = botocore.session.get_session()
-            self._clients[service] = session.create_client(
-                service, region_name="us-east-1", endpoint_url=self.endpoint
-            )
-        answer: dict[str, Any] = _ORIGINAL(self._clients[service], operation, params)
+        answer: dict[str, Any] = _ORIGINAL(_client(service, self.endpoint), operation, params)
         return answer
 
     def encrypt_by_hand(self, table: str, key: str | None) -> None:
         self._sse[table] = key
 
     def forget(self) -> None:
-        self.calls.clear()
-        self.kill_at, self._mutations = None, 0
+        """Begin to record, and to count to the kill, anew."""
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.kill_at: tuple[int, str] | None = None
+        self._mutations = 0
+
+    def let_an_hour_pass(self) -> None:
+        self._ttl_changed.clear()
 
     # -------------------------------------------------------------------- the wrapper
 
@@ -71,23 +75,30 @@ class StrictAws:
             self._mutations += mutates
             if mutates and self.kill_at == (self._mutations, "before"):
                 raise Killed
-            if operation in self.denied:
-                code = "AccessDenied" if service == "cloudwatch" else "AccessDeniedException"
-                raise _error(operation, code, "User is not authorized to perform it")
-            self.calls.append((service, operation, params))
-            if self.throttled[operation] > 0:
-                self.throttled[operation] -= 1
-                raise _error(operation, "ThrottlingException", "Rate exceeded")
-            rule = getattr(self, f"_before_{operation}", None)
-            answer = rule(params) if rule else None
-            if answer is None:
-                answer = _ORIGINAL(client, operation, params)
-            after = getattr(self, f"_after_{operation}", None)
-            if after:
-                after(params, answer)
-            if mutates and self.kill_at == (self._mutations, "after"):
-                raise Killed
-            return answer
+            try:
+                return self._answer(client, service, operation, params)
+            finally:
+                if mutates and self.kill_at == (self._mutations, "after"):
+                    raise Killed
+
+    def _answer(
+        self, client: Any, service: str, operation: str, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        if operation in self.denied:
+            code = "AccessDenied" if service == "cloudwatch" else "AccessDeniedException"
+            raise _error(operation, code, "User is not authorized to perform it")
+        self.calls.append((service, operation, params))
+        if self.throttled[operation] > 0:
+            self.throttled[operation] -= 1
+            raise _error(operation, "ThrottlingException", "Rate exceeded")
+        rule = getattr(self, f"_before_{operation}", None)
+        answer: dict[str, Any] | None = rule(params) if rule else None
+        if answer is None:
+            answer = _ORIGINAL(client, operation, params)
+        after = getattr(self, f"_after_{operation}", None)
+        if after:
+            after(params, answer)
+        return answer
 
     # -------------------------------------------------------------------- DynamoDB
 
@@ -106,7 +117,7 @@ class StrictAws:
     def _after_CreateTable(self, params: dict[str, Any], answer: Any) -> None:
         table = params["TableName"]
         self._updating[table] = 2
-        self._no_backups[table] = 2
+        self._no_backups[table] = 1
         sse = params.get("SSESpecification", {})
         self._sse[table] = sse.get("KMSMasterKeyId", _KEY) if sse.get("Enabled") else None
 
@@ -298,6 +309,12 @@ class StrictAws:
         return {"KeyMetadata": {"Arn": _KEY}}
 
 
+@cache
+def _client(service: str, endpoint: str) -> Any:
+    session = botocore.session.get_session()
+    return session.create_client(service, region_name="us-east-1", endpoint_url=endpoint)
+
+
 def _mutates(operation: str) -> bool:
     return not operation.startswith(("Describe", "List", "Get", "Scan"))
 
@@ -306,7 +323,7 @@ def _error(operation: str, code: str, message: str) -> ClientError:
     return ClientError(
         {
             "Error": {"Code": code, "Message": message},
-            "ResponseMetadata": {"HTTPStatusCode": 400},  # type: ignore[typeddict-item]
+            "ResponseMetadata": {"HTTPStatusCode": 400},
         },
         operation,
     )

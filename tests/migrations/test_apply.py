@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from tdev_models.migrations.command import main
+from tdev_models.migrations.apply import apply_all
+from tdev_models.migrations.calls import Calls
+from tdev_models.settings import Settings
+from tests.migrations.runs import prod, run
 from tests.migrations.strict import StrictAws
-
-PROD = ["--set", "like=prod"]
-
-
-def run(what: str, environment: str, *more: str) -> int:
-    return main([what, "--env", environment, *(["--yes"] if what == "apply" else []), *more])
 
 
 @pytest.mark.parametrize("like", ["dev", "prod"])
@@ -26,3 +23,75 @@ def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
     assert aws.mutations == []
     assert run("plan", environment, *profile) == 0
     assert run("status", environment, *profile) == 0
+
+
+def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> None:
+    assert prod("apply", environment) == 0
+    name = f"t-developer-{environment}-pipeline-sessions"
+    live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]
+    assert live["DeletionProtectionEnabled"]
+    assert live["BillingModeSummary"]["BillingMode"] == "PROVISIONED"
+    for of in [live, *live["GlobalSecondaryIndexes"]]:
+        assert of["ProvisionedThroughput"]["ReadCapacityUnits"] == 5
+        assert of["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
+    backups = aws.by_hand("dynamodb", "DescribeContinuousBackups", TableName=name)
+    recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
+    targets = aws.by_hand(
+        "application-autoscaling", "DescribeScalableTargets", ServiceNamespace="dynamodb"
+    )["ScalableTargets"]
+    ours = [t for t in targets if t["ResourceId"].startswith(f"table/{name}")]
+    assert {(t["MinCapacity"], t["MaxCapacity"]) for t in ours} == {(5, 50)}
+    assert len(ours) == 6
+    alarms = aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNamePrefix=f"{name}/")["MetricAlarms"]
+    assert len(alarms) == 13
+    assert all("FILL(" in alarm["Metrics"][-1]["Expression"] for alarm in alarms)
+
+
+def test_dev_becomes_prod_on_the_same_tables(aws: StrictAws, environment: str) -> None:
+    assert run("apply", environment, "--set", "like=dev") == 0
+    assert prod("apply", environment) == 0
+    assert prod("plan", environment) == 0
+    billing = [params for _, op, params in aws.calls if "BillingMode" in params and op[0] == "U"]
+    assert len(billing) == 4
+
+
+def test_prod_becomes_dev_again_once_each_loss_is_allowed(aws: StrictAws, environment: str) -> None:
+    only = ["--table=user-projects"]
+    losses = ("disable-protection", "disable-pitr")
+    allow = [f"--allow={kind}:user-projects" for kind in losses]
+    assert prod("apply", environment, *only) == 0
+    assert run("apply", environment, "--set", "like=dev", *only) == 3
+    assert run("apply", environment, "--set", "like=dev", *only, *allow) == 0
+    assert run("plan", environment, "--set", "like=dev", *only) == 0
+    assert aws.mutations.count("DeregisterScalableTarget") == 4
+
+
+def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
+    dynoxide: str,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", dynoxide)
+    assert prod("plan", environment) == 2
+    assert prod("apply", environment) == 0
+    capsys.readouterr()
+    assert prod("plan", environment) == 0
+    shown = capsys.readouterr().out
+    for part in ("pitr", "scaling", "alarm"):
+        assert f"{part}  (unknown: this endpoint does not know" in shown
+
+
+def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:
+    settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
+    assert apply_all(settings) == 6
+    assert apply_all(settings) == 0
+
+
+def test_a_local_endpoint_keeps_every_service_local(aws: StrictAws, settings: Settings) -> None:
+    assert Calls(settings).local
+    assert not Calls(
+        Settings(endpoint="https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com")
+    ).local
+    assert not Calls(Settings()).local

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 
 import botocore.client
 from botocore.exceptions import ClientError
+from moto.moto_api._internal.models import moto_api_backend
 
 _ORIGINAL = botocore.client.BaseClient._make_api_call
 _KEY = "arn:aws:kms:us-east-1:123456789012:key/own"
@@ -30,10 +30,11 @@ class StrictAws:
 
     def reset(self) -> None:
         """Begin with an empty account."""
-        urllib.request.urlopen(f"{self.endpoint}/moto-api/reset", data=b"").close()
+        moto_api_backend.reset()
         self.denied: set[str] = set()
         self.throttled: Counter[str] = Counter()
         self.one_ttl_change_an_hour = False
+        self._creating: Counter[str] = Counter()
         self._updating: Counter[str] = Counter()
         self._making: Counter[tuple[str, str]] = Counter()
         self._leaving: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
@@ -116,7 +117,7 @@ class StrictAws:
 
     def _after_CreateTable(self, params: dict[str, Any], answer: Any) -> None:
         table = params["TableName"]
-        self._updating[table] = 2
+        self._creating[table] = 2
         self._no_backups[table] = 1
         sse = params.get("SSESpecification", {})
         self._sse[table] = sse.get("KMSMasterKeyId", _KEY) if sse.get("Enabled") else None
@@ -125,9 +126,10 @@ class StrictAws:
         table, found = params["TableName"], answer["Table"]
         if found.get("BillingModeSummary", {}).get("BillingMode") == "PROVISIONED":
             del found["BillingModeSummary"]
-        if self._updating[table] > 0:
-            self._updating[table] -= 1
-            found["TableStatus"] = "UPDATING"
+        for status, windows in (("UPDATING", self._updating), ("CREATING", self._creating)):
+            if windows[table] > 0:
+                windows[table] -= 1
+                found["TableStatus"] = status
         indexes = found.setdefault("GlobalSecondaryIndexes", [])
         for index in indexes:
             if self._making[table, index["IndexName"]] > 0:
@@ -153,7 +155,7 @@ class StrictAws:
         table = params["TableName"]
         making = any(left > 0 for (of, _), left in self._making.items() if of == table)
         leaving = any(left > 0 for (of, _), (left, _) in self._leaving.items() if of == table)
-        if self._updating[table] > 0 or making or leaving:
+        if self._creating[table] + self._updating[table] > 0 or making or leaving:
             raise _error("UpdateTable", "ResourceInUseException", f"{table} is being updated")
         live = self._live(table)
         on_demand = live["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
@@ -239,7 +241,7 @@ class StrictAws:
 
     def _before_UpdateTimeToLive(self, params: dict[str, Any]) -> None:
         table, wanted = params["TableName"], params["TimeToLiveSpecification"]
-        if self._updating[table] > 0:
+        if self._creating[table] + self._updating[table] > 0:
             raise _error("UpdateTimeToLive", "ResourceInUseException", f"{table} is being updated")
         found = self.by_hand("dynamodb", "DescribeTimeToLive", TableName=table)
         live = found["TimeToLiveDescription"]
@@ -253,6 +255,15 @@ class StrictAws:
             raise _invalid("UpdateTimeToLive", "TimeToLive is active on a different AttributeName")
         self._ttl_changed.add(table)
 
+    def _before_DescribeTimeToLive(self, params: dict[str, Any]) -> None:
+        if self._creating[params["TableName"]] > 0:
+            text = "Cannot describe time to live while table is in CREATING state"
+            raise _invalid("DescribeTimeToLive", text)
+
+    def _before_DescribeContinuousBackups(self, params: dict[str, Any]) -> None:
+        if self._creating[params["TableName"]] > 0:
+            raise _error("DescribeContinuousBackups", "TableNotFoundException", "Table not found")
+
     def _before_UpdateContinuousBackups(self, params: dict[str, Any]) -> None:
         if self._no_backups[params["TableName"]] > 0:
             self._no_backups[params["TableName"]] -= 1
@@ -264,6 +275,9 @@ class StrictAws:
         self._stale_tags[arn] = self.by_hand("dynamodb", "ListTagsOfResource", ResourceArn=arn)
 
     def _before_ListTagsOfResource(self, params: dict[str, Any]) -> Any:
+        if self._creating[params["ResourceArn"].split("/")[-1]] > 0:
+            text = "Requested resource not found: ResourceArn"
+            raise _error("ListTagsOfResource", "ResourceNotFoundException", text)
         return self._stale_tags.pop(params["ResourceArn"], None)
 
     # -------------------------------------------------------------------- the neighbours

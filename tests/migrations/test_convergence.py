@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tdev_models.errors import TdevError
 from tdev_models.migrations import environments, spec
-from tdev_models.migrations.apply import InProgress, plan
-from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.apply import plan
+from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.spec import Table
 from tdev_models.models import Metric
 from tdev_models.settings import Settings
@@ -220,7 +220,7 @@ def _declarations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @hypothesis_settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -34,6 +34,7 @@ class StrictAws:
         self.denied: set[str] = set()
         self.throttled: Counter[str] = Counter()
         self.one_ttl_change_an_hour = False
+        self.rules = True
         self._creating: Counter[str] = Counter()
         self._updating: Counter[str] = Counter()
         self._making: Counter[tuple[str, str]] = Counter()
@@ -92,6 +93,9 @@ class StrictAws:
         if self.throttled[operation] > 0:
             self.throttled[operation] -= 1
             raise _error(operation, "ThrottlingException", "Rate exceeded")
+        if not self.rules:
+            lax: dict[str, Any] = _ORIGINAL(client, operation, params)
+            return lax
         rule = getattr(self, f"_before_{operation}", None)
         answer: dict[str, Any] | None = rule(params) if rule else None
         if answer is None:

@@ -5,14 +5,16 @@ import pytest
 from tdev_models.migrations.apply import apply_all
 from tdev_models.migrations.calls import Calls
 from tdev_models.settings import Settings
-from tests.migrations.runs import prod, run
+from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws
 
 
+@pytest.mark.parametrize("rules", [True, False], ids=["as documented", "moto alone"])
 @pytest.mark.parametrize("like", ["dev", "prod"])
 def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
-    aws: StrictAws, environment: str, like: str
+    aws: StrictAws, environment: str, like: str, rules: bool
 ) -> None:
+    aws.rules = rules
     profile = ["--set", f"like={like}"]
     assert run("plan", environment, *profile) == 2
     assert aws.mutations == []
@@ -81,6 +83,25 @@ def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
     shown = capsys.readouterr().out
     for part in ("pitr", "scaling", "alarm"):
         assert f"{part}  (unknown: this endpoint does not know" in shown
+
+
+def test_dynoxide_takes_a_new_index_another_ttl_and_an_index_less(
+    dynoxide: str, environment: str
+) -> None:
+    settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
+    apply(settings, declare(settings, model({"by-a": ["a"]}, ttl="old_expiry")))
+    changed = declare(settings, model({"by-b": ["b", "c"]}, ttl="expires_at"), tags={"team": "x"})
+    assert apply(settings, changed, {"delete-index:things/by-a"}) == 5
+    assert apply(settings, changed) == 0
+
+
+def test_an_endpoint_where_nobody_listens_is_an_error(
+    environment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("tdev_models.migrations.calls.Calls.pause", lambda calls, attempt: None)
+    assert run("plan", environment, "--set", "like=dev") == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:

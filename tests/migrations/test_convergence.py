@@ -161,6 +161,18 @@ def test_runners_of_the_same_commit_converge(
     assert aws.mutations.count("CreateTable") <= 2 * runners
 
 
+def test_runners_that_take_away_the_same_things_converge(
+    aws: StrictAws, settings: Settings
+) -> None:
+    much = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+    apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="t"), **much))
+    little = declare(settings, model({"by-a": ["a", "b"]}))
+    allowed = {"delete-index:things/by-b", "replace-index:things/by-a"}
+    results = _at_once([lambda: apply(settings, little, allowed)] * 3)
+    assert all(isinstance(result, int) for result in results), results
+    assert apply(settings, little) == 0
+
+
 def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings: Settings) -> None:
     profile = environments.load("prod")
     old = spec.declared(settings, profile, [model({"by-a": ["a"]})])
@@ -220,7 +232,7 @@ def _declarations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @hypothesis_settings(
-    max_examples=15,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

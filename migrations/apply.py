@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tdev_models.errors import AccessDenied, StoreError, TdevError
 from tdev_models.migrations import environments, rows, spec
-from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress
+from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress, NotYet
 from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.plan import Change, diff
 from tdev_models.migrations.spec import Table
@@ -153,7 +153,7 @@ class Run:
             attempt += 1
             if name in sent:
                 # Not to be seen yet, or undone by another: the one who sees that gives way.
-                if time.monotonic() - sent[name] > (2.0 if self.calls.local else 120.0):
+                if time.monotonic() - sent[name] > (1.0 if self.calls.local else 120.0):
                     raise TdevError(
                         f"{table.name}: {' '.join(change.target)} was set to {change.after!r} but"
                         f" reads {change.before!r}: another run changes it too, or the engine"
@@ -181,7 +181,7 @@ class Run:
             self._pause(table, live, ", ".join(live.busy), attempt)
             attempt += 1
             read(self.calls, table, live, ("table",))
-        later = [part for part, why in live.unknown.items() if isinstance(why, Busy)]
+        later = [part for part, why in live.unknown.items() if isinstance(why, NotYet)]
         read(self.calls, table, live, later)
 
     def _pause(self, table: Table, live: Live, what: str, attempt: int) -> None:

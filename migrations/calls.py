@@ -87,6 +87,10 @@ class Busy(TdevError):
     """Refused for now: in use, throttled or no answer. The live state tells what happened."""
 
 
+class NotYet(Busy):
+    """DynamoDB tells this only once the table is made."""
+
+
 class InProgress(TdevError):
     """DynamoDB is still at work, or takes such a change only later; the next run goes on."""
 
@@ -168,6 +172,6 @@ def _meaning(
         # One code for what passes in seconds and for quotas, which waiting does not raise.
         passes = "simultaneously" in message or "being updated" in message
         return Busy(told) if passes else from_response(error.response)
-    # A table that is being made has no more to tell.
-    passes = code in _RETRIED or status >= 500 or "while table is in" in message
-    return Busy(told) if passes else from_response(error.response)
+    if "while table is in CREATING" in message:
+        return NotYet(told)
+    return Busy(told) if code in _RETRIED or status >= 500 else from_response(error.response)

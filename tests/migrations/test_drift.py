@@ -228,7 +228,7 @@ def test_a_policy_made_at_the_console_is_taken_over_under_its_name(
 def test_an_index_under_construction_is_in_progress_and_no_drift(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hand.aws._making[hand.name, "user-index"] = 1
+    hand.aws.index_being_made(hand.name, "user-index")
     assert lines(environment, capsys) == (5, [])
     assert lines(environment, capsys) == (0, [])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tdev_models.errors import AccessDenied, StoreError, TdevError
 from tdev_models.migrations import environments, rows, spec
-from tdev_models.migrations.calls import Busy, Calls
+from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress, NotYet
 from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.plan import Change, diff
 from tdev_models.migrations.spec import Table
@@ -18,10 +18,6 @@ from tdev_models.settings import Settings
 
 class Refused(TdevError):
     """A change needs `--allow`, or is impossible; nothing was sent for it."""
-
-
-class InProgress(TdevError):
-    """DynamoDB is still at work, or the time is over; the next run goes on from there."""
 
 
 @dataclass(slots=True)
@@ -127,7 +123,7 @@ class Run:
 
         Raises:
             Refused: a change is destructive and not allowed by name, or impossible.
-            InProgress: the time is over, or DynamoDB takes such a change only once an hour.
+            InProgress: the time is over, or DynamoDB takes such a change only later.
             AccessDenied: with the action and the resource.
             TdevError: a call failed, or another run changes the same thing differently.
         """
@@ -157,7 +153,7 @@ class Run:
             attempt += 1
             if name in sent:
                 # Not to be seen yet, or undone by another: the one who sees that gives way.
-                if time.monotonic() - sent[name] > (2.0 if self.calls.local else 120.0):
+                if time.monotonic() - sent[name] > (1.0 if self.calls.local else 120.0):
                     raise TdevError(
                         f"{table.name}: {' '.join(change.target)} was set to {change.after!r} but"
                         f" reads {change.before!r}: another run changes it too, or the engine"
@@ -170,11 +166,9 @@ class Run:
                     self.calls(step.operation, **step.request)
                     sent[name] = time.monotonic()
                     attempt = 0
-                except Busy as error:
+                except (Busy, Absent) as error:
                     self._pause(table, live, str(error), attempt)
-                except StoreError as error:
-                    if "within a fixed interval" in str(error):
-                        raise InProgress(f"{table.name}: {error}; run again in an hour") from error
+                except StoreError:
                     # Perhaps another run did it a moment ago: the live table decides, once.
                     if name in failed:
                         raise
@@ -187,6 +181,8 @@ class Run:
             self._pause(table, live, ", ".join(live.busy), attempt)
             attempt += 1
             read(self.calls, table, live, ("table",))
+        later = [part for part, why in live.unknown.items() if isinstance(why, NotYet)]
+        read(self.calls, table, live, later)
 
     def _pause(self, table: Table, live: Live, what: str, attempt: int) -> None:
         if time.monotonic() - self._started > self.timeout_seconds:

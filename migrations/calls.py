@@ -43,7 +43,6 @@ OPERATIONS: Final = {
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _RETRIED = {
     "ResourceInUseException",
-    "LimitExceededException",
     "ContinuousBackupsUnavailableException",
     "ConcurrentUpdateException",
     "ConcurrentModificationException",
@@ -63,6 +62,8 @@ _ABSENT = {
     "ResourceNotFound",  # moto
 }
 _DENIED = {"AccessDenied", "AccessDeniedException"}
+# TTL an hour; to on-demand, fewer units and another key a few times a day.
+_LATER = ("within a fixed interval", "are limited")
 _NAMES = (
     "TableName",
     "ResourceArn",
@@ -86,6 +87,14 @@ class Busy(TdevError):
     """Refused for now: in use, throttled or no answer. The live state tells what happened."""
 
 
+class NotYet(Busy):
+    """DynamoDB tells this only once the table is made."""
+
+
+class InProgress(TdevError):
+    """DynamoDB is still at work, or takes such a change only later; the next run goes on."""
+
+
 class Calls:
     """Sends operations with one set of settings.
 
@@ -102,7 +111,7 @@ class Calls:
         """Send one operation and return the answer; a read that is throttled is tried again.
 
         Raises:
-            Absent, Unsupported, Busy: as they say.
+            Absent, Unsupported, Busy, InProgress: as they say.
             AccessDenied: the message names the action and the resource.
             TdevError: any other failure, with AWS's own message.
         """
@@ -116,7 +125,7 @@ class Calls:
 
     def pause(self, attempt: int) -> None:
         """Sleep before another attempt: longer each time, with jitter, short on a local engine."""
-        least, most = (0.01, 0.1) if self.local else (1.0, 10.0)
+        least, most = (0.002, 0.1) if self.local else (1.0, 10.0)
         time.sleep(min(most, least * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
 
     def _send(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -156,8 +165,13 @@ def _meaning(
         what = next((request[name] for name in _NAMES if name in request), "*")
         what = ", ".join(what) if isinstance(what, list) else what
         return AccessDenied(f"{service}:{operation} on {what} is not allowed: {message}")
-    # Elsewhere it is a quota, which waiting does not raise.
-    limit = code == "LimitExceededException" and service != "dynamodb"
-    if (code in _RETRIED and not limit) or status >= 500:
-        return Busy(f"{service}:{operation}: {code}: {message}")
-    return from_response(error.response)
+    told = f"{service}:{operation}: {code}: {message}"
+    if any(text in message for text in _LATER):
+        return InProgress(f"{told}; run again then")
+    if code == "LimitExceededException":
+        # One code for what passes in seconds and for quotas, which waiting does not raise.
+        passes = "simultaneously" in message or "being updated" in message
+        return Busy(told) if passes else from_response(error.response)
+    if "while table is in CREATING" in message:
+        return NotYet(told)
+    return Busy(told) if code in _RETRIED or status >= 500 else from_response(error.response)

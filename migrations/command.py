@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import environments, report, spec
-from tdev_models.migrations.apply import InProgress, Planned, Refused, Run, plan, undeclared
-from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.apply import Planned, Refused, Run, plan, undeclared
+from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.environments import Environment
 from tdev_models.migrations.plan import ALLOWABLE
 from tdev_models.settings import Settings
@@ -101,20 +101,24 @@ def _run(options: argparse.Namespace) -> int:
     changes = [*(change for one in planned for change in one.changes), *others]
     code = report.exit_code(planned)
 
-    if options.json:
-        sys.stdout.write(report.as_json(chosen.environment, planned, others) + "\n")
-    else:
+    if not options.json:
         status = [report.status(one) for one in planned] if options.what == "status" else []
         sys.stdout.write("\n".join([*status, *report.lines(changes), report.summary(changes)]))
         sys.stdout.write("\n")
-    for text in _warnings(options, of, planned):
+    for text in _warnings(of, planned):
         sys.stderr.write(f"{text}\n")
-    if not applies or options.dry_run or code not in (report.PENDING, report.IN_PROGRESS):
-        return code
+    if applies and not options.dry_run and code in (report.PENDING, report.IN_PROGRESS):
+        code = _apply(options, calls, planned, code)
+    if options.json:
+        sys.stdout.write(report.as_json(chosen.environment, planned, others, code) + "\n")
+    return code
 
+
+def _apply(options: argparse.Namespace, calls: Calls, planned: list[Planned], code: int) -> int:
     if code == report.PENDING and not options.yes and not _agreed():
         return report.PENDING
-    progress = report.Progress(sys.stderr, calls, sum(change.pending for change in changes))
+    total = sum(change.pending for one in planned for change in one.changes)
+    progress = report.Progress(sys.stderr, calls, total)
     run = Run(calls, options.allow, options.timeout, progress.step, progress.wait)
     sent = run.apply(planned)
     sys.stderr.write(f"Applied with {sent} calls. The tables are as declared.\n")
@@ -133,7 +137,7 @@ def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
             raise InvalidRequest("--allow", f"{name!r} is not KIND:TABLE[/INDEX]; kinds: {kinds}")
 
 
-def _warnings(options: argparse.Namespace, of: Environment, planned: list[Planned]) -> list[str]:
+def _warnings(of: Environment, planned: list[Planned]) -> list[str]:
     found = [f"error: {text}" for one in planned for text in one.live.denied]
     if of.alarms and not of.alarm_topic:
         found.append("warning: the alarms notify nobody: set alarm_topic to an SNS topic")

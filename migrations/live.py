@@ -8,7 +8,7 @@ from typing import Any
 
 from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import spec
-from tdev_models.migrations.calls import Absent, Calls, Unsupported
+from tdev_models.migrations.calls import Absent, Calls, NotYet, Unsupported
 from tdev_models.migrations.spec import Scaling, State, Table, resource
 
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
@@ -44,10 +44,18 @@ class Live:
         return [str(error) for error in self.unknown.values() if isinstance(error, AccessDenied)]
 
     @property
+    def readable(self) -> bool:
+        """Whether DynamoDB tells more of the table than its description."""
+        return self.description.get("TableStatus") not in ("CREATING", "DELETING")
+
+    @property
     def busy(self) -> list[str]:
         """What DynamoDB is still at work on; while it is, the table takes no other change."""
         status = self.description.get("TableStatus", "ACTIVE")
         at_work = [f"table {status}"] if status in ("CREATING", "UPDATING", "DELETING") else []
+        encryption = self.description.get("SSEDescription", {}).get("Status", "ENABLED")
+        if encryption in ("ENABLING", "DISABLING", "UPDATING"):
+            at_work.append(f"encryption {encryption}")
         return at_work + [
             f"index {index['IndexName']} {index['IndexStatus']}"
             for index in self.description.get("GlobalSecondaryIndexes", ())
@@ -59,8 +67,8 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
     """Read parts of the snapshot again and return it.
 
     Raises:
-        TdevError: a failure other than a refusal or an operation that the engine lacks; those make
-            a part unknown.
+        TdevError: a call failed. What may not be read, what the engine lacks and what it does not
+            tell yet raise nothing: they are unknown.
     """
     readers = {
         "table": _table,
@@ -73,10 +81,12 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
     for part in parts:
         live.unknown.pop(part, None)
         try:
+            if part in ("ttl", "pitr", "tag") and not live.readable:
+                raise NotYet(f"the table is {live.description['TableStatus']}")
             live.parts[part] = readers[part](calls, table, live)
         except Absent:
             live.parts[part] = {}
-        except (Unsupported, AccessDenied) as error:
+        except (Unsupported, AccessDenied, NotYet) as error:
             live.parts[part] = {}
             live.unknown[part] = error
     return live

@@ -87,12 +87,14 @@ def status(of: Planned) -> str:
     return "  " + "  ".join(shown)
 
 
-def as_json(environment: str, planned: Sequence[Planned], others: Sequence[Change]) -> str:
-    """Return a plan as JSON, for programs."""
+def as_json(
+    environment: str, planned: Sequence[Planned], others: Sequence[Change], code: int
+) -> str:
+    """Return a plan, and what the command exits with, as JSON for programs."""
     changes = [*(change for one in planned for change in one.changes), *others]
     document = {
         "environment": environment,
-        "exit_code": exit_code(planned),
+        "exit_code": code,
         "summary": summary(changes),
         "changes": [
             {
@@ -216,8 +218,9 @@ def _text(kind: str, value: Any) -> str:
         case "capacity", _:
             return f"{value[0]} read, {value[1]} write"
         case "scaling", _:
-            shown = {f"{s.min}-{s.max} at {s.target} %": d for d, s in value.items()}
-            return next(iter(shown)) if len(shown) == 1 else str(shown)
+            each = {d: f"{s.min}-{s.max} at {s.target} %" for d, s in value.items()}
+            same = len(each) == 2 and len({*each.values()}) == 1
+            return each["Read"] if same else ", ".join(f"{d} {text}" for d, text in each.items())
         case "alarm", _:
             return f"over {value['Threshold']:g}, {len(value['AlarmActions'])} actions"
     return str(value)

@@ -162,7 +162,7 @@ def _alarms(table: str, index: str, environment: Environment) -> State:
             # Of 5, for a late minute is counted as 0 at first.
             "EvaluationPeriods": 5,
             "DatapointsToAlarm": 3,
-            "TreatMissingData": "missing",
+            "TreatMissingData": "notBreaching",
             "Metrics": metrics(
                 [{"Id": "value", "Expression": expression, "ReturnData": True}, *of]
             ),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import botocore.client
 from botocore.exceptions import ClientError
+from moto.moto_api._internal.models import moto_api_backend
 
 _ORIGINAL = botocore.client.BaseClient._make_api_call
 _KEY = "arn:aws:kms:us-east-1:123456789012:key/own"
@@ -23,13 +25,17 @@ class StrictAws:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self._lock = threading.RLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with an empty account."""
+        moto_api_backend.reset()
         self.denied: set[str] = set()
         self.throttled: Counter[str] = Counter()
-        self.kill_at: tuple[int, str] | None = None
         self.one_ttl_change_an_hour = False
-        self._lock = threading.RLock()
-        self._mutations = 0
+        self.rules = True
+        self._creating: Counter[str] = Counter()
         self._updating: Counter[str] = Counter()
         self._making: Counter[tuple[str, str]] = Counter()
         self._leaving: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
@@ -37,7 +43,7 @@ class StrictAws:
         self._sse: dict[str, str | None] = {}
         self._ttl_changed: set[str] = set()
         self._stale_tags: dict[str, dict[str, Any]] = {}
-        self._clients: dict[str, Any] = {}
+        self.forget()
 
     # -------------------------------------------------------------------- what tests use
 
@@ -47,20 +53,27 @@ class StrictAws:
 
     def by_hand(self, service: str, operation: str, **params: Any) -> dict[str, Any]:
         """Send without rules or records, as somebody at the console."""
-        if service not in self._clients:
-            session = botocore.session.get_session()
-            self._clients[service] = session.create_client(
-                service, region_name="us-east-1", endpoint_url=self.endpoint
-            )
-        answer: dict[str, Any] = _ORIGINAL(self._clients[service], operation, params)
+        answer: dict[str, Any] = _ORIGINAL(_client(service, self.endpoint), operation, params)
         return answer
+
+    def being_made(self, table: str, looks: int) -> None:
+        """Have the table look CREATING as often as it is described."""
+        self._creating[table] = looks
+
+    def index_being_made(self, table: str, index: str) -> None:
+        self._making[table, index] = 1
 
     def encrypt_by_hand(self, table: str, key: str | None) -> None:
         self._sse[table] = key
 
     def forget(self) -> None:
-        self.calls.clear()
-        self.kill_at, self._mutations = None, 0
+        """Begin to record, and to count to the kill, anew."""
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.kill_at: tuple[int, str] | None = None
+        self._mutations = 0
+
+    def let_an_hour_pass(self) -> None:
+        self._ttl_changed.clear()
 
     # -------------------------------------------------------------------- the wrapper
 
@@ -71,23 +84,33 @@ class StrictAws:
             self._mutations += mutates
             if mutates and self.kill_at == (self._mutations, "before"):
                 raise Killed
-            if operation in self.denied:
-                code = "AccessDenied" if service == "cloudwatch" else "AccessDeniedException"
-                raise _error(operation, code, "User is not authorized to perform it")
-            self.calls.append((service, operation, params))
-            if self.throttled[operation] > 0:
-                self.throttled[operation] -= 1
-                raise _error(operation, "ThrottlingException", "Rate exceeded")
-            rule = getattr(self, f"_before_{operation}", None)
-            answer = rule(params) if rule else None
-            if answer is None:
-                answer = _ORIGINAL(client, operation, params)
-            after = getattr(self, f"_after_{operation}", None)
-            if after:
-                after(params, answer)
-            if mutates and self.kill_at == (self._mutations, "after"):
-                raise Killed
-            return answer
+            try:
+                return self._answer(client, service, operation, params)
+            finally:
+                if mutates and self.kill_at == (self._mutations, "after"):
+                    raise Killed
+
+    def _answer(
+        self, client: Any, service: str, operation: str, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        if operation in self.denied:
+            code = "AccessDenied" if service == "cloudwatch" else "AccessDeniedException"
+            raise _error(operation, code, "User is not authorized to perform it")
+        self.calls.append((service, operation, params))
+        if self.throttled[operation] > 0:
+            self.throttled[operation] -= 1
+            raise _error(operation, "ThrottlingException", "Rate exceeded")
+        if not self.rules:
+            lax: dict[str, Any] = _ORIGINAL(client, operation, params)
+            return lax
+        rule = getattr(self, f"_before_{operation}", None)
+        answer: dict[str, Any] | None = rule(params) if rule else None
+        if answer is None:
+            answer = _ORIGINAL(client, operation, params)
+        after = getattr(self, f"_after_{operation}", None)
+        if after:
+            after(params, answer)
+        return answer
 
     # -------------------------------------------------------------------- DynamoDB
 
@@ -105,8 +128,8 @@ class StrictAws:
 
     def _after_CreateTable(self, params: dict[str, Any], answer: Any) -> None:
         table = params["TableName"]
-        self._updating[table] = 2
-        self._no_backups[table] = 2
+        self._creating[table] = 2
+        self._no_backups[table] = 1
         sse = params.get("SSESpecification", {})
         self._sse[table] = sse.get("KMSMasterKeyId", _KEY) if sse.get("Enabled") else None
 
@@ -114,9 +137,10 @@ class StrictAws:
         table, found = params["TableName"], answer["Table"]
         if found.get("BillingModeSummary", {}).get("BillingMode") == "PROVISIONED":
             del found["BillingModeSummary"]
-        if self._updating[table] > 0:
-            self._updating[table] -= 1
-            found["TableStatus"] = "UPDATING"
+        for status, windows in (("UPDATING", self._updating), ("CREATING", self._creating)):
+            if windows[table] > 0:
+                windows[table] -= 1
+                found["TableStatus"] = status
         indexes = found.setdefault("GlobalSecondaryIndexes", [])
         for index in indexes:
             if self._making[table, index["IndexName"]] > 0:
@@ -142,7 +166,7 @@ class StrictAws:
         table = params["TableName"]
         making = any(left > 0 for (of, _), left in self._making.items() if of == table)
         leaving = any(left > 0 for (of, _), (left, _) in self._leaving.items() if of == table)
-        if self._updating[table] > 0 or making or leaving:
+        if self._creating[table] + self._updating[table] > 0 or making or leaving:
             raise _error("UpdateTable", "ResourceInUseException", f"{table} is being updated")
         live = self._live(table)
         on_demand = live["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
@@ -228,7 +252,7 @@ class StrictAws:
 
     def _before_UpdateTimeToLive(self, params: dict[str, Any]) -> None:
         table, wanted = params["TableName"], params["TimeToLiveSpecification"]
-        if self._updating[table] > 0:
+        if self._creating[table] + self._updating[table] > 0:
             raise _error("UpdateTimeToLive", "ResourceInUseException", f"{table} is being updated")
         found = self.by_hand("dynamodb", "DescribeTimeToLive", TableName=table)
         live = found["TimeToLiveDescription"]
@@ -242,6 +266,15 @@ class StrictAws:
             raise _invalid("UpdateTimeToLive", "TimeToLive is active on a different AttributeName")
         self._ttl_changed.add(table)
 
+    def _before_DescribeTimeToLive(self, params: dict[str, Any]) -> None:
+        if self._creating[params["TableName"]] > 0:
+            text = "Cannot describe time to live while table is in CREATING state"
+            raise _invalid("DescribeTimeToLive", text)
+
+    def _before_DescribeContinuousBackups(self, params: dict[str, Any]) -> None:
+        if self._creating[params["TableName"]] > 0:
+            raise _error("DescribeContinuousBackups", "TableNotFoundException", "Table not found")
+
     def _before_UpdateContinuousBackups(self, params: dict[str, Any]) -> None:
         if self._no_backups[params["TableName"]] > 0:
             self._no_backups[params["TableName"]] -= 1
@@ -253,6 +286,9 @@ class StrictAws:
         self._stale_tags[arn] = self.by_hand("dynamodb", "ListTagsOfResource", ResourceArn=arn)
 
     def _before_ListTagsOfResource(self, params: dict[str, Any]) -> Any:
+        if self._creating[params["ResourceArn"].split("/")[-1]] > 0:
+            text = "Requested resource not found: ResourceArn"
+            raise _error("ListTagsOfResource", "ResourceNotFoundException", text)
         return self._stale_tags.pop(params["ResourceArn"], None)
 
     # -------------------------------------------------------------------- the neighbours
@@ -298,6 +334,12 @@ class StrictAws:
         return {"KeyMetadata": {"Arn": _KEY}}
 
 
+@cache
+def _client(service: str, endpoint: str) -> Any:
+    session = botocore.session.get_session()
+    return session.create_client(service, region_name="us-east-1", endpoint_url=endpoint)
+
+
 def _mutates(operation: str) -> bool:
     return not operation.startswith(("Describe", "List", "Get", "Scan"))
 
@@ -306,7 +348,7 @@ def _error(operation: str, code: str, message: str) -> ClientError:
     return ClientError(
         {
             "Error": {"Code": code, "Message": message},
-            "ResponseMetadata": {"HTTPStatusCode": 400},  # type: ignore[typeddict-item]
+            "ResponseMetadata": {"HTTPStatusCode": 400},
         },
         operation,
     )

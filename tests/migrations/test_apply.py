@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from tdev_models.migrations.command import main
+from tdev_models.migrations.apply import apply_all
+from tdev_models.migrations.calls import Calls
+from tdev_models.settings import Settings
+from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws
 
-PROD = ["--set", "like=prod"]
 
-
-def run(what: str, environment: str, *more: str) -> int:
-    return main([what, "--env", environment, *(["--yes"] if what == "apply" else []), *more])
-
-
+@pytest.mark.parametrize("rules", [True, False], ids=["as documented", "moto alone"])
 @pytest.mark.parametrize("like", ["dev", "prod"])
 def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
-    aws: StrictAws, environment: str, like: str
+    aws: StrictAws, environment: str, like: str, rules: bool
 ) -> None:
+    aws.rules = rules
     profile = ["--set", f"like={like}"]
     assert run("plan", environment, *profile) == 2
     assert aws.mutations == []
@@ -26,3 +25,119 @@ def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
     assert aws.mutations == []
     assert run("plan", environment, *profile) == 0
     assert run("status", environment, *profile) == 0
+
+
+def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> None:
+    assert prod("apply", environment) == 0
+    name = f"t-developer-{environment}-pipeline-sessions"
+    live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]
+    assert live["DeletionProtectionEnabled"]
+    assert live["BillingModeSummary"]["BillingMode"] == "PROVISIONED"
+    for of in [live, *live["GlobalSecondaryIndexes"]]:
+        assert of["ProvisionedThroughput"]["ReadCapacityUnits"] == 5
+        assert of["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
+    backups = aws.by_hand("dynamodb", "DescribeContinuousBackups", TableName=name)
+    recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
+    targets = aws.by_hand(
+        "application-autoscaling", "DescribeScalableTargets", ServiceNamespace="dynamodb"
+    )["ScalableTargets"]
+    ours = [t for t in targets if t["ResourceId"].startswith(f"table/{name}")]
+    assert {(t["MinCapacity"], t["MaxCapacity"]) for t in ours} == {(5, 50)}
+    assert len(ours) == 6
+    alarms = aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNamePrefix=f"{name}/")["MetricAlarms"]
+    assert len(alarms) == 13
+    assert all("FILL(" in alarm["Metrics"][-1]["Expression"] for alarm in alarms)
+
+
+def test_dev_becomes_prod_on_the_same_tables(aws: StrictAws, environment: str) -> None:
+    assert run("apply", environment, "--set", "like=dev") == 0
+    assert prod("apply", environment) == 0
+    assert prod("plan", environment) == 0
+    billing = [params for _, op, params in aws.calls if "BillingMode" in params and op[0] == "U"]
+    assert len(billing) == 4
+
+
+def test_prod_becomes_dev_again_once_each_loss_is_allowed(aws: StrictAws, environment: str) -> None:
+    only = ["--table=user-projects"]
+    losses = ("disable-protection", "disable-pitr")
+    allow = [f"--allow={kind}:user-projects" for kind in losses]
+    assert prod("apply", environment, *only) == 0
+    assert run("apply", environment, "--set", "like=dev", *only) == 3
+    assert run("apply", environment, "--set", "like=dev", *only, *allow) == 0
+    assert run("plan", environment, "--set", "like=dev", *only) == 0
+    assert aws.mutations.count("DeregisterScalableTarget") == 4
+
+
+def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
+    dynoxide: str,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", dynoxide)
+    assert prod("plan", environment) == 2
+    assert prod("apply", environment) == 0
+    capsys.readouterr()
+    assert prod("plan", environment) == 0
+    shown = capsys.readouterr().out
+    for part in ("pitr", "scaling", "alarm"):
+        assert f"{part}  (unknown: this endpoint does not know" in shown
+
+
+def test_dynoxide_takes_a_new_index_another_ttl_and_an_index_less(
+    dynoxide: str, environment: str
+) -> None:
+    settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
+    apply(settings, declare(settings, model({"by-a": ["a"]}, ttl="old_expiry")))
+    changed = declare(settings, model({"by-b": ["b", "c"]}, ttl="expires_at"), tags={"team": "x"})
+    assert apply(settings, changed, {"delete-index:things/by-a"}) == 5
+    assert apply(settings, changed) == 0
+
+
+def test_an_endpoint_where_nobody_listens_is_an_error(
+    environment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("tdev_models.migrations.calls.Calls.pause", lambda calls, attempt: None)
+    assert run("plan", environment, "--set", "like=dev", "--table", "metrics") == 1
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_part_that_gives_no_answer_is_an_error_and_never_clean(
+    aws: StrictAws, environment: str
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    aws.throttled["DescribeAlarms"] = 10_000
+    assert prod("plan", environment, "--table=metrics") == 1
+    aws.throttled.clear()
+    assert prod("plan", environment, "--table=metrics") == 0
+
+
+def test_a_table_in_the_making_is_in_progress_and_nothing_of_it_reads_as_absent(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    name = f"t-developer-{environment}-metrics"
+    aws.being_made(name, looks=1)
+    capsys.readouterr()
+    assert prod("plan", environment, "--table=metrics") == 5
+    assert " + " not in capsys.readouterr().out
+    aws.being_made(name, looks=3)
+    aws.forget()
+    assert prod("apply", environment, "--table=metrics") == 0
+    assert aws.mutations == []
+
+
+def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:
+    settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
+    assert apply_all(settings) == 6
+    assert apply_all(settings) == 0
+
+
+def test_a_local_endpoint_keeps_every_service_local(aws: StrictAws, settings: Settings) -> None:
+    assert Calls(settings).local
+    assert not Calls(
+        Settings(endpoint="https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com")
+    ).local
+    assert not Calls(Settings()).local

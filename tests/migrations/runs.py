@@ -1,0 +1,74 @@
+"""How the tests run migrations, and declare what the models do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pynamodb.attributes import NumberAttribute, UnicodeAttribute
+from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, IncludeProjection
+
+from tdev_models.migrations import environments, spec
+from tdev_models.migrations.apply import Run, plan
+from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.command import main
+from tdev_models.migrations.plan import ALLOWABLE
+from tdev_models.migrations.spec import Table
+from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.settings import Settings
+
+
+def run(what: str, environment: str, *more: str) -> int:
+    """Run the command as CI does."""
+    return main([what, "--env", environment, *(["--yes"] if what == "apply" else []), *more])
+
+
+def prod(what: str, environment: str, *more: str) -> int:
+    return run(what, environment, "--set", "like=prod", *more)
+
+
+def model(
+    indexes: Mapping[str, Iterable[str]],
+    ttl: str | None = None,
+    number: frozenset[str] = frozenset(),
+    include: frozenset[str] = frozenset(),
+) -> type[BaseModel]:
+    """Return a model of the table `things` with indexes over the attributes that are named."""
+
+    def attribute(name: str, **role: Any) -> Any:
+        return NumberAttribute(**role) if name in number else UnicodeAttribute(**role)
+
+    def index(name: str, keys: Iterable[str]) -> Any:
+        partition, *sort = keys
+        projection = IncludeProjection(["note"]) if name in include else AllProjection()
+        meta = type("Meta", (), {"index_name": name, "projection": projection})
+        body = {"Meta": meta, partition: attribute(partition, hash_key=True)}
+        body |= {key: attribute(key, range_key=True) for key in sort}
+        return type("Made", (GlobalSecondaryIndex,), body)()
+
+    meta = TableMeta("Meta", (), {"table": "things", "ttl_attribute": ttl})
+    names = {key for keys in indexes.values() for key in keys}
+    body: dict[str, Any] = {"Meta": meta, "thing_id": UnicodeAttribute(hash_key=True)}
+    body |= {name: attribute(name, null=True) for name in sorted(names)}
+    body |= {name.replace("-", "_"): index(name, keys) for name, keys in indexes.items()}
+    made: type[BaseModel] = type("Thing", (BaseModel,), body)
+    return made
+
+
+def declare(settings: Settings, made: type[BaseModel], **of: Any) -> list[Table]:
+    """Return a declaration of `things` in an environment with these settings."""
+    return spec.declared(settings, environments.Environment(**of), [made])
+
+
+def apply(settings: Settings, tables: list[Table], allowed: Iterable[str] = ()) -> int:
+    calls, names = Calls(settings), set(allowed)
+    return Run(calls, names, timeout_seconds=20).apply(plan(calls, tables, names, whole=True))
+
+
+def everything_allowed(tables: Iterable[Table]) -> set[str]:
+    return {
+        f"{kind}:{table.short}{end}"
+        for table in tables
+        for kind in ALLOWABLE
+        for end in ["", *(f"/{index}" for index in table.indexes)]
+    }

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tdev_models.errors import AccessDenied
+from tdev_models.migrations.apply import Refused, plan
+from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.spec import Table
+from tdev_models.settings import Settings
+from tests.migrations.runs import apply, declare, model, prod, run
+from tests.migrations.strict import StrictAws
+
+SAFE = {"deletion_protection": True, "backup_days": 35}
+OLD = model({"by-a": ["a"], "by-b": ["b"]}, ttl=None)
+
+# The declaration that loses something, and the one name that allows it.
+LOSSES: dict[str, tuple[Callable[[Settings], list[Table]], str]] = {
+    "deletion protection off": (
+        lambda s: declare(s, OLD, **{**SAFE, "deletion_protection": False}),
+        "disable-protection:things",
+    ),
+    "backups off": (lambda s: declare(s, OLD, **{**SAFE, "backup_days": 0}), "disable-pitr:things"),
+    "backups shorter": (
+        lambda s: declare(s, OLD, **{**SAFE, "backup_days": 7}),
+        "shorten-pitr:things",
+    ),
+    "another sort key of an index": (
+        lambda s: declare(s, model({"by-a": ["a", "b"], "by-b": ["b"]}), **SAFE),
+        "replace-index:things/by-a",
+    ),
+    "another projection of an index": (
+        lambda s: declare(
+            s, model({"by-a": ["a"], "by-b": ["b"]}, include=frozenset({"by-a"})), **SAFE
+        ),
+        "replace-index:things/by-a",
+    ),
+    "another type of an index's key": (
+        lambda s: declare(s, model({"by-a": ["a"], "by-b": ["b"]}, number=frozenset("a")), **SAFE),
+        "replace-index:things/by-a",
+    ),
+    "TTL on expired rows": (
+        lambda s: declare(s, model({"by-a": ["a"], "by-b": ["b"]}, ttl="gone_at"), **SAFE),
+        "enable-ttl:things",
+    ),
+}
+
+
+@pytest.fixture
+def name(aws: StrictAws, settings: Settings) -> str:
+    """A table with rows, one of them expired for TTL on `gone_at`."""
+    tables = declare(settings, OLD, **SAFE)
+    apply(settings, tables)
+    for number in range(5):
+        item = {"thing_id": {"S": str(number)}, "gone_at": {"N": "9999999999"}}
+        if number == 3:
+            item["gone_at"] = {"N": str(int(settings.clock()) - 60)}
+        aws.by_hand("dynamodb", "PutItem", TableName=tables[0].name, Item=item)
+    aws.forget()
+    return tables[0].name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_is_refused_before_any_mutation_unless_allowed_by_its_exact_name(
+    aws: StrictAws, settings: Settings, name: str, loss: str
+) -> None:
+    declaration, allowance = LOSSES[loss]
+    tables = declaration(settings)
+    others = {allowed for _, allowed in LOSSES.values()} - {allowance}
+    others |= {f"{allowance}-x", "replace-index:things/by-b", "delete-index:things/by-a"}
+    for allowed in (set[str](), others):
+        with pytest.raises(Refused, match=f"--allow {allowance}"):
+            apply(settings, tables, allowed)
+    assert aws.mutations == []
+    apply(settings, tables, {allowance})
+    assert apply(settings, tables) == 0
+
+
+def test_an_index_is_dropped_only_by_its_exact_name(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    smaller = declare(settings, model({"by-a": ["a"]}), **SAFE)
+    assert apply(settings, smaller, {"delete-index:things/by-c", "replace-index:things/by-b"}) == 0
+    assert apply(settings, smaller, {"delete-index:things/by-b"}) == 1
+    live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]
+    assert [index["IndexName"] for index in live["GlobalSecondaryIndexes"]] == ["by-a"]
+
+
+def test_another_key_is_impossible_and_the_way_out_is_said(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    tables = declare(settings, OLD, **SAFE)
+    aws.by_hand("dynamodb", "UpdateTable", TableName=name, DeletionProtectionEnabled=False)
+    aws.by_hand("dynamodb", "DeleteTable", TableName=name)
+    aws.by_hand(
+        "dynamodb",
+        "CreateTable",
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "thing_id", "AttributeType": "N"}],
+        KeySchema=[{"AttributeName": "thing_id", "KeyType": "HASH"}],
+    )
+    with pytest.raises(Refused, match="copy the rows"):
+        apply(settings, tables)
+    assert aws.mutations == []
+
+
+def test_one_refused_table_stops_every_table(aws: StrictAws, environment: str) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    aws.forget()
+    assert run("apply", environment, "--set", "like=dev") == 3
+    assert run("plan", environment, "--set", "like=dev") == 3
+    assert aws.mutations == []
+
+
+# ------------------------------------------------------------------------ rows
+
+
+def put(aws: StrictAws, name: str, **attributes: dict[str, Any]) -> None:
+    item = {"thing_id": {"S": f"row {attributes}"[:60]}, **attributes}
+    aws.by_hand("dynamodb", "PutItem", TableName=name, Item=item)
+
+
+def test_rows_that_a_new_index_would_skip_are_counted_and_shown_before_it_is_made(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    put(aws, name, c={"N": "1"}, d={"S": "fine"})
+    put(aws, name, c={"BOOL": True}, d={"S": "fine"})
+    put(aws, name, c={"S": ""}, d={"S": "x" * 1025})
+    put(aws, name, c={"S": "x" * 2048}, d={"S": "x" * 1024})
+    put(aws, name, c={"S": "x" * 2049})
+    tables = declare(
+        settings, model({"by-a": ["a"], "by-b": ["b"], "by-c": ["c", "d"]}, None), **SAFE
+    )
+    with pytest.raises(Refused) as refused:
+        apply(settings, tables)
+    assert aws.mutations == []
+    for fault in (
+        "1 with c of type N instead of S, such as thing_id=row",
+        "1 with c of type BOOL instead of S",
+        "1 with an empty c",
+        "1 with d over 1024 bytes",
+        "1 with c over 2048 bytes",
+    ):
+        assert fault in str(refused.value)
+    segments = {params["Segment"] for _, op, params in aws.calls if op == "Scan"}
+    assert len(segments) > 1
+
+
+def test_plan_looks_at_one_page_of_rows_and_apply_at_all(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    tables = declare(settings, model({"by-a": ["a"], "by-b": ["b"], "by-c": ["c"]}), **SAFE)
+    plan(Calls(settings), tables)
+    assert [op for _, op, _ in aws.calls].count("Scan") == 1
+    put(aws, name, c={"N": "1"})
+    (planned,) = plan(Calls(settings), tables)
+    assert [change.symbol for change in planned.changes] == ["!"]
+
+
+def test_long_expired_rows_do_not_count_for_ttl_never_deletes_them(
+    aws: StrictAws, settings: Settings
+) -> None:
+    tables = declare(settings, model({}))
+    apply(settings, tables)
+    long_ago = str(int(settings.clock()) - 6 * 365 * 86400)
+    put(aws, tables[0].name, gone_at={"N": long_ago})
+    put(aws, tables[0].name, gone_at={"S": "yesterday"})
+    assert apply(settings, declare(settings, model({}, ttl="gone_at"))) == 1
+
+
+# ------------------------------------------------------------------------ permissions
+
+
+def _stages(settings: Settings) -> list[tuple[list[Table], set[str]]]:
+    """From little to much and back: every kind of step."""
+    profile: dict[str, Any] = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+    profile |= {"encryption": "kms", "tags": {"team": "x"}, **SAFE}
+    little = declare(settings, model({}))
+    much = declare(settings, model({"by-b": ["b"]}, ttl="gone_at"), **profile)
+    allowed = {"disable-protection:things", "disable-pitr:things", "delete-index:things/by-b"}
+    return [(little, set()), (much, set()), (little, allowed)]
+
+
+def test_denying_each_action_names_it_and_once_allowed_a_rerun_is_clean(
+    aws: StrictAws, settings: Settings, subtests: pytest.Subtests
+) -> None:
+    _go_through(settings, _stages(settings))
+    operations = list(dict.fromkeys(operation for _, operation, _ in aws.calls))
+    assert len(operations) >= 17
+    for operation in operations:
+        with subtests.test(operation):
+            aws.reset()
+            aws.denied = {operation}
+            left = _stages(settings)
+            with pytest.raises(AccessDenied, match=f":{operation} on .+ is not allowed"):
+                _go_through(settings, left)
+            aws.denied = set()
+            tables, allowed = left[0]
+            apply(settings, tables, allowed)
+            assert apply(settings, tables, allowed) == 0
+
+
+def _go_through(settings: Settings, stages: list[tuple[list[Table], set[str]]]) -> None:
+    """Apply each, and leave in the list what is not done."""
+    while stages:
+        apply(settings, *stages[0])
+        del stages[0]
+
+
+def test_a_part_that_may_not_be_read_is_unknown_and_never_absent(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    for operation in ("DescribeContinuousBackups", "DescribeAlarms", "DescribeKey"):
+        aws.forget()
+        aws.denied = {operation}
+        capsys.readouterr()
+        assert prod("plan", environment, "--table=metrics") == 1
+        shown = capsys.readouterr()
+        assert "unknown: " in shown.out
+        assert " + " not in shown.out
+        assert f":{operation} on " in shown.err
+        assert prod("apply", environment, "--table=metrics") == 1
+        assert aws.mutations == []

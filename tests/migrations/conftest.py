@@ -1,13 +1,9 @@
-"""Engines for the tests of migrations: moto under the rules of AWS, and dynoxide."""
+"""An engine for the tests of migrations: moto under the rules of AWS."""
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
-import socket
-import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +25,7 @@ ENDPOINT = "http://moto.localhost"
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("AWS_", "TDEV_")) and name != "TDEV_DYNOXIDE":
+        if name.startswith(("AWS_", "TDEV_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -85,29 +81,6 @@ class Body(io.BytesIO):
 
     def stream(self) -> Iterator[bytes]:
         yield self.read()
-
-
-@pytest.fixture(scope="session")
-def dynoxide() -> Iterator[str]:
-    binary = os.environ.get("TDEV_DYNOXIDE") or shutil.which("dynoxide")
-    if binary is None:
-        reason = "dynoxide is neither on PATH nor in TDEV_DYNOXIDE"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [binary, "serve", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.1).close()
-                break
-            except OSError:
-                time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
 
 
 @pytest.fixture

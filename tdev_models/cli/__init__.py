@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # what was started is ended, as with Ctrl-C
         signal.signal(number, signal.default_int_handler)
     try:
-        return _demo(options) if options.command == "demo" else _local(options)
+        return {"demo": _demo, "local": _local, "recover": _recover}[options.command](options)
     except (TdevError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -69,6 +70,18 @@ def _local(options: argparse.Namespace) -> int:
     return run(options.data, options.port)
 
 
+def _recover(options: argparse.Namespace) -> int:
+    from tdev_models.cli.recover import run
+
+    chosen = {
+        "older_than": timedelta(seconds=options.older_than),
+        "max_attempts": options.max_attempts,
+        "backoff_seconds": options.backoff,
+        "concurrency": options.concurrency,
+    }
+    return run(options.runner, options.poll if options.watch else None, chosen)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="tdev", description="The memory of the T-Developer pipeline.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -86,6 +99,20 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(".tdev/local.db"),
         help="where the data is kept (default: %(default)s)",
     )
+
+    recover = commands.add_parser("recover", help="resume failed and stalled sessions")
+    recover.add_argument("runner", help="module:function, called with each resumed session")
+    recover.add_argument("--watch", action="store_true", help="go on until SIGTERM or Ctrl-C")
+    for name, kind, default, meaning in (
+        ("--poll", float, 30.0, "seconds between two looks, with --watch"),
+        ("--older-than", float, 0.0, "seconds since a session's last update, at least"),
+        ("--max-attempts", int, 5, "resumes of one session before it is abandoned"),
+        ("--backoff", float, 30.0, "seconds to wait after a first failure, at most"),
+        ("--concurrency", int, 1, "sessions at once"),
+    ):
+        recover.add_argument(
+            name, type=kind, default=default, metavar="N", help=f"{meaning} (%(default)s)"
+        )
     for name, (_, purpose) in _FORWARDED.items():
         commands.add_parser(name, help=purpose)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import dataclass, field
@@ -9,13 +10,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from tdev_models import fields
-from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
+from tdev_models.errors import ConditionFailed, TdevError, Throttled, Unavailable
 from tdev_models.models import PipelineSession
 from tdev_models.services.failures import failed_or_stalled, instant_before
 from tdev_models.services.leases import unchanged
 from tdev_models.services.recovery import Runner, claimed, run
 from tdev_models.services.sessions import RULES, abandon
 from tdev_models.store.client import Client
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_SECONDS = 3600.0
 
@@ -65,21 +68,21 @@ async def recover_sessions(
 
     Raises:
         InvalidRequest: a wrong value.
-        Throttled, Unavailable: sessions could not be found or claimed; those under way had ended.
+        Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
+            and tried again.
     """
     fields.whole(1, 1000)("max_attempts", max_attempts)
     fields.whole(1, 1000)("concurrency", concurrency)
     worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
     while True:
-        cursor = None
         # What fails again during this round belongs to the next.
         before = min(instant_before(older_than, client.now()), client.now())
-        while not worker.stopped:
-            page = await failed_or_stalled(client, before, True, min(100, 10 * concurrency), cursor)
-            await client.gather([partial(worker.recover, one) for one in page], concurrency)
-            cursor = page.cursor
-            if cursor is None:
-                break
+        try:
+            await worker.round(before, concurrency)
+        except (Throttled, Unavailable) as error:
+            if poll_seconds is None:
+                raise
+            _log.warning("sessions could not be found, trying again: %s", error)
         if poll_seconds is None or worker.stopped:
             return worker.done
         again = time.monotonic() + poll_seconds
@@ -104,7 +107,26 @@ class _Worker:
     def stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
 
-    async def recover(self, session: PipelineSession) -> None:
+    async def round(self, before: float, concurrency: int) -> None:
+        cursor = None
+        while not self.stopped:
+            most = min(100, 10 * concurrency)
+            page = await failed_or_stalled(self._client, before, True, most, cursor)
+            jobs = [partial(self._recover, session) for session in page]
+            await self._client.gather(jobs, concurrency)
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def _recover(self, session: PipelineSession) -> None:
+        try:
+            await self._try(session)
+        except TdevError as error:
+            # It runs out, and is found again; the other sessions go on.
+            _log.warning("session %s not recovered: %s", session.session_id, error)
+            self.done.lost.append(session.session_id)
+
+    async def _try(self, session: PipelineSession) -> None:
         now, tried = self._client.now(), int(session.resume_count or 0)
         if self.stopped or (session.next_retry_at or 0) > now:
             return
@@ -119,10 +141,8 @@ class _Worker:
         resume.retry_at = now + random.random() * longest
         try:
             await run(resume, self._runner)
-        except LeaseLost:
-            self.done.lost.append(session.session_id)
-        except Exception as error:
-            if isinstance(error, TdevError) and not resume.owned.over:
+        except Exception:
+            if not resume.owned.over:  # lost, or its end could not be written
                 raise
             self.done.failed.append(session.session_id)
         else:

@@ -341,3 +341,25 @@ async def test_recover_stops_on_an_event(store: Settings) -> None:
     done = await asyncio.wait_for(recover_sessions(runner, stop=stop, poll_seconds=60), 20)
     assert len(done.completed) == 1
     assert len(await get_failed_sessions()) == 4
+
+
+async def test_a_worker_that_polls_outlives_an_outage(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    stop = asyncio.Event()
+
+    async def runner(session: Resume) -> None:
+        stop.set()
+
+    with injected(Fault("lost", operation="Query")):
+        done = await asyncio.wait_for(recover_sessions(runner, stop=stop, poll_seconds=0.05), 20)
+    assert done.completed == ["s"]
+    with injected(Fault("lost", operation="Query")), pytest.raises(Unavailable):
+        await recover_sessions(runner)
+
+
+async def test_one_session_that_cannot_be_claimed_keeps_no_other_waiting(store: Settings) -> None:
+    for name in ("a", "b"):
+        await save_pipeline_session(session_id=name, status="FAILED")
+    with injected(Fault("broken", operation="UpdateItem")):
+        done = await recover_sessions(finish)
+    assert (done.lost, done.completed) == (["a"], ["b"])

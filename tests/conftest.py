@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 from tdev_models import settings
 from tdev_models.cli.engine import Engine
 from tdev_models.models import TABLES
+from tdev_models.services.leased_writes import Heartbeat
 from tdev_models.settings import Settings, Transport
 
 ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
@@ -54,6 +56,14 @@ def _no_real_aws() -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "TDEV_ENV"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _no_heartbeat_outlives_its_test() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if isinstance(thread, Heartbeat):
+            thread.stop()
 
 
 @pytest.fixture(scope="session")

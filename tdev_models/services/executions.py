@@ -172,7 +172,12 @@ async def _with_chunks(
             retries = int(seen.retry_count or 0) if seen else 0
             key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
             result[reference] = await payloads.write(
-                client, execution_id, key, text, result.get("expires_at")
+                client,
+                execution_id,
+                key,
+                text,
+                expires_at=result.get("expires_at"),
+                stored=getattr(seen, reference, None),
             )
             del result[field]
     return result

@@ -62,17 +62,26 @@ class Envelope:
 
 
 async def write(
-    client: Client, execution_id: str, key: str, text: str, expires_at: float | None
+    client: Client,
+    execution_id: str,
+    key: str,
+    text: str,
+    *,
+    expires_at: float | None,
+    stored: str | None,
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
     One UpdateItem for each 62 KB compressed, four at once; safe to send again. What is throttled is
-    tried again for 15 minutes.
+    tried again for 15 minutes. Nothing is written where `stored`, the envelope that the item has,
+    is of the same text.
     """
     data = text.encode()
     digest = hashlib.sha256(data).hexdigest()
-    stored = await client.compute(zlib.compress, data)
-    pieces = [stored[at : at + CHUNK_BYTES] for at in range(0, len(stored), CHUNK_BYTES)]
+    if stored is not None and Envelope.parse(stored).sha256 == digest:
+        return stored
+    compressed = await client.compute(zlib.compress, data)
+    pieces = [compressed[at : at + CHUNK_BYTES] for at in range(0, len(compressed), CHUNK_BYTES)]
     envelope = Envelope(_CODEC, f"{key}#{digest[:16]}#", len(pieces), len(data), digest)
     deadline = time.monotonic() + _WRITE_SECONDS
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]

@@ -236,3 +236,12 @@ async def test_without_retention_nothing_expires(store: Settings) -> None:
         run.output = 1
     for table in ("pipeline-sessions", TABLE):
         assert all("expires_at" not in item for item in raw.everything(store, table))
+
+
+async def test_the_same_input_again_is_not_written_again(store: Settings) -> None:
+    value = files(60_000)
+    for status in ("RUNNING", "FAILED", "RUNNING"):
+        await update_agent_execution(execution_id="p-parser", status=status, input_data=value)
+    assert len(chunks(store)) == 1
+    await update_agent_execution(execution_id="p-parser", input_data=[*value])
+    assert (await get_agent_execution("p-parser")).input_data == [*value]

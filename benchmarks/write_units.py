@@ -1,0 +1,96 @@
+"""Write units of one agent that fails once, against the plan's way; and of a heartbeat.
+
+The agent is PENDING with its input, RUNNING, FAILED, RUNNING again, and COMPLETED with its output.
+The plan's way: each payload a String attribute, in an item that every status change rewrites. Both
+on the same table with its indexes; payloads are source code of Python's library.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sysconfig
+from pathlib import Path
+
+from benchmarks.tables import fresh_tables
+from tdev_models import aws, configure, settings, sync
+from tdev_models.types import RequestEvent
+
+STEPS = ("PENDING", "RUNNING", "FAILED", "RUNNING", "COMPLETED")
+
+
+def source_code(size: int) -> str:
+    """Return so many bytes of generated-looking files, as JSON text."""
+    paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    random.Random(1).shuffle(paths)
+    text = "".join(path.read_text(errors="ignore") for path in paths[:60])
+    return json.dumps({"app.py": text})[: size - 2] + '"}'
+
+
+def plan_way(payload: str) -> float:
+    current = settings.current()
+    units = 0.0
+    for number, status in enumerate(STEPS):
+        values = {":s": {"S": status}, ":t": {"N": str(1.8e9 + number)}, ":p": {"S": "p"}}
+        sets = "#s = :s, start_time = :t, project_id = :p"
+        if status in ("FAILED", "COMPLETED"):
+            sets += ", end_time = :t"
+        name = {"PENDING": "input_data", "COMPLETED": "output_data"}.get(status)
+        if name:
+            sets, values[":d"] = f"{sets}, {name} = :d", {"S": payload}
+        response = aws.call(
+            current.region,
+            current.endpoint,
+            "UpdateItem",
+            {
+                "TableName": current.table_name("agent-executions"),
+                "Key": {"execution_id": {"S": f"plan-{len(payload)}"}, "agent_name": {"S": "a"}},
+                "UpdateExpression": f"SET {sets}",
+                "ExpressionAttributeNames": {"#s": "status"},
+                "ExpressionAttributeValues": values,
+                "ReturnConsumedCapacity": "TOTAL",
+            },
+        )
+        units += response["ConsumedCapacity"]["CapacityUnits"]
+    return units
+
+
+def our_way(payload: str, events: list[RequestEvent]) -> float:
+    execution_id = f"ours{len(payload)}-generation"
+    events.clear()
+    for status in STEPS:
+        sync.update_agent_execution(
+            execution_id=execution_id,
+            status=status,
+            input_data=payload if status == "PENDING" else None,
+            output_data=payload if status == "COMPLETED" else None,
+        )
+    return sum(one.units for one in events if one.operation == "UpdateItem")
+
+
+def heartbeat(metadata_bytes: int, events: list[RequestEvent]) -> float:
+    configure(settings.current(), lease_seconds=0.3)
+    text = "x" * metadata_bytes
+    with sync.track_session(f"beat{metadata_bytes}", user_id="u", metadata={"x": text}):
+        events.clear()
+        while not events:
+            pass
+    return events[0].units
+
+
+def main() -> None:
+    with fresh_tables() as events:
+        print("write units of an agent that fails once, by size of its input and of its output")
+        print(f"{'payload':>8} {'plan':>8} {'ours':>8} {'ratio':>6}")
+        for kilobytes in (1, 10, 100, 190):
+            payload = source_code(kilobytes * 1024)
+            ours = our_way(payload, events)
+            plan = plan_way(payload)
+            print(f"{kilobytes:>5} KB {plan:>8.0f} {ours:>8.0f} {plan / ours:>6.1f}")
+        print("\nwrite units of a heartbeat, by size of the session")
+        for size in (500, 3500, 15500):
+            print(f"{size / 1024 + 0.5:>5.0f} KB {heartbeat(size, events):>8.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,7 @@ class StrictAws:
         self.throttled: Counter[str] = Counter()
         self.one_ttl_change_an_hour = False
         self.rules = True
+        self.endpoints: set[str] = set()
         self._creating: Counter[str] = Counter()
         self._updating: Counter[str] = Counter()
         self._making: Counter[tuple[str, str]] = Counter()
@@ -80,6 +81,7 @@ class StrictAws:
     def call(self, client: Any, operation: str, params: dict[str, Any]) -> Any:
         service = client.meta.service_model.service_name
         with self._lock:
+            self.endpoints.add(client.meta.endpoint_url)
             mutates = _mutates(operation)
             self._mutations += mutates
             if mutates and self.kill_at == (self._mutations, "before"):
@@ -199,7 +201,11 @@ class StrictAws:
                 self._making[table, update["Create"]["IndexName"]] = 3
             else:
                 name = update["Delete"]["IndexName"]
-                index = next(i for i in live["GlobalSecondaryIndexes"] if i["IndexName"] == name)
+                found = [i for i in live["GlobalSecondaryIndexes"] if i["IndexName"] == name]
+                if not found:
+                    text = f"Requested resource not found: Index {name}"
+                    raise _error("UpdateTable", "ResourceNotFoundException", text)
+                (index,) = found
                 self._leaving[table, name] = 2, index
         return None
 
@@ -239,6 +245,14 @@ class StrictAws:
                         "UpdateTable", "ProvisionedThroughput goes with PROVISIONED only"
                     )
                 others = live.get("GlobalSecondaryIndexes", [])
+                used = {k["AttributeName"] for of in [live, *others] for k in of["KeySchema"]}
+                types = {a["AttributeName"]: a for a in params["AttributeDefinitions"]}
+                if any(
+                    types[a["AttributeName"]] != a
+                    for a in live["AttributeDefinitions"]
+                    if a["AttributeName"] in used & types.keys()
+                ):
+                    raise _invalid("UpdateTable", "Cannot change the type of an attribute in use")
                 _check_definitions(
                     {**live, "AttributeDefinitions": params["AttributeDefinitions"]},
                     [*others, index],
@@ -301,6 +315,11 @@ class StrictAws:
             ResourceIds=[resource],
         )
         return {target["ScalableDimension"] for target in found["ScalableTargets"]}
+
+    def _before_DeregisterScalableTarget(self, params: dict[str, Any]) -> None:
+        if params["ScalableDimension"] not in self._targets(params["ResourceId"]):
+            code = "ObjectNotFoundException"
+            raise _error("DeregisterScalableTarget", code, "No scalable target found")
 
     def _before_PutScalingPolicy(self, params: dict[str, Any]) -> None:
         if params["ScalableDimension"] not in self._targets(params["ResourceId"]):

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from typing import Any
+from urllib.parse import urlsplit
 
+import pytest
+from botocore.httpsession import URLLib3Session
+
+from tdev_models.migrations import calls
 from tdev_models.migrations.apply import apply_all
 from tdev_models.migrations.calls import Calls
 from tdev_models.settings import Settings
@@ -135,9 +140,33 @@ def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, enviro
     assert apply_all(settings) == 0
 
 
-def test_a_local_endpoint_keeps_every_service_local(aws: StrictAws, settings: Settings) -> None:
-    assert Calls(settings).local
-    assert not Calls(
-        Settings(endpoint="https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com")
-    ).local
-    assert not Calls(Settings()).local
+def test_a_local_endpoint_keeps_every_service_local(
+    aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    calls._client.cache_clear()  # clients of other tests know the variable
+    profile = {"billing": "provisioned", "autoscaling": True, "alarms": True, "encryption": "kms"}
+    apply(settings, declare(settings, model({}), **profile))
+    assert {service for service, _, _ in aws.calls} == {
+        "dynamodb",
+        "application-autoscaling",
+        "cloudwatch",
+        "kms",
+    }
+    assert aws.endpoints == {settings.endpoint}
+
+
+def test_an_endpoint_of_aws_is_for_dynamodb_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sent(Exception):
+        pass
+
+    def send(session: Any, request: Any) -> Any:
+        raise Sent(urlsplit(request.url).hostname)
+
+    monkeypatch.setattr(URLLib3Session, "send", send)
+    private = "vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"
+    send_to = Calls(Settings(endpoint=f"https://{private}", region="eu-west-1"))
+    with pytest.raises(Sent, match=private):
+        send_to("UpdateTable", TableName="t")
+    with pytest.raises(Sent, match=r"monitoring\.eu-west-1\.amazonaws\.com"):
+        send_to("DeleteAlarms", AlarmNames=["t"])

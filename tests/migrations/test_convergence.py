@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings as hypothesis_settings, stra
 
 from tdev_models.errors import TdevError
 from tdev_models.migrations import environments, spec
-from tdev_models.migrations.apply import plan
+from tdev_models.migrations.apply import Run, plan
 from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.spec import Table
 from tdev_models.models import Metric
@@ -169,6 +169,23 @@ def test_runners_that_take_away_the_same_things_converge(
     results = _at_once([lambda: apply(settings, little, allowed)] * 3)
     assert all(isinstance(result, int) for result in results), results
     assert apply(settings, little) == 0
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_what_another_run_did_since_the_plan_is_not_done_twice(
+    aws: StrictAws, settings: Settings, grows: bool
+) -> None:
+    profile = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+    little = declare(settings, model({"by-a": ["a"]}))
+    much = declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="gone_at"), **profile)
+    old, new = (little, much) if grows else (much, little)
+    allowed = {"delete-index:things/by-b"}
+    apply(settings, old)
+    planned = plan(Calls(settings), new, allowed)
+    assert apply(settings, new, allowed) > 8
+    expected = _state(settings, new)
+    assert Run(Calls(settings), allowed, timeout_seconds=20).apply(planned) <= 2
+    assert _state(settings, new) == expected
 
 
 def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings: Settings) -> None:

@@ -78,6 +78,19 @@ def test_a_loss_is_refused_before_any_mutation_unless_allowed_by_its_exact_name(
     assert apply(settings, tables) == 0
 
 
+def test_indexes_that_share_a_key_of_another_type_all_go_before_one_comes(
+    aws: StrictAws, settings: Settings
+) -> None:
+    indexes = {"by-a": ["a", "d"], "by-b": ["b", "d"]}
+    apply(settings, declare(settings, model(indexes)))
+    changed = declare(settings, model(indexes, number=frozenset("d")))
+    allowed = {"replace-index:things/by-a"}
+    with pytest.raises(Refused):
+        apply(settings, changed, allowed)
+    assert apply(settings, changed, {*allowed, "replace-index:things/by-b"}) == 4
+    assert apply(settings, changed) == 0
+
+
 def test_an_index_is_dropped_only_by_its_exact_name(
     aws: StrictAws, settings: Settings, name: str
 ) -> None:

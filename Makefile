@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check soak mutation clean
 
 .venv/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,14 @@ check: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Ten minutes of killed and frozen workers, and of a killed engine.
+soak: .venv/.ready
+	$(BIN)/python -m tests.chaos.soak
+
+# Removes each condition of the services in turn; some test must fail for each.
+mutation: .venv/.ready
+	$(BIN)/python -m tests.mutation
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -23,7 +23,6 @@ from tdev_models import (
     Resume,
     TdevError,
     configure,
-    settings,
     sync,
 )
 from tdev_models.cli.engine import Engine
@@ -214,5 +213,4 @@ def main(seconds: float) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
         worker(sys.argv[2])
-    settings.current()
     sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 600.0))

@@ -5,7 +5,7 @@ All use of PynamoDB's private names is in this file (docs/adr/0002).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, Self
 
@@ -16,6 +16,7 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
+from pynamodb.indexes import IncludeProjection
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
@@ -46,6 +47,11 @@ class TableMeta(type):
     def host(cls) -> str | None:
         """The endpoint's URL; None means AWS."""
         return settings.current().endpoint
+
+
+def projecting(listed: Sequence[str], *keys: str) -> IncludeProjection:
+    """Return the projection of what lists show onto an index that has these keys anyway."""
+    return IncludeProjection([name for name in listed if name not in keys])
 
 
 class BaseModel(Model):

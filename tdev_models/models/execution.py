@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pynamodb.attributes import BinaryAttribute, BooleanAttribute, UnicodeAttribute
-from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
+from pynamodb.indexes import GlobalSecondaryIndex
 
 from tdev_models.models.attributes import (
     AttemptsAttribute,
@@ -11,7 +11,7 @@ from tdev_models.models.attributes import (
     JSONTextAttribute,
     NumberAttribute,
 )
-from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.models.base import BaseModel, TableMeta, projecting
 
 # What lists show: all but payloads, attempts and the write token.
 _LISTED = (
@@ -28,10 +28,6 @@ _LISTED = (
 )
 
 
-def _listed_but(*keys: str) -> IncludeProjection:
-    return IncludeProjection([name for name in _LISTED if name not in keys])
-
-
 class ProjectIndex(GlobalSecondaryIndex["AgentExecution"]):
     """Executions of one project by `start_time`."""
 
@@ -39,7 +35,7 @@ class ProjectIndex(GlobalSecondaryIndex["AgentExecution"]):
         """How the index is stored."""
 
         index_name = "project-index"
-        projection = _listed_but("project_id", "start_time")
+        projection = projecting(_LISTED, "project_id", "start_time")
 
     project_id = UnicodeAttribute(hash_key=True)
     start_time = InstantAttribute(range_key=True)
@@ -52,7 +48,7 @@ class StatusIndex(GlobalSecondaryIndex["AgentExecution"]):
         """How the index is stored."""
 
         index_name = "status-index"
-        projection = _listed_but("status", "end_time")
+        projection = projecting(_LISTED, "status", "end_time")
 
     status = UnicodeAttribute(hash_key=True)
     end_time = InstantAttribute(range_key=True)

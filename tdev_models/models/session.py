@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pynamodb.attributes import UnicodeAttribute
-from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
+from pynamodb.indexes import GlobalSecondaryIndex
 
 from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, NumberAttribute
-from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.models.base import BaseModel, TableMeta, projecting
 
 # What lists show. Never a lease attribute: a heartbeat would then be billed for each index too.
 _LISTED = (
@@ -25,10 +25,6 @@ _LISTED = (
 )
 
 
-def _listed_but(*keys: str) -> IncludeProjection:
-    return IncludeProjection([name for name in _LISTED if name not in keys])
-
-
 class StatusIndex(GlobalSecondaryIndex["PipelineSession"]):
     """Sessions of one status by `last_updated`."""
 
@@ -36,7 +32,7 @@ class StatusIndex(GlobalSecondaryIndex["PipelineSession"]):
         """How the index is stored."""
 
         index_name = "status-index"
-        projection = _listed_but("status", "last_updated")
+        projection = projecting(_LISTED, "status", "last_updated")
 
     status = UnicodeAttribute(hash_key=True)
     last_updated = InstantAttribute(range_key=True)
@@ -49,7 +45,7 @@ class UserIndex(GlobalSecondaryIndex["PipelineSession"]):
         """How the index is stored."""
 
         index_name = "user-index"
-        projection = _listed_but("user_id", "created_at")
+        projection = projecting(_LISTED, "user_id", "created_at")
 
     user_id = UnicodeAttribute(hash_key=True)
     created_at = InstantAttribute(range_key=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +36,7 @@ class Fault:
     nobody sends it again; `resent` its reply is lost, and the same request is sent again, as
     botocore does; in both, `between` runs after the first; `before` runs it first and nothing else
     is wrong; `throttled`, `conflict`, `broken` it is refused; `short` a query returns one item a
-    page; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
+    page; `delayed` it leaves late; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
     """
 
     def __init__(
@@ -74,6 +75,9 @@ class Fault:
             return await send(operation, {**request, **short})
         if self.kind == "stale" and "IndexName" in request:
             return {"Items": []}
+        if self.kind == "delayed":
+            time.sleep(0.03)  # noqa: ASYNC251 (of both colours; others may overtake in threads)
+            return await send(operation, request)
         if self.kind in ("before", "stale"):
             await self._run_between()
             return await send(operation, request)

@@ -42,7 +42,7 @@ from tests.conftest import make_tables
 from tests.faults import Died, Fault, injected
 
 RETRIED = (Unavailable, Throttled, Conflict, LeaseHeld, LeaseLost)
-KINDS = ("lost", "unanswered", "resent", "throttled", "conflict", "short", "stale")
+KINDS = ("lost", "unanswered", "resent", "throttled", "conflict", "delayed", "short", "stale")
 DEATHS = ("dies", "dies-after")
 LARGE = {"text": "".join(str(number * 7919 % 1000003) for number in range(40_000))}
 # What differs from run to run: times, tokens, and how often a session had to be claimed.

@@ -36,7 +36,8 @@ class Fault:
     nobody sends it again; `resent` its reply is lost, and the same request is sent again, as
     botocore does; in both, `between` runs after the first; `before` runs it first and nothing else
     is wrong; `throttled`, `conflict`, `broken` it is refused; `short` a query returns one item a
-    page; `delayed` it leaves late; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
+    page; `delayed` it leaves late; `stale` an index shows nothing yet; `dies` and `dies-after` the
+    process ends there.
     """
 
     def __init__(

@@ -71,6 +71,7 @@ record_download = awaitable(_projects.record_download)
 
 record_metric = awaitable(_metrics.record_metric)
 query_metrics = awaitable(_metrics.query_metrics)
+flush_metrics = awaitable(_metrics.flush_metrics)
 
 __all__ = [
     "AGENTS",
@@ -109,6 +110,7 @@ __all__ = [
     "abandon_session",
     "configure",
     "errors",
+    "flush_metrics",
     "get_agent_execution",
     "get_agent_executions",
     "get_failed_executions",

@@ -36,9 +36,11 @@ record_download = blocking(_projects.record_download)
 
 record_metric = blocking(_metrics.record_metric)
 query_metrics = blocking(_metrics.query_metrics)
+flush_metrics = blocking(_metrics.flush_metrics)
 
 __all__ = [
     "abandon_session",
+    "flush_metrics",
     "get_agent_execution",
     "get_agent_executions",
     "get_failed_executions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar, dataclass_transform
 
@@ -65,7 +65,7 @@ class Record(Mapping[str, Any]):
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self))  # type: ignore[arg-type]
+        return (one.name for one in fields(self))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(fields(self))  # type: ignore[arg-type]
@@ -124,6 +124,7 @@ class Execution(Record):
     error_message: str | None = None
     retry_count: int | None = None
     fence: int | None = None
+    variant: str | None = None
     attempts: tuple[Attempt, ...] = ()
 
 
@@ -145,7 +146,10 @@ class Project(Record):
 
 @_result
 class MetricRow(Record):
-    """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit."""
+    """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit.
+
+    `percentiles` has those that were asked for, by their number.
+    """
 
     metric_name: str
     day: str | None = None
@@ -158,6 +162,7 @@ class MetricRow(Record):
     min: float
     max: float
     error_rate: float
+    percentiles: Mapping[float, float] = field(default_factory=dict)
 
 
 @_result

@@ -35,6 +35,7 @@ from tdev_models.errors import (
     Unavailable,
 )
 from tdev_models.models import PipelineSession
+from tdev_models.services.automatic import session_claimed, session_ended
 from tdev_models.services.changes import is_still, put, put_all, put_once
 from tdev_models.store.client import Client, Interrupter
 from tdev_models.store.colours import BlockingClient, drive
@@ -124,6 +125,7 @@ async def claim(
         if found is None or found.lease_token != token:
             return found or seen
         # This very claim, whose first reply was lost.
+    session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
     return Lease(seen.session_id, fence, token, time.monotonic(), now)
 
 
@@ -182,6 +184,8 @@ async def leased_update(
 
     session: PipelineSession = await in_turn(client, lease, write)
     lease.over = lease.over or ends is not None
+    if ends is not None:
+        session_ended(client, session)
     return session
 
 

@@ -31,7 +31,7 @@ def _harmless(
     record: Callable[Concatenate[Client, P], None],
 ) -> Callable[Concatenate[Client, P], None]:
     @wraps(record)
-    def call(client: Client, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if client.settings.automatic_metrics:
             try:
                 record(client, *args, **kwargs)

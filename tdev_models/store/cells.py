@@ -123,8 +123,7 @@ class Recorder:
                 batch.dropped += 1
             batch.awaited |= awaited
         if not self._threads:  # none can be started while the interpreter ends
-            while cell := self._next():
-                self._flush(cell)
+            self._drain()
         return batch.receipt
 
     def unsettled(self) -> list[Receipt]:
@@ -156,8 +155,7 @@ class Recorder:
 
     def _serve(self) -> None:
         while True:
-            while cell := self._next():
-                self._flush(cell)
+            self._drain()
             with self._work:
                 self._idle += 1
                 found = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
@@ -166,15 +164,17 @@ class Recorder:
                     self._threads -= 1
                     return
 
-    def _next(self) -> _Cell | None:
-        with self._work:
-            return self._ready.popleft() if self._ready else None
+    def _drain(self) -> None:
+        while True:
+            with self._work:
+                if not self._ready:
+                    return
+                cell = self._ready.popleft()
+                batch, cell.pending = cell.pending, None
+            if batch is not None:
+                self._flush(cell, batch)
 
-    def _flush(self, cell: _Cell) -> None:
-        with self._work:
-            batch, cell.pending = cell.pending, None
-        if batch is None:
-            return
+    def _flush(self, cell: _Cell, batch: _Batch) -> None:
         error: BaseException | None = None
         try:
             written = self._written(cell, batch)

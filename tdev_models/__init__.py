@@ -22,29 +22,40 @@ from tdev_models.errors import (
 )
 from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
 from tdev_models.services import (
+    analysis as _analysis,
     executions as _executions,
+    experiments as _experiments,
     metrics as _metrics,
     projects as _projects,
     recovery as _recovery,
     sessions as _sessions,
     tracking as _tracking,
 )
+from tdev_models.services.experiments import assign_variant
 from tdev_models.services.recovery import Recovery, Resume
 from tdev_models.services.tracking import AgentRun, Tracker
 from tdev_models.settings import Settings, configure
 from tdev_models.store.colours import AsyncClient as _AsyncClient
 from tdev_models.types import (
     AGENTS,
+    AgentPerformance,
     Attempt,
+    Comparison,
+    Difference,
     Execution,
     ExecutionStatus,
+    FunnelStep,
     MetricRow,
     Page,
+    PerformanceReport,
     PipelineType,
     Project,
     RequestEvent,
     Session,
+    SessionCounts,
     SessionStatus,
+    UsageReport,
+    Variant,
 )
 
 __version__ = "0.1.0"
@@ -73,16 +84,24 @@ record_metric = awaitable(_metrics.record_metric)
 query_metrics = awaitable(_metrics.query_metrics)
 flush_metrics = awaitable(_metrics.flush_metrics)
 
+usage_report = awaitable(_analysis.usage_report)
+agent_performance = awaitable(_analysis.agent_performance)
+compare_variants = awaitable(_experiments.compare_variants)
+
 __all__ = [
     "AGENTS",
     "AccessDenied",
     "AgentExecution",
+    "AgentPerformance",
     "AgentRun",
     "Attempt",
+    "Comparison",
     "ConfigurationError",
     "Conflict",
+    "Difference",
     "Execution",
     "ExecutionStatus",
+    "FunnelStep",
     "InvalidRequest",
     "InvalidTransition",
     "ItemTooLarge",
@@ -92,6 +111,7 @@ __all__ = [
     "MetricRow",
     "NotFound",
     "Page",
+    "PerformanceReport",
     "PipelineSession",
     "PipelineType",
     "Project",
@@ -99,6 +119,7 @@ __all__ = [
     "RequestEvent",
     "Resume",
     "Session",
+    "SessionCounts",
     "SessionStatus",
     "Settings",
     "StoreError",
@@ -106,8 +127,13 @@ __all__ = [
     "Throttled",
     "Tracker",
     "Unavailable",
+    "UsageReport",
     "UserProject",
+    "Variant",
     "abandon_session",
+    "agent_performance",
+    "assign_variant",
+    "compare_variants",
     "configure",
     "errors",
     "flush_metrics",
@@ -129,4 +155,5 @@ __all__ = [
     "settings",
     "track_session",
     "update_agent_execution",
+    "usage_report",
 ]

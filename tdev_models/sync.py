@@ -5,13 +5,16 @@ They drive the same coroutines on a transport that never suspends.
 
 from tdev_models.binding import block, blocking
 from tdev_models.services import (
+    analysis as _analysis,
     executions as _executions,
+    experiments as _experiments,
     metrics as _metrics,
     projects as _projects,
     recovery as _recovery,
     sessions as _sessions,
     tracking as _tracking,
 )
+from tdev_models.services.experiments import assign_variant
 from tdev_models.store.colours import BlockingClient as _BlockingClient
 
 save_pipeline_session = blocking(_sessions.save_pipeline_session)
@@ -38,8 +41,15 @@ record_metric = blocking(_metrics.record_metric)
 query_metrics = blocking(_metrics.query_metrics)
 flush_metrics = blocking(_metrics.flush_metrics)
 
+usage_report = blocking(_analysis.usage_report)
+agent_performance = blocking(_analysis.agent_performance)
+compare_variants = blocking(_experiments.compare_variants)
+
 __all__ = [
     "abandon_session",
+    "agent_performance",
+    "assign_variant",
+    "compare_variants",
     "flush_metrics",
     "get_agent_execution",
     "get_agent_executions",
@@ -58,4 +68,5 @@ __all__ = [
     "save_user_project",
     "track_session",
     "update_agent_execution",
+    "usage_report",
 ]

@@ -207,9 +207,22 @@ async def test_memory_is_bounded_whatever_the_names(
 ) -> None:
     monkeypatch.setattr(cells, "_MOST_CELLS", 10)
     await asyncio.gather(*(record(1, f"m{n}", timestamp=NOW) for n in range(25)))
-    await record(1, "m0", timestamp=NOW)
+    await record(1, "new", timestamp=NOW)
     assert len(cells.Recorder.of(strict_store)._cells) <= 10
+    await record(1, "m0", timestamp=NOW)
     assert await found("m0") == (2, 2)
+
+
+def test_where_no_thread_can_be_started_the_caller_writes(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        sync.record_metric(metric_name="m", value=1, timestamp=NOW)
+    assert asyncio.run(found()) == (1, 1)
 
 
 def test_threads_share_writes(strict_store: Settings) -> None:
@@ -267,7 +280,7 @@ def test_a_child_of_a_fork_has_cells_of_its_own(gate: Gate, strict_store: Settin
     waiting = threading.Thread(target=sync.record_metric, kwargs={"metric_name": "m", "value": 2})
     waiting.start()
     asyncio.run(begun(gate, 2))
-    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(gate,))
+    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(gate,), daemon=True)
     child.start()
     child.join(20)
     assert child.exitcode == 0

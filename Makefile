@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check soak bench-metrics clean
 
 .venv/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,16 @@ check: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# 8 processes, 10,000 samples each, faults and kills: every awaited sample is in, once.
+soak: .venv/.ready
+	$(BIN)/python -m tests.soak
+
+bench-metrics: .venv/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python benchmarks/metrics_throughput.py
+	$(BIN)/python benchmarks/metrics_queries.py
+	$(BIN)/python benchmarks/ab_simulation.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

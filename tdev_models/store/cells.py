@@ -25,6 +25,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import ClassVar, NamedTuple
 
+from pynamodb.expressions.condition import Condition
+
 from tdev_models.errors import ConditionFailed, Conflict, Throttled, Unavailable
 from tdev_models.models import Metric
 from tdev_models.models.base import typed
@@ -223,7 +225,9 @@ class Recorder:
             for attribute in Metric.get_attributes().values()
             if attribute.attr_name in raw and not attribute.is_hash_key | attribute.is_range_key
         ]
-        condition = Metric.seq.does_not_exist() if item.seq == 1 else Metric.seq < item.seq
+        condition: Condition = (
+            Metric.seq.does_not_exist() if item.seq == 1 else Metric.seq < item.seq
+        )
         table = self._client.metrics
         await self._client.send(
             *table.plan.update(item.date, item.cell, actions=actions, condition=condition)

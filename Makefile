@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check soak mutation clean
+.PHONY: demo test check soak soak-metrics mutation bench-metrics clean
 
 .venv/.ready: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,9 +25,19 @@ check: .venv/.ready
 soak: .venv/.ready
 	$(BIN)/python -m tests.chaos.soak
 
+# 8 processes, 10,000 samples each, faults and kills: every awaited sample is in, once.
+soak-metrics: .venv/.ready
+	$(BIN)/python -m tests.soak
+
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: .venv/.ready
 	$(BIN)/python -m tests.mutation
+
+bench-metrics: .venv/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python benchmarks/metrics_throughput.py
+	$(BIN)/python benchmarks/metrics_queries.py
+	$(BIN)/python benchmarks/ab_simulation.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

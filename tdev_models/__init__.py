@@ -23,7 +23,9 @@ from tdev_models.errors import (
 )
 from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
 from tdev_models.services import (
+    analysis as _analysis,
     executions as _executions,
+    experiments as _experiments,
     failures as _failures,
     metrics as _metrics,
     projects as _projects,
@@ -32,6 +34,7 @@ from tdev_models.services import (
     tracking as _tracking,
     workers as _workers,
 )
+from tdev_models.services.experiments import assign_variant
 from tdev_models.services.recovery import Resume
 from tdev_models.services.tracking import AgentRun, Tracker
 from tdev_models.services.workers import Recovery
@@ -39,16 +42,24 @@ from tdev_models.settings import Settings, configure
 from tdev_models.store.colours import AsyncClient as _AsyncClient
 from tdev_models.types import (
     AGENTS,
+    AgentPerformance,
     Attempt,
+    Comparison,
+    Difference,
     Execution,
     ExecutionStatus,
+    FunnelStep,
     MetricRow,
     Page,
+    PerformanceReport,
     PipelineType,
     Project,
     RequestEvent,
     Session,
+    SessionCounts,
     SessionStatus,
+    UsageReport,
+    Variant,
 )
 
 __version__ = "0.1.0"
@@ -75,17 +86,26 @@ record_download = awaitable(_projects.record_download)
 
 record_metric = awaitable(_metrics.record_metric)
 query_metrics = awaitable(_metrics.query_metrics)
+flush_metrics = awaitable(_metrics.flush_metrics)
+
+usage_report = awaitable(_analysis.usage_report)
+agent_performance = awaitable(_analysis.agent_performance)
+compare_variants = awaitable(_experiments.compare_variants)
 
 __all__ = [
     "AGENTS",
     "AccessDenied",
     "AgentExecution",
+    "AgentPerformance",
     "AgentRun",
     "Attempt",
+    "Comparison",
     "ConfigurationError",
     "Conflict",
+    "Difference",
     "Execution",
     "ExecutionStatus",
+    "FunnelStep",
     "InvalidRequest",
     "InvalidTransition",
     "ItemTooLarge",
@@ -96,6 +116,7 @@ __all__ = [
     "NotFound",
     "Page",
     "PayloadDamaged",
+    "PerformanceReport",
     "PipelineSession",
     "PipelineType",
     "Project",
@@ -103,6 +124,7 @@ __all__ = [
     "RequestEvent",
     "Resume",
     "Session",
+    "SessionCounts",
     "SessionStatus",
     "Settings",
     "StoreError",
@@ -110,10 +132,16 @@ __all__ = [
     "Throttled",
     "Tracker",
     "Unavailable",
+    "UsageReport",
     "UserProject",
+    "Variant",
     "abandon_session",
+    "agent_performance",
+    "assign_variant",
+    "compare_variants",
     "configure",
     "errors",
+    "flush_metrics",
     "get_agent_execution",
     "get_agent_executions",
     "get_failed_executions",
@@ -132,4 +160,5 @@ __all__ = [
     "settings",
     "track_session",
     "update_agent_execution",
+    "usage_report",
 ]

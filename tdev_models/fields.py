@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -133,7 +132,7 @@ def instant(field: str, value: Any) -> float:
             raise InvalidRequest(field, f"{value!r} is not an ISO 8601 time") from None
     try:
         seconds = value.timestamp() if isinstance(value, datetime) else number(field, value)
-        time.gmtime(seconds)
+        datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError) as error:
         raise InvalidRequest(field, f"{value!r} is not a moment ({error})") from None
     return round(float(seconds), 6)

@@ -34,6 +34,7 @@ class Settings:
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
+        automatic_metrics: whether the package records metrics of its own; in the background.
         on_request: called with a `RequestEvent` after every request.
         transport: given the standard transport, returns the one to use: a place to inject faults.
         clock: the time in epoch seconds.
@@ -46,6 +47,7 @@ class Settings:
     lease_seconds: float = 60.0
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
+    automatic_metrics: bool = True
     on_request: Callable[[RequestEvent], None] | None = None
     transport: Callable[[Transport], Transport] | None = None
     clock: Callable[[], float] = time.time
@@ -76,8 +78,8 @@ class Settings:
         """Return the settings that the environment gives.
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        TDEV_RETENTION_DAYS, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or
-        AWS_ENDPOINT_URL.
+        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), AWS_REGION or AWS_DEFAULT_REGION,
+        AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
             InvalidRequest: a variable holds no usable value; the field's name is in the message.
@@ -94,7 +96,11 @@ class Settings:
                     given[field] = float(text)
                 except ValueError:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
-        return cls(**{field: value for field, value in given.items() if value})
+        if text := environ.get("TDEV_AUTOMATIC_METRICS"):
+            if text not in ("on", "off"):
+                raise InvalidRequest("automatic_metrics", "TDEV_AUTOMATIC_METRICS is on or off")
+            given["automatic_metrics"] = text == "on"
+        return cls(**{field: value for field, value in given.items() if value not in (None, "")})
 
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""

@@ -5,7 +5,9 @@ They drive the same coroutines on a transport that never suspends.
 
 from tdev_models.binding import block, blocking
 from tdev_models.services import (
+    analysis as _analysis,
     executions as _executions,
+    experiments as _experiments,
     failures as _failures,
     metrics as _metrics,
     projects as _projects,
@@ -14,6 +16,7 @@ from tdev_models.services import (
     tracking as _tracking,
     workers as _workers,
 )
+from tdev_models.services.experiments import assign_variant
 from tdev_models.store.colours import BlockingClient as _BlockingClient
 
 save_pipeline_session = blocking(_sessions.save_pipeline_session)
@@ -38,9 +41,18 @@ record_download = blocking(_projects.record_download)
 
 record_metric = blocking(_metrics.record_metric)
 query_metrics = blocking(_metrics.query_metrics)
+flush_metrics = blocking(_metrics.flush_metrics)
+
+usage_report = blocking(_analysis.usage_report)
+agent_performance = blocking(_analysis.agent_performance)
+compare_variants = blocking(_experiments.compare_variants)
 
 __all__ = [
     "abandon_session",
+    "agent_performance",
+    "assign_variant",
+    "compare_variants",
+    "flush_metrics",
     "get_agent_execution",
     "get_agent_executions",
     "get_failed_executions",
@@ -58,4 +70,5 @@ __all__ = [
     "save_user_project",
     "track_session",
     "update_agent_execution",
+    "usage_report",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar, dataclass_transform
 
@@ -65,7 +65,7 @@ class Record(Mapping[str, Any]):
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self))  # type: ignore[arg-type]
+        return (one.name for one in fields(self))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(fields(self))  # type: ignore[arg-type]
@@ -124,6 +124,7 @@ class Execution(Record):
     error_message: str | None = None
     retry_count: int | None = None
     fence: int | None = None
+    variant: str | None = None
     attempts: tuple[Attempt, ...] = ()
 
 
@@ -145,7 +146,10 @@ class Project(Record):
 
 @_result
 class MetricRow(Record):
-    """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit."""
+    """The samples of one group. `hour` and `day` are UTC; values are in the metric's unit.
+
+    `percentiles` has those that were asked for, by their number.
+    """
 
     metric_name: str
     day: str | None = None
@@ -158,6 +162,131 @@ class MetricRow(Record):
     min: float
     max: float
     error_rate: float
+    percentiles: Mapping[float, float] = field(default_factory=dict)
+
+
+@_result
+class SessionCounts(Record):
+    """What happened to sessions in one group: a UTC day, an hour of the day, a pipeline type."""
+
+    group: str
+    started: int
+    completed: int
+    failed: int
+    abandoned: int
+    resumed: int
+
+
+@_result
+class FunnelStep(Record):
+    """How far runs get: `completed` runs of one agent, and sessions that `stopped` there."""
+
+    agent_name: str
+    completed: int
+    stopped: int
+
+
+@_result
+class UsageReport(Record):
+    """What a range of time saw. Rates are of the sessions started in it; None without any.
+
+    `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
+    sessions, None without any; its percentiles are 50, 90 and 99.
+    """
+
+    sessions: SessionCounts
+    success_rate: float | None
+    abandonment_rate: float | None
+    by_day: tuple[SessionCounts, ...]
+    by_hour: tuple[SessionCounts, ...]
+    by_type: tuple[SessionCounts, ...]
+    funnel: tuple[FunnelStep, ...]
+    seconds: MetricRow | None
+    technologies: Mapping[str, int]
+    downloads: int
+
+
+@_result
+class AgentPerformance(Record):
+    """The runs of one agent; times in seconds.
+
+    `trend` is the mean's relative change against the range before; None without runs there.
+    """
+
+    agent_name: str
+    runs: int
+    failures: int
+    success_rate: float
+    retries: int
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    max: float
+    trend: float | None
+
+
+@_result
+class PerformanceReport(Record):
+    """The agents in the pipeline's order, then others by name.
+
+    `slowest` has the largest 95th percentile, `most_failing` the lowest success rate; None when
+    nothing ran or failed.
+    """
+
+    agents: tuple[AgentPerformance, ...]
+    slowest: str | None
+    most_failing: str | None
+
+
+@_result
+class Variant(Record):
+    """The samples of one variant; `typical` is the geometric mean of the values above 0."""
+
+    name: str
+    count: int
+    success_rate: float
+    mean: float
+    typical: float | None
+    p50: float
+    p95: float
+    p99: float
+
+
+@_result
+class Difference(Record):
+    """An effect with its 95 % interval and its p-value, and how many samples it takes.
+
+    `needed` samples of each variant show an effect of the size asked for in 4 of 5 tests.
+    """
+
+    effect: float
+    low: float
+    high: float
+    p_value: float
+    needed: int
+
+
+@_result
+class Comparison(Record):
+    """Two variants, b against a; None where there is too little to say anything.
+
+    Attributes:
+        success: the difference of the success rates (0.02: two points more succeed).
+        ratio: the ratio of the typical values (0.9: b takes a tenth less).
+        split_p_value: how likely such a split of the samples is by chance; below 0.001 something
+            loses samples of one variant, and no comparison means anything.
+        verdict: the same in words.
+    """
+
+    metric: str
+    agent_name: str
+    a: Variant | None
+    b: Variant | None
+    success: Difference | None
+    ratio: Difference | None
+    split_p_value: float | None
+    verdict: str
 
 
 @_result

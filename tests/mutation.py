@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ROOT / "tdev_models" / "services"
+CELLS = SERVICES.parent / "store" / "cells.py"
 AT_ONCE = 2
 SECONDS = 300
 
@@ -43,6 +44,13 @@ TOKENS = (
     ),
     ("executions.py", "found is not None and is_own(found, token)", "False"),
     ("projects.py", "chosen in (seen.download_ids or ())", "False"),
+    ("../store/cells.py", "found is None or found.seq != item.seq", "True"),
+    ("../store/cells.py", "found is None or found.seq != item.seq", "False"),
+    (
+        "../store/cells.py",
+        "error, written = (raised, _Cell(cell.key))",
+        "error, written = (raised, cell)",
+    ),
 )
 
 
@@ -97,7 +105,7 @@ class _Change(ast.NodeTransformer):
 
 def mutants() -> Iterator[Mutant]:
     """Yield every mutant."""
-    for path in sorted(SERVICES.glob("*.py")):
+    for path in [*sorted(SERVICES.glob("*.py")), CELLS]:
         place = 0
         while True:
             tree = ast.parse(path.read_text())
@@ -105,7 +113,8 @@ def mutants() -> Iterator[Mutant]:
             source = ast.unparse(ast.fix_missing_locations(change.visit(tree)))
             if not change.said:
                 break
-            yield Mutant(f"{path.name} {change.said}", path.name, source)
+            file = os.path.relpath(path, SERVICES)
+            yield Mutant(f"{path.name} {change.said}", file, source)
             place += 1
     for file, old, new in TOKENS:
         source = ast.unparse(ast.parse((SERVICES / file).read_text()))

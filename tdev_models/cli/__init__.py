@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # what was started is ended, as with Ctrl-C
         signal.signal(number, signal.default_int_handler)
     try:
-        return {"demo": _demo, "local": _local, "recover": _recover}[options.command](options)
+        return _RUN.get(options.command, _report)(options)
     except (TdevError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -53,15 +55,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    try:
+    with _rich():
         from tdev_models.cli.demo.story import run
+    return run(options.request, options.keep)
+
+
+def _report(options: argparse.Namespace) -> int:
+    with _rich():
+        from tdev_models.cli.reports import run
+    return run(options)
+
+
+@contextmanager
+def _rich() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as missing:
         if missing.name != "rich":
             raise
         raise ConfigurationError(
-            "the demo prints with rich: pip install 'tdev-models[cli]'"
+            "this command prints with rich: pip install 'tdev-models[cli]'"
         ) from None
-    return run(options.request, options.keep)
 
 
 def _local(options: argparse.Namespace) -> int:
@@ -80,6 +94,9 @@ def _recover(options: argparse.Namespace) -> int:
         "concurrency": options.concurrency,
     }
     return run(options.runner, options.poll if options.watch else None, chosen)
+
+
+_RUN = {"demo": _demo, "local": _local, "recover": _recover}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,6 +130,34 @@ def _parser() -> argparse.ArgumentParser:
         recover.add_argument(
             name, type=kind, default=default, metavar="N", help=f"{meaning} (%(default)s)"
         )
+    _add_reports(commands)
     for name, (_, purpose) in _FORWARDED.items():
         commands.add_parser(name, help=purpose)
     return parser
+
+
+def _add_reports(commands: argparse._SubParsersAction[_Parser]) -> None:
+    metrics = commands.add_parser("metrics", help="one metric, by hour, day, agent or dimension")
+    metrics.add_argument("name", help="of the metric: agent_execution_time")
+    metrics.add_argument("--agent", help="only this agent's samples")
+    metrics.add_argument("--dimension", help="only samples of this dimension")
+    metrics.add_argument("--by", choices=("hour", "day", "agent", "dimension"), default="day")
+    usage = commands.add_parser("usage", help="sessions, how far they get, technologies, downloads")
+    agents = commands.add_parser("agents", help="runs, failures, retries and times of each agent")
+    ab = commands.add_parser("ab", help="one variant of an agent against another")
+    for name in ("agent", "a", "b"):
+        ab.add_argument(name)
+    ab.add_argument("--metric", default="agent_execution_time", help="default: %(default)s")
+    ab.add_argument(
+        "--effect",
+        type=float,
+        default=0.05,
+        help="the size of effect that 'needed' is for (default: %(default)s)",
+    )
+    for report in (metrics, usage, agents, ab):
+        report.add_argument(
+            "--days", type=float, default=7, help="how far back (default: %(default)s)"
+        )
+        report.add_argument("--start", metavar="TIME", help="ISO 8601, instead of --days")
+        report.add_argument("--end", metavar="TIME", help="ISO 8601 (default: now)")
+        report.add_argument("--json", action="store_true", help="for machines")

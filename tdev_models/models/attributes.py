@@ -17,7 +17,9 @@ from pynamodb.constants import MAP, NUMBER, STRING
 from pynamodb.expressions.update import RemoveAction, SetAction
 
 SMALLEST, LARGEST = 1e-60, 1e60
-"""The magnitudes between which numbers are kept exactly; DynamoDB's own range is a little wider."""
+"""The magnitudes between which numbers are kept exactly; DynamoDB's own range is wider."""
+
+_SMALLEST_STORED, _LARGEST_STORED = 1e-130, 9.9e125
 
 
 class NumberAttribute(Attribute[float]):
@@ -41,6 +43,16 @@ class NumberAttribute(Attribute[float]):
             return int(value)
         except ValueError:
             return float(value)
+
+
+class TotalAttribute(NumberAttribute):
+    """A total of numbers: may pass their bounds, and then keeps to those of DynamoDB."""
+
+    def serialize(self, value: Any) -> str:
+        """Return decimal text; what is too small is 0, what is too large the largest number."""
+        if abs(value) < _SMALLEST_STORED:
+            return "0"
+        return str(max(-_LARGEST_STORED, min(_LARGEST_STORED, value))).removesuffix(".0")
 
 
 class InstantAttribute(NumberAttribute):

@@ -79,6 +79,7 @@ class PipelineSession(BaseModel):
     next_retry_at = InstantAttribute(null=True)
     failed_agent = UnicodeAttribute(null=True)
     error_message = UnicodeAttribute(null=True)
+    previous_status = UnicodeAttribute(null=True)
     expires_at = NumberAttribute(null=True)
 
     status_index = StatusIndex()

@@ -32,6 +32,7 @@ RULES: Mapping[str, fields.Rule] = {
     "input_data": _PAYLOAD,
     "output_data": _PAYLOAD,
     "error_message": fields.text(ERROR_BYTES),
+    "variant": fields.key(200, part=True),
 }
 _KEPT = ("start_time", "end_time", "retry_count", "attempts", "fence")
 
@@ -73,8 +74,8 @@ async def update_agent_execution(
     Args:
         data: the fields, by name: execution_id (required), agent_name (when the id does not end
             in a known one), project_id (when it is not the id's other part), status, input_data
-            and output_data (JSON, at most 32 MB), error_message (at most 4 KB). None means not
-            given.
+            and output_data (JSON, at most 32 MB), error_message (at most 4 KB), variant (of an A/B
+            test). None means not given.
         more: the same as keywords.
 
     Raises:

@@ -21,6 +21,7 @@ from tdev_models.errors import (
     Unavailable,
 )
 from tdev_models.models import PipelineSession
+from tdev_models.services.automatic import session_ended
 from tdev_models.services.changes import put
 from tdev_models.services.leases import Lease, lost
 from tdev_models.store.client import Client, Interrupter
@@ -75,6 +76,8 @@ async def leased_update(
 
         session = await _while_leased(client, lease, write)
         lease.over = lease.over or ends is not None
+    if ends is not None:
+        session_ended(client, session)
     return session
 
 

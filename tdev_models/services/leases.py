@@ -30,6 +30,7 @@ from tdev_models.errors import (
     LeaseLost,
 )
 from tdev_models.models import PipelineSession
+from tdev_models.services.automatic import session_claimed
 from tdev_models.services.changes import is_still, put, put_all, put_once
 from tdev_models.store.client import Client
 from tdev_models.types import SessionStatus
@@ -117,6 +118,7 @@ async def claim(
         if found is None or found.lease_token != token:
             return found or seen
         # This very claim, whose first reply was lost.
+    session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
     return Lease(seen.session_id, fence, token, time.monotonic(), now, expires_at)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from tdev_models import fields
-from tdev_models.errors import InvalidRequest, TdevError
+from tdev_models.errors import InvalidRequest
 from tdev_models.models import Metric
-from tdev_models.services.changes import put_all
+from tdev_models.models.totals import Totals
+from tdev_models.store.cells import Key, Recorder
 from tdev_models.store.client import Client
 from tdev_models.types import MetricRow
-
-_log = logging.getLogger(__name__)
 
 _PART = fields.key(200, part=True)
 RULES: Mapping[str, fields.Rule] = {
@@ -37,7 +36,8 @@ async def record_metric(
 ) -> None:
     """Record one sample; returns when it is durable.
 
-    One UpdateItem of a cell of its own, so it may be sent twice and counts once.
+    Calls made while a write is under way share the next one: one UpdateItem of the cell that this
+    process has for the hour, name, agent and dimension. A write may be sent twice, and counts once.
 
     Args:
         data: the fields, by name: metric_name and value (required), agent_name, dimension (at most
@@ -47,35 +47,34 @@ async def record_metric(
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
-        Throttled, Unavailable: the sample may have been counted; a second call is a second sample.
+        Throttled, Unavailable: this sample, and those that shared its write, may have been counted;
+            a second call is a second sample. Samples of other writes are not touched.
     """
     values = fields.checked(data, more, RULES, "metric_name", "value")
-    moment = datetime.fromtimestamp(values.get("timestamp") or client.now(), UTC)
-    value, failed = values["value"], int(values.get("error", False))
-    agent_name, dimension = values.get("agent_name", ""), values.get("dimension", "")
-    cell = f"{values['metric_name']}#{agent_name}#{moment:%H}#{dimension}#{uuid.uuid4().hex}"
-    totals = {
-        "value": value,
-        "sample_count": 1,
-        "avg_response_time": value,
-        "error_count": failed,
-        "error_rate": failed,
-        "hour": moment.hour,
-        "seq": 1,
-        "smallest": value,
-        "largest": value,
-    }
-    if agent_name:
-        totals["agent_name"] = agent_name
-    await client.metrics.update(f"{moment:%Y-%m-%d}", cell, actions=put_all(Metric, totals))
+    moment = values.get("timestamp")
+    key = Key(
+        int((client.now() if moment is None else moment) // 3600),
+        values["metric_name"],
+        values.get("agent_name", ""),
+        values.get("dimension", ""),
+    )
+    await client.settled(
+        Recorder.of(client.settings).add(
+            key, float(values["value"]), values.get("error", False), awaited=True
+        )
+    )
 
 
-async def record_quietly(client: Client, **sample: Any) -> None:
-    """Record one sample; a failure is logged, for the pipeline goes on without it."""
-    try:
-        await record_metric(client, sample)
-    except TdevError as error:
-        _log.warning("metric %s not recorded: %s", sample["metric_name"], error)
+async def flush_metrics(client: Client) -> None:
+    """Wait until the metrics that the package recorded by itself are written, or were lost.
+
+    They are written in the background, and for up to five seconds at the exit of the process.
+    Needed only before reading them at once, or where a process ends without its exit handlers
+    (`os._exit`, children of multiprocessing).
+    """
+    for receipt in Recorder.of(client.settings).unsettled():
+        with suppress(Exception):  # who awaited it was told, else the log
+            await client.settled(receipt)
 
 
 async def query_metrics(
@@ -87,6 +86,7 @@ async def query_metrics(
     agent_name: str | None = None,
     dimension: str | None = None,
     group_by: str = "hour",
+    percentiles: Sequence[float] = (),
 ) -> list[MetricRow]:
     """Return the totals of one metric, in order of their group; groups without samples are absent.
 
@@ -100,53 +100,98 @@ async def query_metrics(
         agent_name: only this agent's samples.
         dimension: only samples of this dimension.
         group_by: "hour" and "day" (UTC), "agent" or "dimension".
+        percentiles: numbers from 0 to 100, the keys of each row's `percentiles`: (50, 95, 99.9).
+            Nearest rank, within 2 % of the sample at that rank.
 
     Raises:
         InvalidRequest: a wrong value.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    _PART("name", name)
     for field, value in (("agent_name", agent_name), ("dimension", dimension)):
         if value is not None:
             _PART(field, value)
     if group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{group_by!r} is not one of {', '.join(_GROUPS)}")
+    for percent in percentiles:
+        if not 0 <= fields.number("percentiles", percent) <= 100:
+            raise InvalidRequest("percentiles", f"{percent!r} is not from 0 to 100")
+    groups: dict[tuple[Any, ...], Totals] = {}
+    for cell in await read_cells(client, name, start, end, agent_name):
+        if dimension in (None, cell.dimension):
+            key = {
+                "hour": (cell.day, cell.hour),
+                "day": (cell.day,),
+                "agent": (cell.agent_name,),
+                "dimension": (cell.dimension,),
+            }[group_by]
+            groups.setdefault(key, Totals()).add(cell.totals)
+    return [
+        MetricRow(
+            metric_name=name,
+            day=key[0] if group_by in ("hour", "day") else None,
+            hour=key[1] if group_by == "hour" else None,
+            agent_name=key[0] if group_by == "agent" else agent_name,
+            dimension=key[0] if group_by == "dimension" else dimension,
+            count=totals.count,
+            sum=totals.sum,
+            mean=totals.mean,
+            min=totals.min,
+            max=totals.max,
+            error_rate=totals.error_rate,
+            percentiles={percent: totals.percentile(percent) for percent in percentiles},
+        )
+        for key, totals in sorted(groups.items(), key=itemgetter(0))
+    ]
+
+
+class Cell(NamedTuple):
+    """One writer's totals of one hour, agent and dimension; `day` and `hour` are UTC."""
+
+    day: str
+    hour: int
+    agent_name: str
+    dimension: str
+    totals: Totals
+
+
+async def read_cells(
+    client: Client, name: str, start: Any, end: Any, agent_name: str | None = None
+) -> list[Cell]:
+    """Return the cells of every hour that [start, end) touches, as `query_metrics` reads them.
+
+    Raises:
+        InvalidRequest: a wrong value.
+    """
+    _PART("name", name)
+    first, last = instants(start, end)
+    prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
+    pages = await client.gather(
+        [partial(_day, client, day, prefix) for day in _days(first, last)], _DAYS_AT_ONCE
+    )
+    cells = []
+    for metric in (metric for page in pages for metric in page):
+        _, agent, hour, dimension, _ = metric.cell.split("#")
+        begun = datetime.fromisoformat(f"{metric.date}T{hour}:00:00+00:00").timestamp()
+        if first - 3600 < begun < last:
+            cells.append(Cell(metric.date, int(hour), agent, dimension, metric.totals))
+    return cells
+
+
+def instants(start: Any, end: Any) -> tuple[float, float]:
+    """Return a checked range of time as epoch seconds."""
     first, last = fields.instant("start", start), fields.instant("end", end)
     if not 0 < last - first <= _MOST_DAYS * 86400:
         raise InvalidRequest("end", f"must be after start, by at most {_MOST_DAYS} days")
-    prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
-    days = _days(first, last)
-    pages = await client.gather(
-        [partial(_cells, client, day, prefix) for day in days], _DAYS_AT_ONCE
-    )
-
-    groups: dict[tuple[Any, ...], _Totals] = {}
-    for cell in (cell for page in pages for cell in page):
-        _, agent, hour, dimension_of_cell, _ = cell.cell.split("#")
-        hour_start = datetime.fromisoformat(f"{cell.date}T{hour}:00:00+00:00").timestamp()
-        if not (first - 3600 < hour_start < last) or dimension not in (None, dimension_of_cell):
-            continue
-        key = {
-            "hour": (cell.date, int(hour)),
-            "day": (cell.date,),
-            "agent": (agent,),
-            "dimension": (dimension_of_cell,),
-        }[group_by]
-        groups.setdefault(key, _Totals()).add(cell)
-    return [_row(name, group_by, key, groups[key], agent_name, dimension) for key in sorted(groups)]
+    return first, last
 
 
 def _days(first: float, last: float) -> list[str]:
-    day = datetime.fromtimestamp(first, UTC).date()
-    end = datetime.fromtimestamp(last, UTC)
-    days = []
-    while datetime(day.year, day.month, day.day, tzinfo=UTC) < end:
-        days.append(day.isoformat())
-        day += timedelta(days=1)
-    return days
+    """Return the UTC dates that [first, last) touches."""
+    numbers = range(int(first // 86400), -int(-last // 86400))
+    return [f"{datetime.fromtimestamp(86400 * number, UTC):%Y-%m-%d}" for number in numbers]
 
 
-async def _cells(client: Client, day: str, prefix: str) -> list[Metric]:
+async def _day(client: Client, day: str, prefix: str) -> list[Metric]:
     cells: list[Metric] = []
     start = None
     while True:
@@ -156,40 +201,3 @@ async def _cells(client: Client, day: str, prefix: str) -> list[Metric]:
         cells += page
         if start is None:
             return cells
-
-
-class _Totals:
-    """The merged totals of some cells."""
-
-    def __init__(self) -> None:
-        self.count, self.sum, self.errors = 0, 0.0, 0
-        self.min, self.max = float("inf"), float("-inf")
-
-    def add(self, cell: Metric) -> None:
-        self.count += int(cell.sample_count)
-        self.sum += cell.value
-        self.errors += int(cell.error_count or 0)
-        self.min, self.max = min(self.min, cell.smallest), max(self.max, cell.largest)
-
-
-def _row(
-    name: str,
-    group_by: str,
-    key: tuple[Any, ...],
-    totals: _Totals,
-    agent_name: str | None,
-    dimension: str | None,
-) -> MetricRow:
-    return MetricRow(
-        metric_name=name,
-        day=key[0] if group_by in ("hour", "day") else None,
-        hour=key[1] if group_by == "hour" else None,
-        agent_name=key[0] if group_by == "agent" else agent_name,
-        dimension=key[0] if group_by == "dimension" else dimension,
-        count=totals.count,
-        sum=totals.sum,
-        mean=totals.sum / totals.count,
-        min=totals.min,
-        max=totals.max,
-        error_rate=totals.errors / totals.count,
-    )

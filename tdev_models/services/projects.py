@@ -11,6 +11,7 @@ from pynamodb.expressions.condition import size
 from tdev_models import fields
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.models import UserProject
+from tdev_models.services.automatic import project_downloaded, project_saved
 from tdev_models.services.changes import is_still, put, put_all, put_once, record
 from tdev_models.store import cursors
 from tdev_models.store.client import Client
@@ -62,6 +63,7 @@ async def save_user_project(
             put_once(UserProject.download_count, 0),
         ],
     )
+    project_saved(client, project)
     return record(Project, project)
 
 
@@ -168,6 +170,7 @@ async def record_download(
             if len(seen.download_ids or ()) < _IDS_MOST:
                 seen = None
         else:
+            project_downloaded(client)
             return record(Project, project)
     raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
 

@@ -17,6 +17,7 @@ from tdev_models.errors import (
     NotFound,
 )
 from tdev_models.models import PipelineSession
+from tdev_models.services.automatic import session_saved
 from tdev_models.services.changes import put, put_all, put_once, record
 from tdev_models.services.leased_writes import leased_update
 from tdev_models.services.leases import carried
@@ -48,6 +49,9 @@ _FROM: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
+
+# DynamoDB computes it from the item before the write: the metrics count changes only.
+_REMEMBER = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
 
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,10 +97,11 @@ async def save_pipeline_session(
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
             *_FROM[status]
         )
+    actions = upsert(client, values)
+    if status is not None:
+        actions.append(_REMEMBER)
     try:
-        session = await client.sessions.update(
-            session_id, actions=upsert(client, values), condition=condition
-        )
+        session = await client.sessions.update(session_id, actions=actions, condition=condition)
     except ConditionFailed as refused:
         found = client.sessions.load(refused.item)
         if found and found.lease_token is not None:
@@ -104,6 +109,7 @@ async def save_pipeline_session(
         raise InvalidTransition(
             f"session {session_id}", found.status if found else "missing", str(status)
         ) from None
+    session_saved(client, session, status_given=status is not None)
     return record(Session, session)
 
 
@@ -224,9 +230,10 @@ async def abandon(
     client: Client, session_id: str, reason: str, condition: Condition
 ) -> PipelineSession:
     """End a session for good if a condition holds, else raise ConditionFailed."""
-    return await client.sessions.update(
+    session = await client.sessions.update(
         session_id,
         actions=[
+            _REMEMBER,
             put(PipelineSession.status, SessionStatus.ABANDONED),
             put(PipelineSession.error_message, reason),
             put(PipelineSession.last_updated, client.now()),
@@ -236,3 +243,5 @@ async def abandon(
         ],
         condition=condition,
     )
+    session_saved(client, session, status_given=True)
+    return session

@@ -11,10 +11,10 @@ from tdev_models import fields
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, LeaseLost, TdevError
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.services import executions
+from tdev_models.services.automatic import run_ended
 from tdev_models.services.changes import put
 from tdev_models.services.leased_writes import Heartbeat, leased_update
 from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled
-from tdev_models.services.metrics import record_quietly
 from tdev_models.services.outcome import Outcome, outcome_of
 from tdev_models.services.sessions import ERROR_BYTES, checked_session, held
 from tdev_models.store.client import Client
@@ -77,18 +77,26 @@ class Tracker(_EitherColour):
         self._seen: Mapping[str, AgentExecution] = {}
         self._failed_agent: str | None = None
 
-    def agent(self, agent_name: str, input_data: Any = None, *, critical: bool = True) -> AgentRun:
+    def agent(
+        self,
+        agent_name: str,
+        input_data: Any = None,
+        *,
+        critical: bool = True,
+        variant: str | None = None,
+    ) -> AgentRun:
         """Return the block in which one agent runs.
 
         Args:
             agent_name: one of the nine, or an agent of your own.
             input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
             critical: False lets the session go on when the agent raises.
+            variant: of an A/B test, which the execution and the agent's metrics then name.
 
         Raises:
             InvalidRequest: a wrong name, or input that has no JSON form or is too large.
         """
-        return AgentRun(self, agent_name, input_data, critical)
+        return AgentRun(self, agent_name, input_data, critical, variant)
 
     async def __aenter__(self) -> Self:
         if self.lease is None:
@@ -180,14 +188,23 @@ class AgentRun(_EitherColour):
         output: the agent's output.
     """
 
-    def __init__(self, tracker: Tracker, agent_name: str, input_data: Any, critical: bool) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        agent_name: str,
+        input_data: Any,
+        critical: bool,
+        variant: str | None,
+    ) -> None:
         self.output: Any = None
         self.done = False
         key = executions.execution_key(f"{tracker.session_id}-{agent_name}", agent_name)
         self._execution_id, self.agent_name, _ = key
-        self._input = (
-            {} if input_data is None else {"input_data": _PAYLOAD("input_data", input_data)}
-        )
+        self._begins_with: dict[str, Any] = {"status": ExecutionStatus.RUNNING}
+        if input_data is not None:
+            self._begins_with["input_data"] = _PAYLOAD("input_data", input_data)
+        if variant is not None:
+            self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
         self._tracker, self._critical = tracker, critical
 
     async def __aenter__(self) -> Self:
@@ -195,9 +212,7 @@ class AgentRun(_EitherColour):
         if self.agent_name in lease.ended_agents:
             self.done, self.output = True, tracker.outputs.get(self.agent_name)
             return self
-        await self._write(
-            {"status": ExecutionStatus.RUNNING, **self._input}, tracker._seen.get(self.agent_name)
-        )
+        await self._write(self._begins_with, tracker._seen.get(self.agent_name))
         self._started = tracker._client.now()
         return self
 
@@ -242,12 +257,13 @@ class AgentRun(_EitherColour):
             self.done = True
             if error is None:
                 self._tracker.outputs[self.agent_name] = self.output
-            await record_quietly(
+            run_ended(
                 client,
-                metric_name="agent_execution_time",
-                agent_name=self.agent_name,
-                value=max(0.0, client.now() - self._started),
-                error=error is not None,
+                self.agent_name,
+                seconds=client.now() - self._started,
+                failed=error is not None,
+                retried=bool(seen and seen.retry_count),
+                variant=self._begins_with.get("variant"),
             )
 
     async def _write(self, values: Mapping[str, Any], seen: AgentExecution | None) -> None:

@@ -15,6 +15,7 @@ from tdev_models import settings as settings_module
 from tdev_models.errors import Conflict, TdevError
 from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
 from tdev_models.settings import Settings, Transport
+from tdev_models.store.receipts import Receipt
 from tdev_models.store.table import Table
 from tdev_models.types import RequestEvent
 
@@ -79,6 +80,10 @@ class Client(ABC):
     @abstractmethod
     def interrupter(self) -> Interrupter:
         """Return what cancels the current task."""
+
+    @abstractmethod
+    async def settled(self, receipt: Receipt) -> None:
+        """Wait until a receipt is settled, and raise the error that it was settled with."""
 
     async def acquire(self, lock: threading.Lock) -> None:
         """Take a lock that a thread may hold for the time of a request."""

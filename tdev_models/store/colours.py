@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from tdev_models import aws
 from tdev_models.settings import Transport
 from tdev_models.store.client import Client, Interrupter
+from tdev_models.store.receipts import Receipt
 
 T = TypeVar("T")
 
@@ -48,6 +49,12 @@ class BlockingClient(Client):
     def interrupter(self) -> Interrupter:
         """Return one that does nothing: blocking code learns of a lost lease at its next write."""
         return _NoInterrupter()
+
+    async def settled(self, receipt: Receipt) -> None:
+        """Wait, blocking the thread."""
+        receipt.wait()
+        if receipt.error:
+            raise receipt.error.with_traceback(None)
 
 
 class AsyncClient(Client):
@@ -98,6 +105,17 @@ class AsyncClient(Client):
     def interrupter(self) -> Interrupter:
         """Return one that cancels the task that runs now."""
         return _TaskInterrupter()
+
+    async def settled(self, receipt: Receipt) -> None:
+        """Wait, letting other tasks run; all that wait in one loop are woken by one call."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        if receipt.join(loop, waiter):
+            await waiter
+        if receipt.error:
+            raise receipt.error.with_traceback(None)
 
 
 class _NoInterrupter:

@@ -49,7 +49,7 @@ LARGE = {"text": "".join(str(number * 7919 % 1000003) for number in range(40_000
 VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
-    *("next_retry_at", "lease_owner"),
+    *("next_retry_at", "lease_owner", "previous_status"),
 }
 
 

@@ -17,6 +17,7 @@ from tdev_models import cli, settings
 from tdev_models.cli import engine, main
 from tdev_models.sync import get_pipeline_session, save_pipeline_session
 
+COMMANDS = ("demo", "local", "migrate", "metrics", "usage", "agents", "ab")
 TDEV = [sys.executable, "-c", "import sys; from tdev_models.cli import main; sys.exit(main())"]
 
 
@@ -33,7 +34,7 @@ def test_a_usage_error_exits_with_64(
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert [name for name in ("demo", "local", "migrate") if name not in printed] == []
+    assert [name for name in COMMANDS if name not in printed] == []
 
 
 def test_migrate_gets_its_arguments_and_gives_its_exit_code(

@@ -32,7 +32,7 @@ def run(store: Settings, code: str) -> str:
 
 
 def test_every_example_runs_as_it_stands(store: Settings) -> None:
-    orchestrator, worker, on_call = EXAMPLES
+    orchestrator, worker, on_call, experiment = EXAMPLES
     assert len([line for line in orchestrator.splitlines() if line.strip()]) == 12
     assert "status='COMPLETED'" in run(store, orchestrator)
     sync.save_pipeline_session(session_id="s", status="FAILED", error_message="why")
@@ -42,6 +42,7 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
     assert run(store, on_call) == "s None why\ns-generation no model\n"
     assert "s goes on at nl_input with []\n" in run(store, worker)
     assert sync.get_pipeline_session("s").status == "COMPLETED"
+    assert re.match(r"Not enough data: \d samples of old and \d of new", run(store, experiment))
 
 
 def section(title: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from tdev_models import Tracker, configure
 from tdev_models.cli.demo.agents import RUN
 from tdev_models.cli.demo.bill import Bill
-from tdev_models.sync import get_failed_sessions, resume_pipeline, track_session
+from tdev_models.sync import flush_metrics, get_failed_sessions, resume_pipeline, track_session
 
 KILLED_IN = "generation"
 SECONDS = 30
@@ -27,6 +27,7 @@ def begin(session_id: str, user_id: str, request: str) -> None:
 
     def wait_inside(agent: str) -> None:
         if agent == KILLED_IN:
+            flush_metrics()  # what is still on its way dies with the process
             say("inside", agent=agent)
             sys.stdin.read()
             raise SystemExit("the demo is gone")

@@ -1,0 +1,211 @@
+"""`tdev metrics`, `usage`, `agents`, `ab`: what the metrics say, in at most 80 columns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tdev_models.fields import instant
+from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
+from tdev_models.types import (
+    Comparison,
+    Difference,
+    MetricRow,
+    PerformanceReport,
+    SessionCounts,
+    UsageReport,
+)
+
+PERCENTILES = (50, 95, 99)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report that the options name; return 0."""
+    end = time.time() if options.end is None else instant("end", options.end)
+    start = end - 86400 * options.days
+    if options.start is not None:
+        start = instant("start", options.start)
+    found, tables = _REPORTS[options.command](options, start, end)
+    if options.json:
+        sys.stdout.write(json.dumps(found, default=dict, indent=2) + "\n")
+        return 0
+    console = Console(highlight=False)
+    console.width = min(console.width, 80)
+    for table in tables:
+        console.print(table, markup=False)
+        console.print()
+    return 0
+
+
+def _metrics(options: argparse.Namespace, start: float, end: float) -> tuple[Any, list[Any]]:
+    rows = query_metrics(
+        options.name,
+        start,
+        end,
+        agent_name=options.agent,
+        dimension=options.dimension,
+        group_by=options.by,
+        percentiles=PERCENTILES,
+    )
+    columns = ("count", "mean", "p50", "p95", "p99", "max", "failed")
+    lines = [
+        [
+            _group(row),
+            str(row.count),
+            *map(_short, (row.mean, *row.percentiles.values(), row.max)),
+            _percent(row.error_rate),
+        ]
+        for row in rows
+    ]
+    return rows, [_table(options.name, options.by, *columns, lines=lines)]
+
+
+def _group(row: MetricRow) -> str:
+    if row.day is not None:
+        return row.day if row.hour is None else f"{row.day} {row.hour:02}h"
+    return (row.agent_name or row.dimension) or "(none)"
+
+
+def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[UsageReport, list[Any]]:
+    report = usage_report(start, end)
+    all_of = report.sessions
+    rates = f"completed {_percent(report.success_rate)}, abandoned "
+    rates += f"{_percent(report.abandonment_rate)} of {all_of.started} started"
+    lasted = []
+    if (row := report.seconds) is not None:
+        numbers = (row.mean, row.min, row.max, *row.percentiles.values())
+        lasted.append(["completed sessions", *map(_short, numbers)])
+    funnel = [[one.agent_name, str(one.completed), str(one.stopped)] for one in report.funnel]
+    made = [[name, str(count)] for name, count in report.technologies.items()]
+    return report, [
+        _sessions(f"Sessions by day: {rates}", "day", [*report.by_day, all_of]),
+        _sessions("Sessions by hour of the day (UTC)", "hour", report.by_hour),
+        _sessions("Sessions by pipeline type", "type", report.by_type),
+        _table("How far runs get", "agent", "completed", "stopped here", lines=funnel),
+        _table("Seconds", "of", "mean", "min", "max", "p50", "p90", "p99", lines=lasted),
+        _table("Technologies", "name", "projects", lines=made),
+        f"Downloads: {report.downloads}",
+    ]
+
+
+def _sessions(title: str, group: str, counts: Iterable[SessionCounts]) -> Table:
+    events = ("started", "completed", "failed", "abandoned", "resumed")
+    lines = [[one.group or "(none)", *(str(one[event]) for event in events)] for one in counts]
+    return _table(title, group, *events, lines=lines)
+
+
+def _agents(
+    options: argparse.Namespace, start: float, end: float
+) -> tuple[PerformanceReport, list[Any]]:
+    report = agent_performance(start, end)
+    lines = [
+        [
+            one.agent_name,
+            str(one.runs),
+            _percent(one.success_rate),
+            str(one.retries),
+            *map(_short, (one.mean, one.p50, one.p95, one.p99)),
+            "" if one.trend is None else f"{100 * one.trend:+.0f}%",
+        ]
+        for one in report.agents
+    ]
+    columns = ("runs", "ok", "again", "mean", "p50", "p95", "p99", "trend")
+    said = f"Slowest: {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
+    return report, [_table("Agents, in seconds", "agent", *columns, lines=lines), said]
+
+
+def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparison, list[Any]]:
+    found = compare_variants(
+        options.agent,
+        options.a,
+        options.b,
+        options.metric,
+        start,
+        end,
+        effect=options.effect,
+    )
+    lines = [
+        [
+            one.name,
+            str(one.count),
+            _percent(one.success_rate),
+            *("" if value is None else _short(value) for value in (one.mean, one.typical)),
+            *map(_short, (one.p50, one.p95, one.p99)),
+        ]
+        for one in (found.a, found.b)
+        if one is not None
+    ]
+    effects = [
+        line
+        for line in (
+            _effect("success, points", found.success, 100, 0),
+            _effect("typical value, %", found.ratio, 100, 1),
+        )
+        if line
+    ]
+    columns = ("count", "ok", "mean", "typical", "p50", "p95", "p99")
+    return found, [
+        _table(f"{options.metric} of {options.agent}", "variant", *columns, lines=lines),
+        _table(
+            f"{options.b} against {options.a}",
+            "of",
+            "effect",
+            "95% interval",
+            "p",
+            "needed",
+            lines=effects,
+        ),
+        found.verdict,
+    ]
+
+
+def _effect(name: str, found: Difference | None, scale: float, same: float) -> list[str]:
+    if found is None:
+        return []
+    effect, low, high = (
+        f"{scale * (value - same):+.1f}" for value in (found.effect, found.low, found.high)
+    )
+    return [name, effect, f"{low} to {high}", f"{found.p_value:.3f}", str(found.needed)]
+
+
+_REPORTS = {"metrics": _metrics, "usage": _usage, "agents": _agents, "ab": _ab}
+
+
+def _short(value: float) -> str:
+    """Return about three digits, in six characters where a value lets them."""
+    size = abs(value)
+    if size == 0 or 0.001 <= size < 1:
+        return f"{value:.4f}" if size else "0"
+    if 1 <= size < 1000:
+        return f"{value:.3g}" if size < 999.5 else "1000"
+    return f"{value:.0f}" if 1000 <= size < 1e6 else f"{value:.0e}"
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f}%"
+
+
+def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    widest = max((len(line[0]) for line in lines), default=0)
+    table.add_column(columns[0], min_width=min(18, widest), overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    return table

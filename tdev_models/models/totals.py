@@ -1,0 +1,160 @@
+"""Totals of samples, which merge in any order: counts, sums, extremes and a histogram."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+# A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
+_WIDTH = 0.0396
+# Above the bucket of the smallest magnitude, 1e-60, so that bucket numbers rise with the values.
+_ONE = 4000
+_BELOW_ALL = -2 * _ONE
+_VERSION = 1
+
+
+class Totals:
+    """What is kept of some samples.
+
+    Attributes:
+        sum: with `rest`, which a float cannot hold of it, exact to 1e-30.
+        squares: the sum of the squares.
+        positives, logs, log_squares: how many values are above 0, the sums of their natural
+            logarithms and of those squared.
+        buckets: how many values each bucket has; their numbers rise with the values.
+    """
+
+    __slots__ = (
+        "buckets",
+        "count",
+        "errors",
+        "log_squares",
+        "logs",
+        "max",
+        "min",
+        "positives",
+        "rest",
+        "squares",
+        "sum",
+    )
+
+    def __init__(self) -> None:
+        self.count = self.errors = self.positives = 0
+        self.sum = self.rest = self.squares = self.logs = self.log_squares = 0.0
+        self.min, self.max = math.inf, -math.inf
+        self.buckets: Counter[int] = Counter()
+
+    @classmethod
+    def of(cls, values: Sequence[float], errors: int = 0) -> Totals:
+        """Return the totals of some values, so many of them failures."""
+        totals = cls()
+        if not values:
+            return totals
+        totals.count, totals.errors = len(values), errors
+        totals.sum, totals.rest = _exactly(values)
+        totals.squares = math.fsum(value * value for value in values)
+        logs = [math.log(value) for value in values if value > 0]
+        totals.positives = len(logs)
+        totals.logs = math.fsum(logs)
+        totals.log_squares = math.fsum(log * log for log in logs)
+        totals.min, totals.max = min(values), max(values)
+        totals.buckets = Counter(map(bucket, values))
+        return totals
+
+    def add(self, other: Totals) -> None:
+        """Add the samples of others."""
+        self.count += other.count
+        self.errors += other.errors
+        self.sum, self.rest = _exactly((self.sum, self.rest, other.sum, other.rest))
+        self.squares += other.squares
+        self.positives += other.positives
+        self.logs += other.logs
+        self.log_squares += other.log_squares
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
+        self.buckets.update(other.buckets)
+
+    @property
+    def mean(self) -> float:
+        """The mean; there must be samples."""
+        return self.sum / self.count
+
+    @property
+    def error_rate(self) -> float:
+        """The share of failures; there must be samples."""
+        return self.errors / self.count
+
+    def percentile(self, percent: float) -> float:
+        """Return the value that so many percent of the samples do not pass, within 2 %.
+
+        The nearest rank: the smallest sample that at least `percent` of 100 are not above.
+        """
+        rank = max(1, math.ceil(percent / 100 * self.count))
+        if rank == 1:
+            return self.min
+        if rank < self.count:
+            seen = 0
+            for number in sorted(self.buckets):
+                seen += self.buckets[number]
+                if seen >= rank:
+                    return min(self.max, max(self.min, _middle(number)))
+        return self.max
+
+
+def bucket(value: float) -> int:
+    """Return the number of the bucket that a value falls in."""
+    if value == 0:
+        return 0
+    number = math.ceil(math.log(abs(value)) / _WIDTH) + _ONE
+    return number if value > 0 else -number
+
+
+def _middle(number: int) -> float:
+    if number == 0:
+        return 0.0
+    return math.copysign(math.exp((abs(number) - _ONE - 0.5) * _WIDTH), number)
+
+
+def _exactly(values: Iterable[float]) -> tuple[float, float]:
+    parts = list(values)
+    total = math.fsum(parts)
+    return total, math.fsum((*parts, -total))
+
+
+def packed(buckets: Counter[int]) -> bytes:
+    """Return buckets as bytes: a version, then for each its distance from the last and its count.
+
+    Both as numbers of 7 bits a byte, the lowest first; two or three bytes a bucket in all.
+    """
+    out, last = bytearray([_VERSION]), _BELOW_ALL
+    for number in sorted(buckets):
+        for part in (number - last, buckets[number]):
+            while part > 127:
+                out.append(part & 127 | 128)
+                part >>= 7
+            out.append(part)
+        last = number
+    return bytes(out)
+
+
+def unpacked(data: bytes) -> Counter[int]:
+    """Return the buckets that `packed` wrote.
+
+    Raises:
+        ValueError: a form of a newer release.
+    """
+    if data[0] != _VERSION:
+        raise ValueError(f"histogram of version {data[0]}: upgrade tdev-models to read it")
+    parts, part, shift = [], 0, 0
+    for byte in data[1:]:
+        part |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            parts.append(part)
+            part = shift = 0
+    buckets: Counter[int] = Counter()
+    number = _BELOW_ALL
+    for distance, count in zip(parts[::2], parts[1::2], strict=True):
+        number += distance
+        buckets[number] = count
+    return buckets

@@ -1,0 +1,168 @@
+"""What the metrics say of a range of time: usage, and the agents' performance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tdev_models.models.totals import Totals
+from tdev_models.services.metrics import Cell, instants, read_cells
+from tdev_models.store.client import Client
+from tdev_models.types import (
+    AGENTS,
+    AgentPerformance,
+    FunnelStep,
+    MetricRow,
+    PerformanceReport,
+    SessionCounts,
+    UsageReport,
+)
+
+_EVENTS = ("started", "completed", "failed", "abandoned", "resumed")
+
+
+async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
+    """Return what happened in a range: sessions, how far they got, what was made.
+
+    From the automatic metrics, so it knows what was recorded while they were on. Whole UTC hours,
+    as `query_metrics`: nine Queries a day of the range, consistent. A session counts where it
+    began, and its end where it ended: at the edges of the range these are different sessions.
+    Distinct users are not known from totals.
+
+    Args:
+        start: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
+        end: instant, exclusive; at most 366 days later.
+
+    Raises:
+        InvalidRequest: a wrong value.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    first, last = instants(start, end)
+    read = {
+        name: await read_cells(client, name, first, last)
+        for name in (
+            *(f"sessions_{event}" for event in _EVENTS),
+            "session_duration",
+            "agent_execution_time",
+            "projects_saved",
+            "project_downloads",
+        )
+    }
+    by_event = {event: read[f"sessions_{event}"] for event in _EVENTS}
+    sessions = SessionCounts(
+        group="all", **{event: _total(cells).count for event, cells in by_event.items()}
+    )
+    durations, runs = _total(read["session_duration"]), _by_agent(read["agent_execution_time"])
+    stopped = _by_agent([*read["sessions_failed"], *read["sessions_abandoned"]])
+    technologies: Counter[str] = Counter()
+    for cell in read["projects_saved"]:
+        technologies[cell.dimension] += cell.totals.count
+    return UsageReport(
+        sessions=sessions,
+        success_rate=sessions.completed / sessions.started if sessions.started else None,
+        abandonment_rate=sessions.abandoned / sessions.started if sessions.started else None,
+        by_day=_grouped(by_event, lambda cell: cell.day),
+        by_hour=_grouped(by_event, lambda cell: f"{cell.hour:02}"),
+        by_type=_grouped(by_event, lambda cell: cell.dimension),
+        funnel=tuple(
+            FunnelStep(
+                agent_name=name,
+                completed=runs[name].count - runs[name].errors if name in runs else 0,
+                stopped=stopped[name].count if name in stopped else 0,
+            )
+            for name in AGENTS
+        ),
+        seconds=_row(durations) if durations.count else None,
+        technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),
+        downloads=_total(read["project_downloads"]).count,
+    )
+
+
+async def agent_performance(client: Client, start: Any, end: Any) -> PerformanceReport:
+    """Return how each agent did in a range, against the range of the same length before.
+
+    From `agent_execution_time` and `agent_retries`, which the tracker records: what ran without it
+    counts as far as the program recorded it. Whole UTC hours; three Queries a day of the range,
+    consistent.
+
+    Args:
+        start: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
+        end: instant, exclusive; at most 366 days later.
+
+    Raises:
+        InvalidRequest: a wrong value.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    first, last = instants(start, end)
+    first, last = first // 3600 * 3600, -(-last // 3600) * 3600
+    before = 2 * first - last
+    runs = _by_agent(await read_cells(client, "agent_execution_time", first, last))
+    former = _by_agent(await read_cells(client, "agent_execution_time", before, first))
+    retries = _by_agent(await read_cells(client, "agent_retries", first, last))
+    order = [*AGENTS, *sorted(set(runs) - set(AGENTS))]
+    agents = [
+        AgentPerformance(
+            agent_name=name,
+            runs=runs[name].count,
+            failures=runs[name].errors,
+            success_rate=1 - runs[name].error_rate,
+            retries=retries[name].count if name in retries else 0,
+            mean=runs[name].mean,
+            p50=runs[name].percentile(50),
+            p95=runs[name].percentile(95),
+            p99=runs[name].percentile(99),
+            max=runs[name].max,
+            trend=runs[name].mean / former[name].mean - 1
+            if name in former and former[name].mean
+            else None,
+        )
+        for name in order
+        if name in runs
+    ]
+    failing = [one for one in agents if one.failures]
+    return PerformanceReport(
+        agents=tuple(agents),
+        slowest=max(agents, key=lambda one: one.p95).agent_name if agents else None,
+        most_failing=min(failing, key=lambda one: one.success_rate).agent_name if failing else None,
+    )
+
+
+def _grouped(
+    by_event: Mapping[str, Iterable[Cell]], group_of: Callable[[Cell], str]
+) -> tuple[SessionCounts, ...]:
+    groups: dict[str, Counter[str]] = {}
+    for event, cells in by_event.items():
+        for cell in cells:
+            groups.setdefault(group_of(cell), Counter())[event] += cell.totals.count
+    return tuple(
+        SessionCounts(group=group, **{event: counts[event] for event in _EVENTS})
+        for group, counts in sorted(groups.items())
+    )
+
+
+def _by_agent(cells: Iterable[Cell]) -> dict[str, Totals]:
+    totals: dict[str, Totals] = {}
+    for cell in cells:
+        totals.setdefault(cell.agent_name, Totals()).add(cell.totals)
+    return totals
+
+
+def _total(cells: Iterable[Cell]) -> Totals:
+    totals = Totals()
+    for cell in cells:
+        totals.add(cell.totals)
+    return totals
+
+
+def _row(totals: Totals) -> MetricRow:
+    return MetricRow(
+        metric_name="session_duration",
+        count=totals.count,
+        sum=totals.sum,
+        mean=totals.mean,
+        min=totals.min,
+        max=totals.max,
+        error_rate=totals.error_rate,
+        percentiles={percent: totals.percentile(percent) for percent in (50, 90, 99)},
+    )

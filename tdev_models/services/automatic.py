@@ -1,0 +1,123 @@
+"""The metrics that the package records by itself: in the background, never in the pipeline's way.
+
+A failure is logged. What a killed process had not written is lost; nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from tdev_models.models import PipelineSession, UserProject
+from tdev_models.store.cells import Key, Recorder
+from tdev_models.store.client import Client
+from tdev_models.types import SessionStatus
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+
+_PART_BYTES = 200
+_ENDS = {
+    SessionStatus.COMPLETED: "sessions_completed",
+    SessionStatus.FAILED: "sessions_failed",
+    SessionStatus.ABANDONED: "sessions_abandoned",
+}
+
+
+def _harmless(
+    record: Callable[Concatenate[Client, P], None],
+) -> Callable[Concatenate[Client, P], None]:
+    @wraps(record)
+    def call(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if client.settings.automatic_metrics:
+            try:
+                record(client, *args, **kwargs)
+            except Exception:
+                _log.warning("%s: not recorded", record.__name__, exc_info=True)
+
+    return call
+
+
+@_harmless
+def run_ended(
+    client: Client,
+    agent_name: str,
+    *,
+    seconds: float,
+    failed: bool,
+    retried: bool,
+    variant: str | None,
+) -> None:
+    """Record one try of one agent; the dimension is its variant."""
+    _note(client, "agent_execution_time", max(0.0, seconds), agent_name, variant, failed)
+    for name, so in (("agent_failures", failed), ("agent_retries", retried)):
+        if so:
+            _note(client, name, 1, agent_name, variant)
+
+
+@_harmless
+def session_claimed(
+    client: Client, seen: PipelineSession, pipeline_type: str | None, *, resumed: bool
+) -> None:
+    """Record that a session, as it was seen, was made or resumed; the dimension is its type."""
+    if resumed or seen.status is None:
+        name = "sessions_resumed" if resumed else "sessions_started"
+        _note(client, name, dimension=seen.pipeline_type or pipeline_type)
+
+
+@_harmless
+def session_saved(client: Client, session: PipelineSession, *, status_given: bool) -> None:
+    """Record what a call without a lease made of a session, as the call returned it."""
+    if session.created_at == session.last_updated:
+        _note(client, "sessions_started", dimension=session.pipeline_type)
+    if status_given and session.previous_status != session.status:
+        if session.status in _ENDS:
+            session_ended(client, session)
+        elif session.previous_status == SessionStatus.FAILED:
+            _note(client, "sessions_resumed", dimension=session.pipeline_type)
+
+
+@_harmless
+def session_ended(client: Client, session: PipelineSession) -> None:
+    """Record a session's end, at which agent if it did not complete; the dimension is its type."""
+    completed = session.status == SessionStatus.COMPLETED
+    agent_name = None if completed else session.failed_agent or session.current_agent
+    dimension = session.pipeline_type
+    _note(client, _ENDS[SessionStatus(session.status)], 1, agent_name, dimension)
+    if completed and session.created_at is not None:
+        seconds = max(0.0, session.last_updated - session.created_at)
+        _note(client, "session_duration", seconds, dimension=dimension)
+
+
+@_harmless
+def project_saved(client: Client, project: UserProject) -> None:
+    """Record the technologies of a project that was made by this call, one sample each."""
+    if project.created_at == project.last_accessed and isinstance(project.tech_stack, list):
+        for technology in {one for one in project.tech_stack if isinstance(one, str)}:
+            _note(client, "projects_saved", dimension=technology)
+
+
+@_harmless
+def project_downloaded(client: Client) -> None:
+    """Record a download."""
+    _note(client, "project_downloads")
+
+
+def _note(
+    client: Client,
+    metric_name: str,
+    value: float = 1,
+    agent_name: str | None = None,
+    dimension: str | None = None,
+    error: bool = False,
+) -> None:
+    key = Key(int(client.now() // 3600), metric_name, _part(agent_name), _part(dimension))
+    Recorder.of(client.settings).add(key, float(value), error, awaited=False)
+
+
+def _part(text: str | None) -> str:
+    """Return what may stand in a key: C# is C♯ there."""
+    return (text or "").replace("#", "♯").encode()[:_PART_BYTES].decode(errors="ignore")

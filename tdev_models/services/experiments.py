@@ -1,0 +1,250 @@
+"""A/B tests: which variant a unit gets, and what the metrics say of two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tdev_models import fields
+from tdev_models.errors import InvalidRequest
+from tdev_models.models.totals import Totals
+from tdev_models.services.distributions import normal, student, student_quantile
+from tdev_models.services.metrics import read_cells
+from tdev_models.store.client import Client
+from tdev_models.types import Comparison, Difference, Variant
+
+_PART = fields.key(200, part=True)
+_TEXT = fields.key()
+
+_LEVEL = 0.05
+# The normal quantiles of 1 - _LEVEL / 2, and of the power of 0.8 that `needed` is for.
+_Z_LEVEL, _Z_POWER = 1.959963984540054, 0.8416212335729143
+_SPLIT_LEVEL = 0.001
+_LEAST = 30
+
+
+def assign_variant(experiment: str, unit_id: str, weights: Mapping[str, float]) -> str:
+    """Return the variant of a unit (a user, say): always the same, and each by its weight.
+
+    Reads and writes nothing. The first 8 bytes of BLAKE2b of `experiment`, a zero byte and
+    `unit_id`, as a fraction of 2**64, pick a place on a line along which the variants lie in the
+    order of their names, as long as their weights. Other experiments assign independently; other
+    weights move only the units whose place changes hands.
+
+    Args:
+        experiment: its name.
+        unit_id: who or what gets the variant.
+        weights: variant to weight, at least 0; any scale.
+
+    Raises:
+        InvalidRequest: an empty name, or weights that are no weights.
+    """
+    _TEXT("experiment", experiment)
+    _TEXT("unit_id", unit_id)
+    if not isinstance(weights, Mapping) or not weights:
+        raise InvalidRequest("weights", "must be a mapping of variants to weights")
+    line: list[tuple[str, float]] = sorted(
+        (_PART("weights", name), fields.number("weights", weights[name])) for name in weights
+    )
+    total = math.fsum(weight for _, weight in line)
+    if min(weight for _, weight in line) < 0 or total <= 0:
+        raise InvalidRequest("weights", "must be at least 0, and one of them above")
+    digest = hashlib.blake2b(f"{experiment}\0{unit_id}".encode(), digest_size=8).digest()
+    place, reached = int.from_bytes(digest) / 2**64 * total, 0.0
+    for name, weight in line:
+        reached += weight
+        if place < reached:
+            return name
+    return max(name for name, weight in line if weight)  # the sum was rounded
+
+
+async def compare_variants(
+    client: Client,
+    agent: str,
+    a: str,
+    b: str,
+    metric: str,
+    start: Any,
+    end: Any,
+    *,
+    weights: Mapping[str, float] | None = None,
+    effect: float = 0.05,
+) -> Comparison:
+    """Compare two variants of one agent by the totals of a metric: b against a.
+
+    Success rates by Newcombe's interval and the test of two proportions, values by Welch's test of
+    their logarithms (values above 0, failed runs included), both at 5 %. Decide on the range
+    beforehand: looking again and again until something shows finds what is not there. One Query a
+    day of the range, consistent.
+
+    Args:
+        agent: the agent.
+        a: one variant, the dimension of its samples.
+        b: the other.
+        metric: usually "agent_execution_time", which the tracker records.
+        start: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
+        end: instant, exclusive; at most 366 days later.
+        weights: how units were to be split; equally when not given.
+        effect: what `needed` is for: 0.05 is five points of success, or 5 % of the value.
+
+    Raises:
+        InvalidRequest: a wrong value.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    for field, value in (("agent", agent), ("a", a), ("b", b), ("metric", metric)):
+        _PART(field, value)
+    if a == b:
+        raise InvalidRequest("b", "must be another variant than a")
+    if not 0 < fields.number("effect", effect) < 1:
+        raise InvalidRequest("effect", "must be between 0 and 1")
+    share = 0.5
+    if weights is not None:
+        if not all(fields.number("weights", weights.get(name, 0)) > 0 for name in (a, b)):
+            raise InvalidRequest("weights", f"must be above 0 for {a} and {b}")
+        share = weights[a] / (weights[a] + weights[b])
+    samples = {a: Totals(), b: Totals()}
+    for cell in await read_cells(client, metric, start, end, agent):
+        if cell.dimension in samples:
+            samples[cell.dimension].add(cell.totals)
+    return compared(agent, metric, (a, samples[a]), (b, samples[b]), share, effect)
+
+
+def compared(
+    agent: str,
+    metric: str,
+    a: tuple[str, Totals],
+    b: tuple[str, Totals],
+    share: float = 0.5,
+    effect: float = 0.05,
+) -> Comparison:
+    """Return the comparison of two totals; `share` of all samples were to be a's."""
+    (_, one), (_, other) = a, b
+    split = _split(one.count, other.count, share) if one.count + other.count else None
+    success = _success(one, other, effect) if one.count and other.count else None
+    ratio = _ratio(one, other, effect) if min(one.positives, other.positives) > 1 else None
+    return Comparison(
+        metric=metric,
+        agent_name=agent,
+        a=_variant(*a) if one.count else None,
+        b=_variant(*b) if other.count else None,
+        success=success,
+        ratio=ratio,
+        split_p_value=split,
+        verdict=_verdict(a, b, success, ratio, split),
+    )
+
+
+def _variant(name: str, totals: Totals) -> Variant:
+    return Variant(
+        name=name,
+        count=totals.count,
+        success_rate=1 - totals.error_rate,
+        mean=totals.mean,
+        typical=math.exp(totals.logs / totals.positives) if totals.positives else None,
+        p50=totals.percentile(50),
+        p95=totals.percentile(95),
+        p99=totals.percentile(99),
+    )
+
+
+def _split(a: int, b: int, share: float) -> float:
+    z = (a - (a + b) * share) / math.sqrt((a + b) * share * (1 - share))
+    return 2 * normal(-abs(z))
+
+
+def _success(a: Totals, b: Totals, effect: float) -> Difference:
+    p, q = 1 - a.error_rate, 1 - b.error_rate
+    pooled = 1 - (a.errors + b.errors) / (a.count + b.count)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count))
+    (a_low, a_high), (b_low, b_high) = _wilson(p, a.count), _wilson(q, b.count)
+    wanted = p - effect if p >= effect else p + effect
+    middle = (p + wanted) / 2
+    needed = (
+        _Z_LEVEL * math.sqrt(2 * middle * (1 - middle))
+        + _Z_POWER * math.sqrt(p * (1 - p) + wanted * (1 - wanted))
+    ) / effect
+    return Difference(
+        effect=q - p,
+        low=q - p - math.hypot(q - b_low, a_high - p),
+        high=q - p + math.hypot(b_high - q, p - a_low),
+        p_value=2 * normal(-abs(q - p) / error) if error else 1.0,
+        needed=math.ceil(needed**2),
+    )
+
+
+def _wilson(p: float, count: int) -> tuple[float, float]:
+    z = _Z_LEVEL
+    middle = p + z * z / (2 * count)
+    width = z * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2)
+    scale = 1 + z * z / count
+    return (middle - width) / scale, (middle + width) / scale
+
+
+def _ratio(a: Totals, b: Totals, effect: float) -> Difference:
+    parts = []
+    for totals in (a, b):
+        n = totals.positives
+        variance = max(0.0, totals.log_squares - totals.logs * totals.logs / n) / (n - 1)
+        parts.append((totals.logs / n, variance, n))
+    (mean, variance, n), (other_mean, other_variance, m) = parts
+    difference, square = other_mean - mean, variance / n + other_variance / m
+    p_value, width = float(difference == 0), 0.0
+    if square:
+        freedom = square**2 / ((variance / n) ** 2 / (n - 1) + (other_variance / m) ** 2 / (m - 1))
+        p_value = 2 * student(-abs(difference) / math.sqrt(square), freedom)
+        width = student_quantile(1 - _LEVEL / 2, freedom) * math.sqrt(square)
+    needed = (_Z_LEVEL + _Z_POWER) ** 2 * (variance + other_variance)
+    return Difference(
+        effect=math.exp(difference),
+        low=math.exp(difference - width),
+        high=math.exp(difference + width),
+        p_value=p_value,
+        needed=max(2, math.ceil(needed / math.log1p(effect) ** 2)),
+    )
+
+
+def _verdict(
+    a: tuple[str, Totals],
+    b: tuple[str, Totals],
+    success: Difference | None,
+    ratio: Difference | None,
+    split: float | None,
+) -> str:
+    (a_name, one), (b_name, other) = a, b
+    fewest = min(one.count, other.count)
+    if fewest < _LEAST or success is None:
+        return (
+            f"Not enough data: {one.count} samples of {a_name} and {other.count} of {b_name}, "
+            f"of which nothing can be said below {_LEAST} each."
+        )
+    if split is not None and split < _SPLIT_LEVEL:
+        return (
+            f"Not to be trusted: {one.count} samples of {a_name} and {other.count} of {b_name} "
+            "are not the split that was meant, so something loses samples of one of them."
+        )
+    said, open_ = [], []
+    if success.p_value < _LEVEL:
+        more = "more" if success.effect > 0 else "less"
+        said.append(
+            f"{b_name} succeeds {more} often than {a_name}: by {100 * abs(success.effect):.1f} "
+            f"points ({100 * success.low:+.1f} to {100 * success.high:+.1f})."
+        )
+    elif fewest < success.needed:
+        open_.append(f"success ({success.needed} each)")
+    else:
+        said.append("Success rates show no difference.")
+    if ratio is not None and ratio.p_value < _LEVEL:
+        less = "less" if ratio.effect < 1 else "more"
+        said.append(
+            f"{b_name} takes {100 * abs(ratio.effect - 1):.1f} % {less} than {a_name} "
+            f"({100 * (ratio.low - 1):+.1f} to {100 * (ratio.high - 1):+.1f} %)."
+        )
+    elif ratio is not None and fewest < ratio.needed:
+        open_.append(f"values ({ratio.needed} each)")
+    elif ratio is not None:
+        said.append("Values show no difference.")
+    if open_:
+        said.append(f"Not enough data to tell an effect of that size in {' and '.join(open_)}.")
+    return " ".join(said)

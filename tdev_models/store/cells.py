@@ -1,0 +1,248 @@
+"""Metrics on their way into the table: cells with one writer each, absolute totals, batches.
+
+A cell is one item that this process alone writes, with the totals of all its samples so far::
+
+    samples  1 2 3 4 5 6 7 8        calls made while a write is under way ride on the next
+    write    [1]  seq 1, count 1
+                [2 3 4 5]  seq 2, count 5
+                        [6 7 8]  seq 3, count 8
+
+Each write requires a smaller `seq`, so it may arrive twice, or late, and counts once. A write
+without an answer may have arrived or not: its calls fail, its cell is written no more (what was
+acknowledged is in it either way), and the samples that were not part of it go to a fresh cell.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import ClassVar, NamedTuple
+
+from pynamodb.expressions.condition import Condition
+
+from tdev_models.errors import ConditionFailed, Conflict, Throttled, Unavailable
+from tdev_models.models import Metric
+from tdev_models.models.base import typed
+from tdev_models.models.totals import Totals
+from tdev_models.settings import Settings
+from tdev_models.store.colours import BlockingClient, drive
+from tdev_models.store.receipts import Receipt
+
+_log = logging.getLogger(__name__)
+
+_THREADS = 8
+_IDLE_SECONDS = 1.0
+_ROUNDS = 3
+_MOST_CELLS = 10_000
+_MOST_QUIET = 10_000
+_HOURS_KEPT = 3  # its own, and two more
+_EXIT_SECONDS = 5.0
+
+
+class Key(NamedTuple):
+    """What the samples of a cell have in common; `hour` counts from the epoch, UTC."""
+
+    hour: int
+    metric_name: str
+    agent_name: str
+    dimension: str
+
+
+class _Batch:
+    """Samples that one write carries."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.errors = self.dropped = 0
+        self.awaited = False
+        self.receipt = Receipt()
+
+
+class _Cell:
+    """One item that this process writes; `totals` is what of it was acknowledged."""
+
+    def __init__(self, key: Key) -> None:
+        moment = datetime.fromtimestamp(key.hour * 3600, UTC)
+        self.key, self.date = key, f"{moment:%Y-%m-%d}"
+        name, agent, dimension = key.metric_name, key.agent_name, key.dimension
+        self.name = f"{name}#{agent}#{moment:%H}#{dimension}#{uuid.uuid4().hex}"
+        self.seq, self.totals = 0, Totals()
+        self.pending: _Batch | None = None
+        self.busy = False  # in the queue, or being written
+
+
+class Recorder:
+    """The cells of one process and its settings, and the threads that write them.
+
+    Both colours share it: fewer writers are fewer items to read.
+    """
+
+    _open: ClassVar[dict[Settings, Recorder]] = {}
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = BlockingClient.of(settings)
+        self._cells: dict[Key, _Cell] = {}
+        self._ready: deque[_Cell] = deque()
+        self._unsettled: set[Receipt] = set()
+        self._work = threading.Condition(threading.Lock())
+        self._threads = self._idle = self._swept = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Recorder:
+        """Return this process's recorder of these settings; never keep it, a fork makes others."""
+        return cls._open.get(settings) or cls._open.setdefault(settings, cls(settings))
+
+    @classmethod
+    def all(cls) -> list[Recorder]:
+        """Return every recorder of this process."""
+        return [*cls._open.values()]
+
+    def add(self, key: Key, value: float, error: bool, *, awaited: bool) -> Receipt:
+        """Take in a sample; the receipt is settled once it is durable, or was lost.
+
+        Not awaited are the package's own metrics: when the table does not keep up, their writes are
+        tried longer, and what passes 10,000 waiting samples of one cell is dropped.
+        """
+        with self._work:
+            cell = self._cells.get(key) or self._opened(key)
+            batch = cell.pending
+            if batch is None:
+                batch = cell.pending = _Batch()
+                self._unsettled.add(batch.receipt)
+                if not cell.busy:
+                    self._enqueue(cell)
+            if awaited or len(batch.values) < _MOST_QUIET:
+                batch.values.append(value)
+                batch.errors += error
+            else:
+                batch.dropped += 1
+            batch.awaited |= awaited
+        if not self._threads:  # none can be started while the interpreter ends
+            self._drain()
+        return batch.receipt
+
+    def unsettled(self) -> list[Receipt]:
+        """Return the receipts of what is not written yet."""
+        with self._work:
+            return [*self._unsettled]
+
+    def _opened(self, key: Key) -> _Cell:
+        hour = int(self._client.now() // 3600)
+        full = len(self._cells) >= _MOST_CELLS
+        if full or hour != self._swept:
+            self._swept = hour
+            self._cells = {
+                key: cell
+                for key, cell in self._cells.items()
+                if cell.busy or (hour < key.hour + _HOURS_KEPT and not full)
+            }
+        self._cells[key] = cell = _Cell(key)
+        return cell
+
+    def _enqueue(self, cell: _Cell) -> None:
+        cell.busy = True
+        self._ready.append(cell)
+        self._work.notify()
+        if len(self._ready) > self._idle and self._threads < _THREADS:
+            with suppress(RuntimeError):
+                threading.Thread(target=self._serve, name="tdev-metrics", daemon=True).start()
+                self._threads += 1
+
+    def _serve(self) -> None:
+        while True:
+            self._drain()
+            with self._work:
+                self._idle += 1
+                found = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
+                self._idle -= 1
+                if not found:
+                    self._threads -= 1
+                    return
+
+    def _drain(self) -> None:
+        while True:
+            with self._work:
+                if not self._ready:
+                    return
+                cell = self._ready.popleft()
+                batch, cell.pending = cell.pending, None
+            if batch is not None:
+                self._flush(cell, batch)
+
+    def _flush(self, cell: _Cell, batch: _Batch) -> None:
+        error: BaseException | None = None
+        try:
+            written = self._written(cell, batch)
+        except BaseException as raised:  # of a hook, too: nobody may wait for ever
+            error, written = raised, _Cell(cell.key)
+        with self._work:
+            if written is not cell:
+                written.pending = cell.pending
+                if self._cells.get(cell.key) is cell:
+                    self._cells[cell.key] = written
+            written.busy = written.pending is not None
+            if written.busy:
+                self._ready.append(written)  # for this thread, which looks there next
+            self._unsettled.discard(batch.receipt)
+        lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
+        if lost:
+            _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late")
+        batch.receipt.settle(error)
+
+    def _written(self, cell: _Cell, batch: _Batch) -> _Cell:
+        """Write a cell with a batch, and return the cell that has it now."""
+        for left in reversed(range(_ROUNDS)):
+            totals = Totals.of(batch.values, batch.errors)
+            totals.add(cell.totals)
+            item = Metric.of(cell.date, cell.name, cell.seq + 1, totals)
+            try:
+                drive(self._send(item))
+            except ConditionFailed as refused:
+                found = self._client.metrics.load(refused.item)
+                if found is None or found.seq != item.seq:
+                    # Not this writer's any more; what was refused is not in it.
+                    cell = _Cell(cell.key)
+                    continue
+            except (Conflict, Throttled, Unavailable):
+                if batch.awaited or not left:
+                    raise
+                continue
+            cell.seq, cell.totals = cell.seq + 1, totals
+            return cell
+        raise Conflict(f"cell {cell.name}: others wrote it {_ROUNDS} times in between")
+
+    async def _send(self, item: Metric) -> None:
+        raw = item.serialize(null_check=False)
+        actions = [
+            typed(attribute, raw[attribute.attr_name])
+            for attribute in Metric.get_attributes().values()
+            if attribute.attr_name in raw and not attribute.is_hash_key | attribute.is_range_key
+        ]
+        condition: Condition = (
+            Metric.seq.does_not_exist() if item.seq == 1 else Metric.seq < item.seq
+        )
+        table = self._client.metrics
+        await self._client.send(
+            *table.plan.update(item.date, item.cell, actions=actions, condition=condition)
+        )
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + _EXIT_SECONDS
+    for recorder in Recorder.all():
+        for receipt in recorder.unsettled():
+            if not receipt.wait(max(0.0, deadline - time.monotonic())):
+                _log.warning("metrics not written within %s s of the exit", _EXIT_SECONDS)
+                return
+
+
+atexit.register(_at_exit)
+# A child of a fork has cells of its own: two writers of one cell would lose samples.
+os.register_at_fork(after_in_child=Recorder._open.clear)

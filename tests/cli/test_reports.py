@@ -1,0 +1,101 @@
+"""`tdev metrics`, `usage`, `agents` and `ab`: tables that fit, and the same for machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tdev_models import AGENTS, Settings, settings, sync
+from tdev_models.cli import main
+
+Printed = Callable[..., str]
+
+
+@pytest.fixture
+def printed(
+    strict_store: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Printed:
+    """Runs a command on a store with some runs in it, and returns what it printed."""
+    monkeypatch.setenv("COLUMNS", "80")
+    chosen = replace(strict_store, automatic_metrics=True)
+    monkeypatch.setattr(settings, "_configured", chosen)
+    for number in range(3):
+        with sync.track_session(f"s{number}", pipeline_type="PRODUCTION") as session:
+            for name in AGENTS:
+                with session.agent(name, variant="A" if number else "B"):
+                    pass
+    sync.save_user_project(user_id="u", project_id="p", tech_stack=["React" * 30, "C#"])
+    for number in range(80):
+        for name in ("agent_execution_time", "waiting"):
+            sync.record_metric(
+                metric_name=name,
+                agent_name="component_decision",
+                dimension="AB"[number % 2],
+                value=123456.789 * (1 + number % 2),
+                error=number % 10 == 0,
+            )
+    sync.flush_metrics()
+    capsys.readouterr()
+
+    def run(*arguments: str) -> str:
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+COMMANDS = [
+    ("metrics", "agent_execution_time"),
+    ("metrics", "agent_execution_time", "--by", "hour", "--agent", "parser"),
+    ("metrics", "agent_execution_time", "--by", "agent"),
+    ("metrics", "session_duration", "--by", "dimension"),
+    ("usage",),
+    ("agents",),
+    ("ab", "component_decision", "A", "B"),
+    ("ab", "component_decision", "A", "nobody"),
+]
+
+
+def test_every_table_fits_80_columns_and_has_its_json(printed: Printed) -> None:
+    for command in COMMANDS:
+        text = printed(*command)
+        assert max(map(len, text.splitlines())) <= 80, text
+        assert "…" not in text, text
+        json.loads(printed(*command, "--json"))
+
+
+def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
+    usage = printed("usage")
+    assert "completed 100.0%, abandoned 0.0% of 3 started" in " ".join(usage.split())
+    assert "PRODUCTION" in usage
+    assert "C♯" in usage
+    agents = printed("agents")
+    assert all(agent in agents for agent in AGENTS)
+    assert "Slowest: component_decision. Most failing: component_decision." in agents
+    ab = ("ab", "component_decision", "A", "B", "--metric", "waiting")
+    assert "B takes 100.0 % more than A" in " ".join(printed(*ab).split())
+    by_agent = printed("metrics", "agent_execution_time", "--by", "agent").splitlines()
+    assert by_agent[1].rstrip().endswith("failed")
+    assert all(line.rstrip().endswith("%") for line in by_agent[3:] if line.strip())
+    (row,) = json.loads(
+        printed("metrics", "agent_execution_time", "--agent", "parser", "--days", "1", "--json")
+    )
+    assert (row["count"], row["agent_name"], row["error_rate"]) == (3, "parser", 0)
+    report: Any = json.loads(printed("usage", "--json"))
+    assert (report["sessions"]["started"], report["funnel"][2]["completed"]) == (3, 3)
+
+
+def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:
+    start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    command = ("metrics", "agent_execution_time", "--json")
+    if time.time() > 1_767_400_000:
+        assert json.loads(printed(*command, "--start", start, "--end", end)) == []
+    assert main(["usage", "--start", end, "--end", start]) == 1
+    assert capsys.readouterr().err.startswith("error: end: ")
+    assert main(["usage", "--start", "yesterday"]) == 1
+    assert capsys.readouterr().err.startswith("error: start: ")

@@ -1,0 +1,192 @@
+"""The metrics that the package records by itself."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tdev_models import (
+    AGENTS,
+    Settings,
+    Throttled,
+    abandon_session,
+    flush_metrics,
+    get_agent_execution,
+    get_pipeline_session,
+    query_metrics,
+    record_download,
+    resume_pipeline,
+    save_pipeline_session,
+    save_user_project,
+    settings,
+    sync,
+    track_session,
+    update_agent_execution,
+)
+from tdev_models.settings import Transport
+from tdev_models.store import cells
+from tests import raw
+
+DAY = 1_780_000_000.0
+
+
+@pytest.fixture
+def counted(store: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A store with metrics of its own; each look at the clock is a second later."""
+    ticks = itertools.count()
+    chosen = replace(store, automatic_metrics=True, clock=lambda: DAY + next(ticks))
+    monkeypatch.setattr(settings, "_configured", chosen)
+    return chosen
+
+
+async def counts(name: str, group_by: str = "dimension") -> dict[str | None, int]:
+    await flush_metrics()
+    rows = await query_metrics(name, DAY - 3600, DAY + 36000, group_by=group_by)
+    return {getattr(row, group_by.replace("agent", "agent_name")): row.count for row in rows}
+
+
+async def test_a_tracked_run_records_its_agents_and_its_session(counted: Settings) -> None:
+    async with track_session("s", pipeline_type="SIMPLE") as session:
+        for name in AGENTS:
+            async with session.agent(name, variant="B" if name == "search" else None) as run:
+                run.output = 1
+    assert await counts("agent_execution_time", "agent") == dict.fromkeys(AGENTS, 1)
+    assert await counts("agent_execution_time") == {"": 8, "B": 1}
+    assert (await get_agent_execution("s-search")).variant == "B"
+    assert await counts("sessions_started") == {"SIMPLE": 1}
+    assert await counts("sessions_completed") == {"SIMPLE": 1}
+    assert await counts("agent_failures") == {}
+    assert await counts("agent_retries") == {}
+    (row,) = await query_metrics("session_duration", DAY, DAY + 36000)
+    stored = await get_pipeline_session("s")
+    assert row.sum == pytest.approx((stored.last_updated or 0) - (stored.created_at or 0))
+
+
+async def test_a_failed_and_resumed_run_records_both(counted: Settings) -> None:
+    with pytest.raises(ValueError, match="broke"):
+        async with track_session("s", pipeline_type="PRODUCTION") as session:
+            async with session.agent("parser", variant="A"):
+                raise ValueError("broke")
+    assert await counts("agent_failures") == {"A": 1}
+    assert await counts("sessions_failed", "agent") == {"parser": 1}
+    async with await resume_pipeline("s") as resume:
+        async with resume.agent("parser", variant="A"):
+            pass
+    assert await counts("sessions_resumed") == {"PRODUCTION": 1}
+    assert await counts("agent_retries", "agent") == {"parser": 1}
+    assert await counts("sessions_started") == {"PRODUCTION": 1}
+    assert await counts("sessions_completed") == {"PRODUCTION": 1}
+    (row,) = await query_metrics("agent_execution_time", DAY, DAY + 36000)
+    assert (row.count, row.error_rate) == (2, 0.5)
+
+
+async def test_calls_of_the_plan_count_changes_and_no_repeats(counted: Settings) -> None:
+    for _ in range(2):
+        await save_pipeline_session(session_id="s", pipeline_type="SIMPLE", status="ACTIVE")
+        await save_pipeline_session(session_id="s", current_agent="parser")
+    for _ in range(2):
+        await save_pipeline_session(session_id="s", status="FAILED")
+    await save_pipeline_session(session_id="s", status="ACTIVE")
+    for _ in range(2):
+        await save_pipeline_session(session_id="s", status="COMPLETED")
+    await save_pipeline_session(session_id="t")
+    for _ in range(2):
+        await abandon_session("t", "no more")
+    assert await counts("sessions_started") == {"SIMPLE": 1, "": 1}
+    assert await counts("sessions_failed", "agent") == {"parser": 1}
+    assert await counts("sessions_resumed") == {"SIMPLE": 1}
+    assert await counts("sessions_completed") == {"SIMPLE": 1}
+    assert await counts("sessions_abandoned") == {"": 1}
+    assert await counts("session_duration") == {"SIMPLE": 1}
+    # The plan records these itself.
+    await update_agent_execution(execution_id="s-parser", status="COMPLETED", variant="A")
+    assert await counts("agent_execution_time") == {}
+    assert (await get_agent_execution("s-parser")).variant == "A"
+
+
+async def test_projects_count_by_technology_once_and_downloads_by_id(counted: Settings) -> None:
+    for _ in range(2):
+        await save_user_project(
+            user_id="u", project_id="p", tech_stack=["React", "C#", "x" * 300, 7]
+        )
+        await record_download("u", "p", "first")
+    assert await counts("projects_saved") == {"React": 1, "C♯": 1, "x" * 200: 1}
+    assert await counts("project_downloads") == {"": 1}
+
+
+async def test_one_setting_turns_them_off(store: Settings) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser"):
+            pass
+    await flush_metrics()
+    assert raw.everything(store, "metrics") == []
+    assert Settings.from_env({"TDEV_AUTOMATIC_METRICS": "off"}).automatic_metrics is False
+
+
+class Broken:
+    """A metrics table that answers nothing of use, after a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.tried = seconds, 0
+
+    def wrap(self, send: Transport) -> Transport:
+        async def broken(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            if request.get("TableName", "").endswith("metrics"):
+                self.tried += 1
+                time.sleep(self.seconds)  # noqa: ASYNC251 (in a thread of its own)
+                raise Throttled("injected")
+            return await send(operation, request)
+
+        return broken
+
+
+def run_agents() -> None:
+    with sync.track_session("s") as session:
+        for name in AGENTS:
+            with session.agent(name) as run:
+                run.output = 1
+
+
+def test_a_broken_table_neither_fails_nor_slows_the_pipeline(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Broken(0.3)
+    with settings.use(strict_store, automatic_metrics=True, transport=broken.wrap):
+        begun = time.monotonic()
+        run_agents()
+        assert time.monotonic() - begun < 1
+        assert sync.get_pipeline_session("s").status == "COMPLETED"
+        sync.flush_metrics()
+    assert broken.tried > len(AGENTS)
+    assert "samples of agent_execution_time lost: injected" in caplog.text
+
+
+def test_what_waits_is_bounded(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "_MOST_QUIET", 3)
+    slow = Broken(0.2)
+    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
+        recorder = cells.Recorder.of(settings.current())
+        for _ in range(50):
+            recorder.add(cells.Key(0, "m", "", ""), 1, error=False, awaited=False)
+        assert sum(len(c.pending.values) for c in recorder._cells.values() if c.pending) <= 3
+        sync.flush_metrics()
+    assert "samples of m lost" in caplog.text
+
+
+def test_an_error_of_their_own_is_logged_only(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cells.Recorder, "of", broken)
+    with settings.use(strict_store, automatic_metrics=True):
+        run_agents()
+    assert "run_ended: not recorded" in caplog.text

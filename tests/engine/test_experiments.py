@@ -1,0 +1,211 @@
+"""A/B tests: who gets which variant, and what the totals say of two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from tdev_models import (
+    InvalidRequest,
+    Settings,
+    assign_variant,
+    compare_variants,
+    record_metric,
+)
+from tdev_models.models.totals import Totals
+from tdev_models.services.distributions import normal, student, student_quantile
+from tdev_models.services.experiments import compared
+
+DAY = 1_780_000_000.0
+
+
+def test_a_unit_keeps_its_variant_whatever_the_order_of_the_weights() -> None:
+    weights = {"A": 1, "B": 2, "C": 1}
+    backwards = dict(reversed(weights.items()))
+    units = [f"user-{number}" for number in range(200)]
+    for unit in units:
+        assert assign_variant("e", unit, weights) == assign_variant("e", unit, backwards)
+    # As documented, so that anyone can compute it.
+    for unit in units:
+        digest = hashlib.blake2b(b"search\0" + unit.encode(), digest_size=8).hexdigest()
+        expected = "A" if int(digest, 16) < 0.25 * 2**64 else "B"
+        assert assign_variant("search", unit, {"A": 1, "B": 3}) == expected
+
+
+def test_variants_are_as_frequent_as_their_weights_and_experiments_independent() -> None:
+    weights = {"A": 50, "B": 30, "C": 20, "off": 0}
+    units = [f"user-{number}" for number in range(20_000)]
+    one = [assign_variant("one", unit, weights) for unit in units]
+    other = [assign_variant("other", unit, weights) for unit in units]
+    counts = Counter(one)
+    expected = [10_000, 6_000, 4_000]
+    assert stats.chisquare([counts[name] for name in "ABC"], expected).pvalue > 0.001
+    assert counts["off"] == 0
+    pairs = Counter(zip(one, other, strict=True))
+    table = [[pairs[row, column] for column in "ABC"] for row in "ABC"]
+    assert stats.chi2_contingency(table).pvalue > 0.001
+
+
+def test_a_weight_that_grows_moves_nobody_away() -> None:
+    for number in range(2000):
+        before = assign_variant("e", str(number), {"A": 10, "B": 90})
+        after = assign_variant("e", str(number), {"A": 40, "B": 60})
+        assert (before, after) != ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "unit", "weights", "field"),
+    [
+        ("", "u", {"A": 1}, "experiment"),
+        ("e", "", {"A": 1}, "unit_id"),
+        ("e", "u", {}, "weights"),
+        ("e", "u", ["A"], "weights"),
+        ("e", "u", {"A": -1, "B": 2}, "weights"),
+        ("e", "u", {"A": 0}, "weights"),
+        ("e", "u", {"A": float("nan")}, "weights"),
+        ("e", "u", {"A#": 1}, "weights"),
+    ],
+)
+def test_wrong_assignments_name_the_field(
+    experiment: str, unit: str, weights: Any, field: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        assign_variant(experiment, unit, weights)
+
+
+def test_the_distributions_are_scipys() -> None:
+    for t in (-40, -3, -1.1, -0.001, 0, 0.5, 1.96, 9):
+        assert normal(t) == pytest.approx(stats.norm.cdf(t), rel=1e-12)
+        for freedom in (1, 1.5, 3, 10, 57.3, 1000, 1e5):
+            assert student(t, freedom) == pytest.approx(stats.t.cdf(t, freedom), rel=1e-7)
+    for freedom in (1, 2.5, 30, 1e4):
+        for probability in (0.001, 0.025, 0.8, 0.975):
+            expected = stats.t.ppf(probability, freedom)
+            assert student_quantile(probability, freedom) == pytest.approx(expected, rel=1e-8)
+
+
+def draw(dice: random.Random, count: int, mean: float, sigma: float = 0.8) -> list[float]:
+    return [dice.lognormvariate(mean, sigma) for _ in range(count)]
+
+
+def both(a: Sequence[float], b: Sequence[float], a_failed: int = 0, b_failed: int = 0) -> Any:
+    return compared("x", "m", ("A", Totals.of(a, a_failed)), ("B", Totals.of(b, b_failed)))
+
+
+def test_values_are_compared_as_scipy_does() -> None:
+    dice = random.Random(3)
+    for count, other, shift in ((40, 90, 0.3), (500, 400, 0.0), (2, 3, 1.0)):
+        a, b = draw(dice, count, 0), draw(dice, other, shift, 0.5)
+        ratio = both(a, b).ratio
+        logs = [[math.log(value) for value in values] for values in (b, a)]
+        expected = stats.ttest_ind(*logs, equal_var=False)
+        interval = expected.confidence_interval()
+        assert ratio.p_value == pytest.approx(expected.pvalue, rel=1e-8)
+        assert math.log(ratio.low) == pytest.approx(interval.low, rel=1e-8)
+        assert math.log(ratio.high) == pytest.approx(interval.high, rel=1e-8)
+
+
+def test_success_rates_are_compared_as_scipy_does() -> None:
+    for n, failed, m, other_failed in ((60, 12, 80, 8), (1000, 31, 900, 57), (40, 0, 50, 5)):
+        success = both([1.0] * n, [1.0] * m, failed, other_failed).success
+        table = [[n - failed, failed], [m - other_failed, other_failed]]
+        expected = stats.chi2_contingency(table, correction=False)
+        assert success.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+        low, high = newcombe(m - other_failed, m, n - failed, n)
+        assert (success.low, success.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def newcombe(x: int, n: int, y: int, m: int) -> tuple[float, float]:
+    p, q = x / n, y / m
+    one = stats.binomtest(x, n).proportion_ci(method="wilson")
+    other = stats.binomtest(y, m).proportion_ci(method="wilson")
+    return (
+        p - q - math.hypot(p - one.low, other.high - q),
+        p - q + math.hypot(one.high - p, q - other.low),
+    )
+
+
+def test_the_split_is_checked_as_scipy_does() -> None:
+    found = compared("x", "m", ("A", Totals.of([1.0] * 700)), ("B", Totals.of([1.0] * 400)), 0.6)
+    expected = stats.chisquare([700, 400], [660, 440]).pvalue
+    assert found.split_p_value == pytest.approx(expected, rel=1e-9)
+    assert both([1.0] * 1100, [1.0] * 900).verdict.startswith("Not to be trusted")
+
+
+def test_equal_variants_differ_in_one_of_twenty_comparisons() -> None:
+    dice = random.Random(8)
+    found = sum(
+        both(draw(dice, 50, 0), draw(dice, 50, 0)).ratio.p_value < 0.05 for _ in range(1000)
+    )
+    assert 30 <= found <= 70  # 3 standard deviations; the benchmark makes 10,000
+
+
+def test_the_size_needed_has_the_power_promised() -> None:
+    dice = random.Random(9)
+    pilot = both(draw(dice, 4000, 0), draw(dice, 4000, 0))
+    assert pilot.ratio.needed == pytest.approx(
+        2 * ((1.96 + 0.8416) * 0.8 / math.log(1.05)) ** 2, rel=0.05
+    )
+    a, b = Totals.of(draw(dice, 4000, 0)), Totals.of(draw(dice, 4000, 0))
+    few = compared("x", "m", ("A", a), ("B", b), effect=0.5)
+    count = few.ratio.needed if few.ratio else 0
+    found = sum(
+        both(draw(dice, count, 0), draw(dice, count, math.log(1.5))).ratio.p_value < 0.05
+        for _ in range(600)
+    )
+    assert found / 600 == pytest.approx(0.8, abs=0.055)
+
+
+def test_the_verdict_says_what_the_numbers_do() -> None:
+    dice = random.Random(5)
+    assert "Not enough data: 3 samples of A and 2 of B" in both([1, 2, 3], [4, 5]).verdict
+    assert both([], []).verdict.startswith("Not enough data")
+    close = both(draw(dice, 100, 0), draw(dice, 100, 0), 1, 1)
+    assert "Not enough data to tell an effect of that size" in close.verdict
+    faster = both(draw(dice, 5000, 0), draw(dice, 5000, -0.3), 500, 100)
+    assert "B succeeds more often than A: by 8.0 points" in faster.verdict
+    assert "less than A" in faster.verdict
+    same = both([2.0] * 5000, [2.0] * 5000, 50, 50)
+    assert same.verdict == "Success rates show no difference. Values show no difference."
+
+
+async def test_two_variants_are_compared_from_the_stored_totals(store: Settings) -> None:
+    dice = random.Random(6)
+    values = {"A": draw(dice, 60, 0), "B": draw(dice, 50, -1), "C": [99.0]}
+    for variant, numbers in values.items():
+        for number, value in enumerate(numbers):
+            await record_metric(
+                metric_name="agent_execution_time",
+                agent_name="search",
+                dimension=variant,
+                value=value,
+                error=number % 10 == 0,
+                timestamp=DAY,
+            )
+    found = await compare_variants(
+        "search", "A", "B", "agent_execution_time", DAY - 3600, DAY + 3600, weights={"A": 6, "B": 5}
+    )
+    expected = both(values["A"], values["B"], 6, 5)
+    for name in ("success", "ratio"):
+        for field, value in expected[name].items():
+            assert found[name][field] == pytest.approx(value, rel=1e-9), field
+    assert (found.a and found.a.count, found.b and found.b.count) == (60, 50)
+    assert found.split_p_value == pytest.approx(1)
+    assert "B takes" in found.verdict
+    for arguments, field in (
+        (("search", "A", "A", "m", 1, 2), "b"),
+        (("search", "A", "", "m", 1, 2), "b"),
+        (("search", "A", "B", "m", 2, 1), "end"),
+    ):
+        with pytest.raises(InvalidRequest, match=f"^{field}: "):
+            await compare_variants(*arguments)
+    for more, field in (({"effect": 0}, "effect"), ({"weights": {"A": 1}}, "weights")):
+        with pytest.raises(InvalidRequest, match=f"^{field}: "):
+            await compare_variants("search", "A", "B", "m", 1, 2, **more)

@@ -15,9 +15,13 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
+    InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
+    ProfileNotFound,
+    TokenRetrievalError,
 )
 
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
@@ -31,6 +35,13 @@ CONFIG = Config(
     max_pool_connections=64,
     parameter_validation=False,
     user_agent_extra="tdev-models",
+)
+
+_OF_CONFIGURATION = (
+    CredentialRetrievalError,
+    InvalidRegionError,
+    ProfileNotFound,
+    TokenRetrievalError,
 )
 
 _clients: dict[tuple[str | None, str | None], Any] = {}
@@ -63,6 +74,8 @@ def from_botocore(error: BotoCoreError) -> TdevError:
         return ConfigurationError("no region: set AWS_REGION, or configure(region=...)")
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return ConfigurationError("no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile")
+    if isinstance(error, _OF_CONFIGURATION):
+        return ConfigurationError(str(error))
     return Unavailable(str(error))
 
 

@@ -20,8 +20,8 @@ def awaitable(
     """Return the service for an event loop, on the client of the settings in force."""
 
     @wraps(service)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await service(AsyncClient.of(), *args, **kwargs)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return service(AsyncClient.of(), *args, **kwargs)
 
     return _without_client(call)
 

@@ -121,14 +121,15 @@ def configure(settings: Settings | None = None, /, **changes: Any) -> Settings:
     """Set the settings of the whole process, and return them.
 
     Args:
-        settings: what to start from; the environment's when not given.
+        settings: what to start from; when not given, what was configured before, else the
+            environment's.
         changes: fields to change, by name.
 
     Raises:
         InvalidRequest: an unknown field or a wrong value.
     """
     global _configured
-    _configured = _changed(settings or Settings.from_env(), changes)
+    _configured = _changed(settings or _configured or Settings.from_env(), changes)
     return _configured
 
 

@@ -74,8 +74,8 @@ class JSONTextAttribute(Attribute[Any]):
         """Return JSON text."""
         if isinstance(value, str):
             try:
-                json.loads(value)
-            except ValueError as error:
+                json.loads(value, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{self.attr_name}: a string must be JSON text ({error}); "
                     "pass the object itself, or json.dumps(...) of it"
@@ -108,6 +108,10 @@ class JSONTextAttribute(Attribute[Any]):
     def set(self, value: Any) -> SetAction | RemoveAction:
         """Return the SET action; PynamoDB takes a value `{"S": ...}` for a serialised one."""
         return super().set({STRING: self.serialize(value)})
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _json_form(value: Any) -> Any:

@@ -89,10 +89,10 @@ async def update_agent_execution(
     execution_id, agent_name, project_id = execution_key(
         values.pop("execution_id"), values.pop("agent_name", None)
     )
-    values.setdefault("project_id", project_id)
-    lease = carried(values["project_id"])
     key = execution_id, agent_name
     seen = await client.executions.get(*key)
+    values.setdefault("project_id", (seen and seen.project_id) or project_id)
+    lease = carried(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
     return await _with_payloads(client, written or await _stored(client, *key))
 
@@ -112,6 +112,8 @@ async def write_execution(
     write, whose reply was lost: what others wrote since then stays.
     """
     token = uuid.uuid4().hex[:16]
+    if seen is not None and seen.execution_id != execution_id:
+        seen = None  # the agent was done under an id of another form
     expires_at = await _expiry(client, values["project_id"], seen, lease)
     if expires_at is not None:
         values = {**values, "expires_at": expires_at}

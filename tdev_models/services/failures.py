@@ -60,8 +60,13 @@ async def failed_or_stalled(
     if include_stalled:
         until[ACTIVE] = min(before, now - client.settings.stalled_after_seconds)
     query = ("get_failed_sessions", client.sessions.name, include_stalled)
-    # Of each status: where to go on; a status that is missing is read to its end.
-    begin = cursors.decode(query, cursor) or dict.fromkeys(until)
+    # Of each status: where to go on; a status that is missing is read to its end. All pages have
+    # the bounds of the first.
+    begin = dict.fromkeys(until)
+    if (position_before := cursors.decode(query, cursor)) is not None:
+        begin = position_before["at"]
+        until = {SessionStatus(name): bound for name, bound in position_before["until"].items()}
+        before = until[FAILED]
 
     found: dict[SessionStatus, list[PipelineSession]] = {}
     more: dict[str, Any] = {}
@@ -97,7 +102,8 @@ async def failed_or_stalled(
         )
     ]
     sure.sort(key=lambda session: session.last_updated or 0)
-    return Page(sure, cursors.encode(query, position) if position else None)
+    at = {"at": position, "until": until}
+    return Page(sure, cursors.encode(query, at) if position else None)
 
 
 def instant_before(older_than: Any, now: float) -> float:

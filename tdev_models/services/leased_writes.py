@@ -16,7 +16,6 @@ from tdev_models.errors import (
     ConditionFailed,
     Conflict,
     LeaseLost,
-    TdevError,
     Throttled,
     Unavailable,
 )
@@ -51,7 +50,15 @@ async def leased_update(
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
     """
+    return await client.uninterrupted(_update(client, lease, actions, ends))
+
+
+async def _update(
+    client: Client, lease: Lease, actions: Sequence[Action], ends: SessionStatus | None
+) -> PipelineSession:
     async with _turn(client, lease):
+        if lease.over:
+            raise lost(lease)
         if ends is None:
             changes = [*_renewal(client, lease, touched=True), *actions]
         else:
@@ -92,7 +99,15 @@ async def leased_execution(
         LeaseLost: the session is no longer this claim's; nothing was changed.
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
+    await client.uninterrupted(_execution(client, lease, agent_name, part, ended))
+
+
+async def _execution(
+    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool
+) -> None:
     async with _turn(client, lease):
+        if lease.over:
+            raise lost(lease)
         agents = lease.ended_agents | {agent_name} if ended else lease.ended_agents
         session = client.sessions.plan.update_part(
             lease.session_id,
@@ -166,7 +181,7 @@ class Heartbeat(threading.Thread):
                 self.lost = refused
                 self._interrupter.fire()
                 return
-            except TdevError as error:
+            except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
 
     async def _beat(self) -> None:

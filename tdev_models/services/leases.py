@@ -11,7 +11,6 @@ the session as it was read, every write of an owner requires its own fence and t
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -35,8 +34,6 @@ from tdev_models.services.changes import is_still, put, put_all, put_once
 from tdev_models.store.client import Client
 from tdev_models.types import SessionStatus
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(slots=True)
 class Lease:
@@ -51,12 +48,11 @@ class Lease:
 
     session_id: str
     fence: int
-    token: str
+    token: str = field(repr=False)
     renewed: float
     last_updated: float
     expires_at: float | None = None
     ended_agents: set[str] = field(default_factory=set)
-    failed_agent: str | None = None
     over: bool = False
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -147,17 +143,24 @@ _NONE: Mapping[str, Lease] = MappingProxyType({})
 _carried: ContextVar[Mapping[str, Lease]] = ContextVar("tdev_leases", default=_NONE)
 
 
-def carried(session_id: str | None) -> Lease | None:
-    """Return the lease that calls on a session carry here, in this task or thread."""
-    lease = _carried.get().get(session_id or "")
-    return None if lease is None or lease.over else lease
+def carried(client: Client, session_id: str | None) -> Lease | None:
+    """Return the lease that calls on a session carry here, in this task or thread.
+
+    It may be over: then the call is refused, rather than taken for one without a lease.
+    """
+    return _carried.get().get(_place(client, session_id))
 
 
-def carry(lease: Lease) -> None:
+def carry(client: Client, lease: Lease) -> None:
     """Let calls on the lease's session carry it from here on."""
-    _carried.set({**_carried.get(), lease.session_id: lease})
+    _carried.set({**_carried.get(), _place(client, lease.session_id): lease})
 
 
 def carry_no_more(lease: Lease) -> None:
     """Let calls on the lease's session carry it no more."""
-    _carried.set({key: one for key, one in _carried.get().items() if one is not lease})
+    _carried.set({place: one for place, one in _carried.get().items() if one is not lease})
+
+
+def _place(client: Client, session_id: str | None) -> str:
+    settings = client.settings
+    return f"{settings.endpoint} {settings.region} {client.sessions.name} {session_id}"

@@ -62,14 +62,18 @@ async def outcome_of(client: Client, session_id: str) -> Outcome:
 
     ended: list[str] = []
     latest_fence: float = 0
-    for name in AGENTS:
-        # What was done under an older claim than an agent before it was made of outdated input.
+    start_agent: str | None = AGENTS[0]
+    for number, name in enumerate(AGENTS):
         last = found.get(name)
-        if last is None or not _counts(last) or (last.fence or 0) < latest_fence:
+        if last is None:
+            continue  # a pipeline may leave agents out
+        # What was done under an older claim than an agent before it was made of outdated input.
+        if not _counts(last) or (last.fence or 0) < latest_fence:
+            start_agent = name
             break
         latest_fence = last.fence or 0
         ended.append(name)
-    start_agent = AGENTS[len(ended)] if len(ended) < len(AGENTS) else None
+        start_agent = AGENTS[number + 1] if number + 1 < len(AGENTS) else None
     ended += [
         name for name, execution in found.items() if name not in AGENTS and _counts(execution)
     ]

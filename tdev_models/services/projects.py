@@ -139,7 +139,7 @@ async def record_download(
         Throttled, Unavailable: after all retries; safe to call again with the same download_id.
     """
     key = _key(user_id, project_id)
-    chosen = _DOWNLOAD_ID("download_id", download_id or uuid.uuid4().hex)
+    chosen = _DOWNLOAD_ID("download_id", uuid.uuid4().hex if download_id is None else download_id)
     new = UserProject.download_ids.does_not_exist() | ~UserProject.download_ids.contains(chosen)
     seen: UserProject | None = None
     for _ in range(_TRIES):

@@ -10,7 +10,6 @@ from tdev_models.errors import InvalidRequest
 from tdev_models.models import PipelineSession
 from tdev_models.services.executions import execution_key, write_execution
 from tdev_models.services.leases import Lease, claim, is_stalled
-from tdev_models.services.outcome import outcome_of
 from tdev_models.services.sessions import stored_session
 from tdev_models.services.tracking import Tracker
 from tdev_models.store.client import Client
@@ -62,6 +61,7 @@ async def resume_pipeline(
         NotFound: there is no such session.
         InvalidRequest: from_agent is none of the nine.
         LeaseLost: the runner's session was taken over.
+        PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
     """
     if from_agent is not None and from_agent not in AGENTS:
@@ -82,10 +82,7 @@ async def claimed(client: Client, seen: PipelineSession, from_agent: str | None)
     if isinstance(lease, PipelineSession):
         resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
         return resume
-    outcome = await outcome_of(client, seen.session_id)
-    if from_agent is not None:
-        outcome = outcome.before(from_agent)
-    await resume.take_over(lease, outcome)
+    outcome = await resume.take_over(lease, from_agent)
     resume.lease = lease
     if from_agent is not None:
         # Whoever resumes next must begin there too.

@@ -29,7 +29,8 @@ METADATA_BYTES = 16 * 1024
 ERROR_BYTES = 4 * 1024
 
 RULES: Mapping[str, fields.Rule] = {
-    "session_id": fields.key(),
+    # The ids of its executions end in the agents' names.
+    "session_id": fields.key(fields.PARTITION_KEY_BYTES - 256),
     "user_id": fields.key(),
     "project_name": fields.text(1024),
     "pipeline_type": fields.choice(PipelineType),
@@ -85,7 +86,7 @@ async def save_pipeline_session(
     """
     values = checked_session(data, more)
     session_id, status = values.pop("session_id"), values.get("status")
-    if lease := carried(session_id):
+    if lease := carried(client, session_id):
         values.pop("progress", None)
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
@@ -131,6 +132,11 @@ def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
             if name not in values and value is not None
         ),
     ]
+
+
+def cut(text: str) -> str:
+    """Return a text, cut to what `error_message` may hold."""
+    return text.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
 
 
 def held(session: PipelineSession) -> LeaseHeld:
@@ -221,7 +227,7 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         if found is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", found.status, "ABANDONED") from None
-    if lease := carried(session_id):
+    if lease := carried(client, session_id):
         lease.over = True
     return record(Session, session)
 

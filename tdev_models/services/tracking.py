@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,9 +15,9 @@ from tdev_models.services import executions
 from tdev_models.services.automatic import run_ended
 from tdev_models.services.changes import put
 from tdev_models.services.leased_writes import Heartbeat, leased_update
-from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled
+from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled, lost
 from tdev_models.services.outcome import Outcome, outcome_of
-from tdev_models.services.sessions import ERROR_BYTES, checked_session, held
+from tdev_models.services.sessions import checked_session, cut, held
 from tdev_models.store.client import Client
 from tdev_models.store.colours import drive
 from tdev_models.types import ExecutionStatus, SessionStatus
@@ -64,7 +65,7 @@ class Tracker(_EitherColour):
         outputs: what the agents that ended before this claim had stored, by agent.
         start_agent: the first agent that still has to run; None when all nine have ended.
         lease: the claim; None before entry.
-        retry_at: when a failure may be resumed by `recover_sessions`; at once when None.
+        retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -72,7 +73,7 @@ class Tracker(_EitherColour):
         self.outputs: dict[str, Any] = {}
         self.start_agent: str | None = None
         self.lease: Lease | None = None
-        self.retry_at: float | None = None
+        self.retry_after_seconds = 0.0
         self._client, self._values = client, values
         self._seen: Mapping[str, AgentExecution] = {}
         self._failed_agent: str | None = None
@@ -101,10 +102,12 @@ class Tracker(_EitherColour):
     async def __aenter__(self) -> Self:
         if self.lease is None:
             self.lease = await self._create_or_claim()
+        if self.lease.over:
+            raise lost(self.lease)
         self._interrupter = self._client.interrupter()
         self._heartbeat = Heartbeat(self._client, self.lease, self._interrupter)
         self._heartbeat.start()
-        carry(self.lease)
+        carry(self._client, self.lease)
         return self
 
     async def __aexit__(
@@ -151,18 +154,31 @@ class Tracker(_EitherColour):
             claimed = await claim(self._client, seen, self._values, resumed=again)
             if isinstance(claimed, Lease):
                 if seen.status is not None:
-                    await self.take_over(claimed, await outcome_of(self._client, self.session_id))
+                    await self.take_over(claimed)
                 else:
                     self.start_agent = executions.AGENTS[0]
                 return claimed
             seen = claimed
         raise held(seen or PipelineSession(self.session_id))
 
-    async def take_over(self, lease: Lease, outcome: Outcome) -> None:
-        """Go on from what former claims left."""
-        self.outputs, self.start_agent = await outcome.outputs(self._client), outcome.start_agent
-        self._seen = outcome.executions
+    async def take_over(self, lease: Lease, from_agent: str | None = None) -> Outcome:
+        """Go on from what former claims left; where that cannot be read the claim ends as FAILED.
+
+        Raises:
+            PayloadDamaged: an output of an ended agent cannot be read.
+        """
+        try:
+            outcome = await outcome_of(self._client, self.session_id)
+            if from_agent is not None:
+                outcome = outcome.before(from_agent)
+            self.outputs = await outcome.outputs(self._client)
+        except BaseException as error:
+            with suppress(TdevError):  # then it runs out
+                await self._end_as_failed(lease, error)
+            raise
+        self.start_agent, self._seen = outcome.start_agent, outcome.executions
         lease.ended_agents = set(outcome.ended)
+        return outcome
 
     async def _end_as_completed(self, lease: Lease) -> None:
         done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
@@ -172,8 +188,11 @@ class Tracker(_EitherColour):
         actions = [put(PipelineSession.error_message, error_text(error))]
         if self._failed_agent:
             actions.append(put(PipelineSession.failed_agent, self._failed_agent))
-        if self.retry_at is not None:
-            actions.append(put(PipelineSession.next_retry_at, self.retry_at))
+        else:
+            actions.append(PipelineSession.failed_agent.remove())
+        if self.retry_after_seconds:
+            retry_at = self._client.now() + self.retry_after_seconds
+            actions.append(put(PipelineSession.next_retry_at, retry_at))
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 
@@ -233,10 +252,12 @@ class AgentRun(_EitherColour):
                 error = refused = unusable
         if error is not None:
             values = {"status": ExecutionStatus.FAILED, "error_message": error_text(error)}
-            if not self._critical:
+            if not self._critical and isinstance(error, Exception):
                 values["critical"] = False
             else:
                 self._tracker._failed_agent = self.agent_name
+        elif self._tracker._failed_agent == self.agent_name:
+            self._tracker._failed_agent = None  # tried again, with success
         await self._end(values, error)
         if refused is not None and self._critical:
             raise refused
@@ -280,8 +301,7 @@ class AgentRun(_EitherColour):
 
 def error_text(error: BaseException) -> str:
     """Return an error's type and text, cut to what an item may hold."""
-    text = f"{type(error).__name__}: {error}".encode(errors="replace")
-    return text[:ERROR_BYTES].decode(errors="ignore")
+    return cut(f"{type(error).__name__}: {error}")
 
 
 def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:

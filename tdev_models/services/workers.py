@@ -10,12 +10,18 @@ from functools import partial
 from typing import Any, Protocol
 
 from tdev_models import fields
-from tdev_models.errors import ConditionFailed, TdevError, Throttled, Unavailable
+from tdev_models.errors import (
+    ConditionFailed,
+    Conflict,
+    InvalidRequest,
+    Throttled,
+    Unavailable,
+)
 from tdev_models.models import PipelineSession
 from tdev_models.services.failures import failed_or_stalled, instant_before
 from tdev_models.services.leases import unchanged
 from tdev_models.services.recovery import Runner, claimed, run
-from tdev_models.services.sessions import RULES, abandon
+from tdev_models.services.sessions import abandon, cut
 from tdev_models.store.client import Client
 
 _log = logging.getLogger(__name__)
@@ -71,6 +77,11 @@ async def recover_sessions(
         Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
             and tried again.
     """
+    if not callable(runner):
+        raise InvalidRequest("runner", "must be a function that takes a Resume")
+    for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
+        if seconds is not None and not fields.number(name, seconds) > 0:
+            raise InvalidRequest(name, "must be above 0")
     fields.whole(1, 1000)("max_attempts", max_attempts)
     fields.whole(1, 1000)("concurrency", concurrency)
     worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
@@ -79,7 +90,7 @@ async def recover_sessions(
         before = min(instant_before(older_than, client.now()), client.now())
         try:
             await worker.round(before, concurrency)
-        except (Throttled, Unavailable) as error:
+        except (Conflict, Throttled, Unavailable) as error:
             if poll_seconds is None:
                 raise
             _log.warning("sessions could not be found, trying again: %s", error)
@@ -121,7 +132,7 @@ class _Worker:
     async def _recover(self, session: PipelineSession) -> None:
         try:
             await self._try(session)
-        except TdevError as error:
+        except Exception as error:
             # It runs out, and is found again; the other sessions go on.
             _log.warning("session %s not recovered: %s", session.session_id, error)
             self.done.lost.append(session.session_id)
@@ -138,7 +149,7 @@ class _Worker:
             self.done.lost.append(session.session_id)
             return
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
-        resume.retry_at = now + random.random() * longest
+        resume.retry_after_seconds = random.random() * longest
         try:
             await run(resume, self._runner)
         except Exception:
@@ -155,7 +166,7 @@ class _Worker:
             await abandon(
                 self._client,
                 session.session_id,
-                RULES["error_message"]("reason", reason[:4000]),
+                cut(reason),
                 unchanged(session),
             )
         except ConditionFailed:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
@@ -20,6 +21,8 @@ from tdev_models.store.table import Table
 from tdev_models.types import RequestEvent
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _CONFLICT_SECONDS = 5.0
 _LONGEST_PAUSE = 1.0
@@ -72,6 +75,10 @@ class Client(ABC):
     @abstractmethod
     async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
         """Run jobs, at most so many at once, and return their results in order."""
+
+    @abstractmethod
+    async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of work that a cancellation must not cut in two."""
 
     @abstractmethod
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -181,7 +188,10 @@ class Client(ABC):
             raise
         finally:
             seconds = time.perf_counter() - start
-            hook(_event(operation, request, response, seconds, error))
+            try:
+                hook(_event(operation, request, response, seconds, error))
+            except Exception:  # what was sent is done, whatever its watcher makes of it
+                _log.warning("the on_request hook failed", exc_info=True)
 
 
 def _event(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import cache
 from typing import Any, TypeVar
 
@@ -40,7 +41,15 @@ class BlockingClient(Client):
         if concurrency == 1 or len(jobs) < 2:
             return [await job() for job in jobs]
         with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
-            return list(threads.map(lambda job: drive(job()), jobs))
+            # Each thread sees the settings and leases that are in force here.
+            runs = [
+                threads.submit(copy_context().run, lambda job=job: drive(job())) for job in jobs
+            ]
+            return [run.result() for run in runs]
+
+    async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work: nothing cancels a thread."""
+        return await work
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do the work here."""
@@ -95,6 +104,23 @@ class AsyncClient(Client):
             # The others were cancelled for it. Callers expect the error, as of one call.
             raise several.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish the work, and only then be cancelled."""
+        import asyncio
+
+        task = asyncio.ensure_future(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as asked:
+                cancelled = asked
+        if cancelled is not None:
+            if not task.cancelled():
+                task.exception()  # seen; the cancellation goes first
+            raise cancelled
+        return task.result()
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do the work in a thread: other tasks run on."""

@@ -40,7 +40,7 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
         execution_id="s-generation", status="FAILED", error_message="no model"
     )
     assert run(store, on_call) == "s None why\ns-generation no model\n"
-    assert "s goes on at nl_input with []\n" in run(store, worker)
+    assert "completed=['s']" in run(store, worker)
     assert sync.get_pipeline_session("s").status == "COMPLETED"
     assert re.match(r"Not enough data: \d samples of old and \d of new", run(store, experiment))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypeVar, dataclass_transform
 
@@ -25,8 +25,8 @@ AGENTS = (
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _result(cls: type[R]) -> type[R]:
-    # `Record` compares and prints: what dataclass would generate makes the import slower.
-    return dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)(cls)
+    # `Record` has one of each method: what dataclass would generate makes the import slower.
+    return dataclass(init=False, eq=False, repr=False, match_args=False)(cls)
 
 
 class SessionStatus(StrEnum):
@@ -57,7 +57,25 @@ class PipelineType(StrEnum):
 class Record(Mapping[str, Any]):
     """A frozen result, readable as `record["field"]` and `record.field`; `dict(record)` works."""
 
-    __slots__ = ()
+    def __init__(self, **values: Any) -> None:
+        for field_ in fields(self):  # type: ignore[arg-type]
+            if field_.name in values:
+                value = values.pop(field_.name)
+            elif field_.default is not MISSING:
+                value = field_.default
+            elif field_.default_factory is not MISSING:
+                value = field_.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__} needs {field_.name}")
+            object.__setattr__(self, field_.name, value)
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete {name!r}")
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.__dataclass_fields__:  # type: ignore[attr-defined]

@@ -63,6 +63,7 @@ def recover(session_id: str) -> None:
     )
     with resume:
         work(resume, found[0].metadata["request"], lambda agent: None)
+    flush_metrics()  # the demo ends this process once it has heard
     say("completed")
 
 

@@ -132,7 +132,7 @@ class BaseModel(Model):
             stored = self._stored.get(attribute.attr_name)
             before = attribute.deserialize(attribute.get_value(stored)) if stored else None
             after = getattr(self, name)
-            if after != before or type(after) is not type(before):
+            if repr(after) != repr(before):  # True equals 1, and is another value in JSON
                 raw = None if after is None else self._serialize_value(attribute, after)
                 changes.append((attribute, raw))
         return changes

@@ -32,14 +32,12 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _renewal(client: Client, lease: Lease, *, touched: bool) -> list[Action]:
-    """Return the actions that extend a lease; `touched` says that the session itself changed."""
-    now = client.now()
-    actions = [put(PipelineSession.lease_expires, now + client.settings.lease_seconds)]
-    if touched or lease.last_updated < now - client.settings.stalled_after_seconds / 2:
-        actions.append(put(PipelineSession.last_updated, now))
-        lease.last_updated = now
-    return actions
+def _renewal(client: Client) -> Action:
+    return put(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
+
+
+def _touch(client: Client) -> Action:
+    return put(PipelineSession.last_updated, client.now())
 
 
 async def leased_update(
@@ -56,19 +54,21 @@ async def leased_update(
 async def _update(
     client: Client, lease: Lease, actions: Sequence[Action], ends: SessionStatus | None
 ) -> PipelineSession:
-    async with _turn(client, lease):
+    async with turn(client, lease):
         if lease.over:
             raise lost(lease)
+        changes = [_touch(client), *actions]
         if ends is None:
-            changes = [*_renewal(client, lease, touched=True), *actions]
+            changes.append(_renewal(client))
         else:
-            changes = [
+            changes += [
                 put(PipelineSession.status, ends),
-                put(PipelineSession.last_updated, client.now()),
                 PipelineSession.lease_token.remove(),
                 PipelineSession.lease_expires.remove(),
-                *actions,
             ]
+        if ends == SessionStatus.FAILED and lease.retry_after_seconds:
+            retry_at = client.now() + lease.retry_after_seconds
+            changes.append(put(PipelineSession.next_retry_at, retry_at))
 
         async def write() -> PipelineSession:
             try:
@@ -82,7 +82,7 @@ async def _update(
                 raise lost(lease) from None
 
         session = await _while_leased(client, lease, write)
-        lease.over = lease.over or ends is not None
+        lease.ended = ends
     if ends is not None:
         session_ended(client, session)
     return session
@@ -105,14 +105,15 @@ async def leased_execution(
 async def _execution(
     client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool
 ) -> None:
-    async with _turn(client, lease):
+    async with turn(client, lease):
         if lease.over:
             raise lost(lease)
         agents = lease.ended_agents | {agent_name} if ended else lease.ended_agents
         session = client.sessions.plan.update_part(
             lease.session_id,
             actions=[
-                *_renewal(client, lease, touched=True),
+                _renewal(client),
+                _touch(client),
                 put(PipelineSession.current_agent, agent_name),
                 put(PipelineSession.progress, min(len(AGENTS), len(agents))),
             ],
@@ -133,8 +134,11 @@ async def _execution(
 
 
 @asynccontextmanager
-async def _turn(client: Client, lease: Lease) -> AsyncIterator[None]:
+async def turn(client: Client, lease: Lease | None) -> AsyncIterator[None]:
     """Keep heartbeats and the other writes of this process out: they would conflict."""
+    if lease is None:
+        yield
+        return
     await client.acquire(lease.turn)
     try:
         yield
@@ -157,7 +161,7 @@ async def _while_leased(client: Client, lease: Lease, write: Callable[[], Awaita
             if left <= pause:
                 raise
         else:
-            lease.renewed = time.monotonic()
+            lease.renewed, lease.last_updated = time.monotonic(), client.now()
             return result
         await client.sleep(pause)
         pause = min(2 * pause, 1.0)
@@ -166,7 +170,9 @@ async def _while_leased(client: Client, lease: Lease, write: Callable[[], Awaita
 class Heartbeat(threading.Thread):
     """Renews a lease every third of it, from a thread: agent code may block its own."""
 
-    def __init__(self, client: Client, lease: Lease, interrupter: Interrupter) -> None:
+    def __init__(
+        self, client: Client, lease: Lease, interrupter: Interrupter | None = None
+    ) -> None:
         super().__init__(name=f"tdev-heartbeat-{lease.session_id}", daemon=True)
         self._client, self._lease = BlockingClient.of(client.settings), lease
         self._interrupter, self._stopped = interrupter, threading.Event()
@@ -179,24 +185,31 @@ class Heartbeat(threading.Thread):
                 drive(self._beat())
             except LeaseLost as refused:
                 self.lost = refused
-                self._interrupter.fire()
+                if self._interrupter:
+                    self._interrupter.fire()
                 return
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
 
     async def _beat(self) -> None:
-        with self._lease.turn:
-            if self._lease.over or self._stopped.is_set():
+        client, lease = self._client, self._lease
+        with lease.turn:
+            if lease.over or self._stopped.is_set():
                 return
+            now, actions = client.now(), [_renewal(client)]
+            touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
+            if touched:
+                actions.append(_touch(client))
+            request = client.sessions.plan.update(
+                lease.session_id, actions=actions, condition=lease.condition
+            )
             try:
-                await self._client.sessions.update(
-                    self._lease.session_id,
-                    actions=_renewal(self._client, self._lease, touched=False),
-                    condition=self._lease.condition,
-                )
+                await client.send(*request)
             except ConditionFailed:
-                raise lost(self._lease) from None
-            self._lease.renewed = time.monotonic()
+                raise lost(lease) from None
+            lease.renewed = time.monotonic()
+            if touched:
+                lease.last_updated = now
 
     def stop(self) -> None:
         """Beat no more; does not wait for a beat under way."""

@@ -43,7 +43,8 @@ class Lease:
         fence: the number of this claim; it only rises.
         token: the secret of this claim.
         ended_agents: the agents that have ended, which `progress` counts.
-        over: the session was ended under this lease; no more heartbeats.
+        ended: how the session was ended under this lease; None while it goes on.
+        retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
     session_id: str
@@ -53,8 +54,14 @@ class Lease:
     last_updated: float
     expires_at: float | None = None
     ended_agents: set[str] = field(default_factory=set)
-    over: bool = False
+    ended: SessionStatus | None = None
+    retry_after_seconds: float = 0.0
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether the session was ended under this lease."""
+        return self.ended is not None
 
     @property
     def condition(self) -> Condition:

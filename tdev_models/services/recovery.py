@@ -72,7 +72,12 @@ async def resume_pipeline(
     return resume
 
 
-async def claimed(client: Client, seen: PipelineSession, from_agent: str | None) -> Resume:
+async def claimed(
+    client: Client,
+    seen: PipelineSession,
+    from_agent: str | None,
+    retry_after_seconds: float = 0.0,
+) -> Resume:
     """Return the try to take over a session as it was read."""
     resume = Resume(client, seen.session_id)
     resume.reason = _not_now(client, seen)
@@ -82,6 +87,7 @@ async def claimed(client: Client, seen: PipelineSession, from_agent: str | None)
     if isinstance(lease, PipelineSession):
         resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
         return resume
+    lease.retry_after_seconds = retry_after_seconds
     outcome = await resume.take_over(lease, from_agent)
     resume.lease = lease
     if from_agent is not None:

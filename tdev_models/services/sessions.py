@@ -19,7 +19,7 @@ from tdev_models.errors import (
 from tdev_models.models import PipelineSession
 from tdev_models.services.automatic import session_saved
 from tdev_models.services.changes import put, put_all, put_once, record
-from tdev_models.services.leased_writes import leased_update
+from tdev_models.services.leased_writes import leased_update, turn
 from tdev_models.services.leases import carried
 from tdev_models.store import cursors
 from tdev_models.store.client import Client
@@ -79,7 +79,7 @@ async def save_pipeline_session(
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
-        InvalidTransition: the status may not become the given one.
+        InvalidTransition: the status may not become the given one, or the session has expired.
         LeaseHeld: another worker owns the session.
         LeaseLost: the lease that the call carries is over; nothing was changed.
         Throttled, Unavailable: after all retries; safe to call again.
@@ -94,6 +94,7 @@ async def save_pipeline_session(
         return record(Session, session)
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
+    condition &= _not_expired(client)
     if status is not None:
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
             *_FROM[status]
@@ -106,12 +107,18 @@ async def save_pipeline_session(
     except ConditionFailed as refused:
         found = client.sessions.load(refused.item)
         if found and found.lease_token is not None:
-            raise held(found) from None
+            raise held(client, found) from None
         raise InvalidTransition(
             f"session {session_id}", found.status if found else "missing", str(status)
         ) from None
     session_saved(client, session, status_given=status is not None)
     return record(Session, session)
+
+
+def _not_expired(client: Client) -> Condition:
+    expires_at = PipelineSession.expires_at
+    live: Condition = expires_at.does_not_exist() | (expires_at > client.now())
+    return live
 
 
 def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
@@ -139,11 +146,13 @@ def cut(text: str) -> str:
     return text.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
 
 
-def held(session: PipelineSession) -> LeaseHeld:
+def held(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
+    left = (session.lease_expires or 0) - client.now()
+    lease = f"runs out in {left:.0f} s unless renewed" if left > 0 else "has run out"
     return LeaseHeld(
-        f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
-        "call inside its track_session or resume, or wait until its lease runs out and resume it"
+        f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}), "
+        f"whose lease {lease}; call inside its track_session or resume, or resume it afterwards"
     )
 
 
@@ -214,21 +223,24 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
 
     Raises:
         NotFound: there is no such session.
-        InvalidTransition: it is COMPLETED.
+        InvalidTransition: it is COMPLETED, or has expired.
     """
     RULES["session_id"]("session_id", session_id)
     if not RULES["error_message"]("reason", reason):
         raise InvalidRequest("reason", "must not be empty: the person on call will read it")
-    ends = PipelineSession.status.is_in(*_FROM["ABANDONED"])
+    condition: Condition = PipelineSession.status.is_in(*_FROM["ABANDONED"])
+    condition &= _not_expired(client)
+    lease = carried(client, session_id)
     try:
-        session = await abandon(client, session_id, reason, ends)
+        async with turn(client, lease):
+            session = await abandon(client, session_id, reason, condition)
+            if lease is not None:
+                lease.ended = SessionStatus.ABANDONED
     except ConditionFailed as refused:
         found = client.sessions.load(refused.item)
         if found is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", found.status, "ABANDONED") from None
-    if lease := carried(client, session_id):
-        lease.over = True
     return record(Session, session)
 
 

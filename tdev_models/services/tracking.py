@@ -65,7 +65,6 @@ class Tracker(_EitherColour):
         outputs: what the agents that ended before this claim had stored, by agent.
         start_agent: the first agent that still has to run; None when all nine have ended.
         lease: the claim; None before entry.
-        retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -73,7 +72,6 @@ class Tracker(_EitherColour):
         self.outputs: dict[str, Any] = {}
         self.start_agent: str | None = None
         self.lease: Lease | None = None
-        self.retry_after_seconds = 0.0
         self._client, self._values = client, values
         self._seen: Mapping[str, AgentExecution] = {}
         self._failed_agent: str | None = None
@@ -150,7 +148,7 @@ class Tracker(_EitherColour):
                 raise InvalidTransition(f"session {self.session_id}", seen.status, "ACTIVE")
             again = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not is_stalled(seen, now, 0):
-                raise held(seen)
+                raise held(self._client, seen)
             claimed = await claim(self._client, seen, self._values, resumed=again)
             if isinstance(claimed, Lease):
                 if seen.status is not None:
@@ -159,7 +157,7 @@ class Tracker(_EitherColour):
                     self.start_agent = executions.AGENTS[0]
                 return claimed
             seen = claimed
-        raise held(seen or PipelineSession(self.session_id))
+        raise held(self._client, seen or PipelineSession(self.session_id))
 
     async def take_over(self, lease: Lease, from_agent: str | None = None) -> Outcome:
         """Go on from what former claims left; where that cannot be read the claim ends as FAILED.
@@ -167,6 +165,9 @@ class Tracker(_EitherColour):
         Raises:
             PayloadDamaged: an output of an ended agent cannot be read.
         """
+        # Large outputs may take longer to read than the lease lasts.
+        heartbeat = Heartbeat(self._client, lease)
+        heartbeat.start()
         try:
             outcome = await outcome_of(self._client, self.session_id)
             if from_agent is not None:
@@ -176,6 +177,8 @@ class Tracker(_EitherColour):
             with suppress(TdevError):  # then it runs out
                 await self._end_as_failed(lease, error)
             raise
+        finally:
+            heartbeat.stop()
         self.start_agent, self._seen = outcome.start_agent, outcome.executions
         lease.ended_agents = set(outcome.ended)
         return outcome
@@ -190,9 +193,6 @@ class Tracker(_EitherColour):
             actions.append(put(PipelineSession.failed_agent, self._failed_agent))
         else:
             actions.append(PipelineSession.failed_agent.remove())
-        if self.retry_after_seconds:
-            retry_at = self._client.now() + self.retry_after_seconds
-            actions.append(put(PipelineSession.next_retry_at, retry_at))
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 

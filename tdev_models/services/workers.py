@@ -23,10 +23,12 @@ from tdev_models.services.leases import unchanged
 from tdev_models.services.recovery import Runner, claimed, run
 from tdev_models.services.sessions import abandon, cut
 from tdev_models.store.client import Client
+from tdev_models.types import SessionStatus
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_SECONDS = 3600.0
+_KEPT = 10_000
 
 
 class Event(Protocol):
@@ -38,7 +40,10 @@ class Event(Protocol):
 
 @dataclass
 class Recovery:
-    """What a worker did: ids of sessions by how they ended."""
+    """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
+
+    Lost: others were quicker, took it over, or its end could not be written.
+    """
 
     completed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -135,7 +140,7 @@ class _Worker:
         except Exception as error:
             # It runs out, and is found again; the other sessions go on.
             _log.warning("session %s not recovered: %s", session.session_id, error)
-            self.done.lost.append(session.session_id)
+            self._note(None, session)
 
     async def _try(self, session: PipelineSession) -> None:
         now, tried = self._client.now(), int(session.resume_count or 0)
@@ -144,32 +149,30 @@ class _Worker:
         if tried >= self._max_attempts:
             await self._give_up(session, tried)
             return
-        resume = await claimed(self._client, session, None)
-        if not resume:
-            self.done.lost.append(session.session_id)
-            return
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
-        resume.retry_after_seconds = random.random() * longest
+        resume = await claimed(self._client, session, None, random.random() * longest)
+        if not resume:
+            self._note(None, session)
+            return
         try:
             await run(resume, self._runner)
         except Exception:
             if not resume.owned.over:  # lost, or its end could not be written
                 raise
-            self.done.failed.append(session.session_id)
-        else:
-            self.done.completed.append(session.session_id)
+        self._note(resume.owned.ended, session)
 
     async def _give_up(self, session: PipelineSession, tried: int) -> None:
         last_error = session.error_message or "its workers died"
-        reason = f"gave up after {tried} resumes; last: {last_error}"
+        reason = cut(f"gave up after {tried} resumes; last: {last_error}")
         try:
-            await abandon(
-                self._client,
-                session.session_id,
-                cut(reason),
-                unchanged(session),
-            )
-        except ConditionFailed:
-            self.done.lost.append(session.session_id)
-        else:
-            self.done.abandoned.append(session.session_id)
+            now = await abandon(self._client, session.session_id, reason, unchanged(session))
+        except ConditionFailed as refused:
+            now = self._client.sessions.load(refused.item) or session
+        # Refused with this very reason is this write, whose first reply was lost.
+        given_up = now.status == SessionStatus.ABANDONED and now.error_message == reason
+        self._note(SessionStatus.ABANDONED if given_up else None, session)
+
+    def _note(self, ended: SessionStatus | None, session: PipelineSession) -> None:
+        ids: list[str] = getattr(self.done, ended.lower() if ended else "lost")
+        ids.append(session.session_id)
+        del ids[:-_KEPT]

@@ -126,19 +126,17 @@ class Client(ABC):
         days = self.settings.retention_days
         return None if days is None else int(created_at + days * 86400)
 
-    async def send(
-        self, operation: str, request: Mapping[str, Any], seconds: float = _CONFLICT_SECONDS
-    ) -> dict[str, Any]:
+    async def send(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Send one request and return the response.
 
         A refusal for a transaction on the same item changed nothing: it is sent again with growing
-        pauses for `seconds`.
+        pauses for five seconds.
 
         Raises:
             ConditionFailed: a condition was not met.
             TdevError: the error that any other failure means.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + _CONFLICT_SECONDS
         pause = 0.02
         while True:
             try:
@@ -149,9 +147,7 @@ class Client(ABC):
             await self.sleep(pause * random.random())
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def transact_write(
-        self, parts: Sequence[Mapping[str, Any]], token: str, seconds: float = _CONFLICT_SECONDS
-    ) -> None:
+    async def transact_write(self, parts: Sequence[Mapping[str, Any]], token: str) -> None:
         """Write all parts or none; a resend with the same token does nothing twice.
 
         Raises:
@@ -162,7 +158,7 @@ class Client(ABC):
             "ClientRequestToken": token,
             "ReturnConsumedCapacity": "TOTAL",
         }
-        await self.send("TransactWriteItems", request, seconds)
+        await self.send("TransactWriteItems", request)
 
     async def transact_get(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return up to 100 items as they were at one moment, `{}` for those that do not exist."""

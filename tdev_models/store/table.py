@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
+from tdev_models.errors import InvalidTransition
 from tdev_models.models.base import BaseModel
 from tdev_models.store.planner import Planner
 
@@ -64,7 +65,15 @@ class Table(Generic[M]):
         return [self._live(item) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
-        """Return the model of an item that a failed condition handed back."""
+        """Return the model of an item that a failed condition handed back.
+
+        Raises:
+            InvalidTransition: the item has expired: what is written to it is never seen.
+        """
+        if item and self._expired(item):
+            key = next(iter(item[self._model.index_keys(None)[0].attr_name].values()))
+            what = f"{self.name} {key}"
+            raise InvalidTransition(what, "EXPIRED", "live again", "use another id")
         return self._model.from_raw_data(item) if item else None
 
     def position(self, item: M, index: str | None) -> dict[str, Mapping[str, Any]]:
@@ -74,6 +83,9 @@ class Table(Generic[M]):
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
     def _live(self, item: Mapping[str, Any] | None) -> M | None:
+        return None if not item or self._expired(item) else self._model.from_raw_data(item)
+
+    def _expired(self, item: Mapping[str, Any]) -> bool:
         # DynamoDB deletes what has expired within days, not at once.
-        expires = (item or {}).get("expires_at")
-        return None if expires and float(expires["N"]) <= self._client.now() else self.load(item)
+        expires = item.get("expires_at")
+        return expires is not None and float(expires["N"]) <= self._client.now()

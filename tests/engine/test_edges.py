@@ -16,6 +16,7 @@ from tdev_models import (
     PayloadDamaged,
     Resume,
     Settings,
+    abandon_session,
     configure,
     get_agent_execution,
     get_agent_executions,
@@ -194,6 +195,64 @@ async def test_a_claim_whose_outputs_cannot_be_read_ends_as_failed(store: Settin
     (failed,) = await get_failed_sessions()
     assert (failed.error_message or "").startswith("PayloadDamaged: s-nl_input")
     assert await resume_pipeline("s", from_agent="nl_input")
+
+
+async def test_a_claim_whose_outputs_cannot_be_read_waits_before_the_next(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    with injected(Fault("throttled", operation="TransactGetItems", nth=2)):
+        assert (await recover_sessions(lambda session: None)).lost == ["s"]
+    session = await get_pipeline_session("s")
+    assert session.status == "FAILED"
+    assert (session.next_retry_at or 0) > (session.last_updated or 0)
+
+
+async def test_a_lease_is_kept_while_outputs_are_read(strict_store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def read_slowly() -> None:
+        await asyncio.sleep(1.5)
+
+    with settings.use(strict_store, lease_seconds=1):
+        with injected(Fault("before", operation="TransactGetItems", between=read_slowly)):
+            assert await resume_pipeline("s")
+        assert "owns it" in ((await resume_pipeline("s")).reason or "")
+
+
+@pytest.mark.parametrize("status", ["FAILED", "ABANDONED", "COMPLETED"])
+async def test_a_runner_may_end_its_session_itself(store: Settings, status: str) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def runner(session: Resume) -> None:
+        await save_pipeline_session(session_id="s", status=status)
+
+    done = await recover_sessions(runner)
+    assert {status: getattr(done, status.lower())} == {status: ["s"]}
+    assert (done.failed, done.completed, done.abandoned).count([]) == 2
+    waits = (await get_pipeline_session("s")).next_retry_at is not None
+    assert waits == (status == "FAILED")
+
+
+async def test_abandoning_inside_the_block_waits_for_a_heartbeat_under_way(
+    store: Settings,
+) -> None:
+    async with track_session("s") as session:
+        with session.owned.turn:
+            abandoning = asyncio.create_task(abandon_session("s", "enough"))
+            await asyncio.sleep(0.1)
+            assert (await get_pipeline_session("s")).status == "ACTIVE"
+        await abandoning
+    assert (await get_pipeline_session("s")).status == "ABANDONED"
+
+
+@pytest.mark.parametrize("kind", ["resent", "unanswered"])
+async def test_giving_up_whose_reply_was_lost_is_recognised(store: Settings, kind: str) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED", error_message="why")
+    raw.put_attribute(store, "pipeline-sessions", "s", resume_count={"N": "9"})
+    with injected(Fault(kind, operation="UpdateItem")):
+        done = await recover_sessions(lambda session: None)
+    assert (done.abandoned or done.lost) == ["s"]
+    assert done.abandoned == (["s"] if kind == "resent" else [])
+    assert (await get_pipeline_session("s")).error_message == "gave up after 9 resumes; last: why"
 
 
 async def test_a_cancelled_agent_has_not_ended_even_if_it_is_not_critical(store: Settings) -> None:

@@ -120,6 +120,15 @@ def test_a_json_attribute_stores_a_dict_that_looks_like_a_typed_value(store: Set
     assert PipelineSession.get("s", consistent_read=True).metadata == {"S": "x"}
 
 
+def test_a_save_sees_a_change_to_a_value_that_is_equal_in_python(store: Settings) -> None:
+    PipelineSession("s", status="ACTIVE", metadata={"deep": [1]}).save()
+    session = PipelineSession.get("s", consistent_read=True)
+    session.metadata = {"deep": [True]}
+    session.save()
+    stored = PipelineSession.get("s", consistent_read=True).metadata
+    assert stored["deep"][0] is True
+
+
 def test_the_other_calls_of_the_orm_work(store: Settings) -> None:
     for number in range(3):
         AgentExecution(

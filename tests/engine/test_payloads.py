@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from tdev_models import (
     InvalidRequest,
+    InvalidTransition,
     NotFound,
     PayloadDamaged,
     RequestEvent,
     Settings,
     StoreError,
+    abandon_session,
     get_agent_execution,
     get_agent_executions,
     get_failed_executions,
@@ -229,6 +231,28 @@ async def test_everything_of_a_session_expires_together(store: Settings) -> None
         now[0] += 86400
         assert (await get_failed_sessions(), await get_failed_executions()) == ([], [])
         assert await list_pipeline_sessions(user_id="u") == []
+
+
+@pytest.mark.parametrize("status", ["FAILED", "COMPLETED"])
+async def test_what_expired_and_is_not_deleted_yet_takes_no_writes(
+    store: Settings, status: str
+) -> None:
+    now = [1_900_000_000.5]
+    with settings.use(store, retention_days=2, clock=lambda: now[0]):
+        await save_pipeline_session(session_id="s", status=status)
+        await update_agent_execution(execution_id="s-parser", status=status)
+        now[0] += 2 * 86400
+        before = [raw.everything(store, table) for table in raw.KEYS]
+        for write in (
+            lambda: save_pipeline_session(session_id="s", user_id="u"),
+            lambda: save_pipeline_session(session_id="s", status=status),
+            lambda: abandon_session("s", "late"),
+            lambda: track_session("s").__aenter__(),
+            lambda: update_agent_execution(execution_id="s-parser", status=status),
+        ):
+            with pytest.raises(InvalidTransition, match=r"is EXPIRED .* use another id"):
+                await write()
+        assert [raw.everything(store, table) for table in raw.KEYS] == before
 
 
 async def test_without_retention_nothing_expires(store: Settings) -> None:

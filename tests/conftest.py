@@ -23,6 +23,7 @@ from tdev_models.settings import Settings, Transport
 
 ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()
+SWEPT: Counter[str] = Counter()
 
 
 def allowed_only(send: Transport) -> Transport:
@@ -39,9 +40,10 @@ def allowed_only(send: Transport) -> Transport:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SENT:
-        sent = ", ".join(f"{name} {count}" for name, count in sorted(SENT.items()))
-        terminalreporter.write_line(f"requests the services sent: {sent}")
+    for what, counted in (("requests the services sent", SENT), ("faults the sweep met", SWEPT)):
+        if counted:
+            figures = ", ".join(f"{name} {count}" for name, count in sorted(counted.items()))
+            terminalreporter.write_line(f"{what}: {figures}")
 
 
 def missing(reason: str) -> None:

@@ -1,7 +1,8 @@
 """Each public call with each fault at each of its requests, and with the process dead there.
 
 Whatever happens, calling again, or letting a worker recover, leads to the state of a run without a
-fault: nothing lost, nothing doubled.
+fault: nothing lost, nothing doubled. What a call reads is what a run without a fault reads, and
+from a lagging index less, never anything else.
 """
 
 from __future__ import annotations
@@ -21,12 +22,23 @@ from tdev_models import (
     InvalidTransition,
     LeaseHeld,
     LeaseLost,
+    Page,
     Resume,
     Settings,
     Throttled,
     Unavailable,
     abandon_session,
+    agent_performance,
+    compare_variants,
+    get_agent_execution,
+    get_agent_executions,
+    get_failed_executions,
+    get_failed_sessions,
     get_pipeline_session,
+    get_user_project,
+    list_pipeline_sessions,
+    list_user_projects,
+    query_metrics,
     record_download,
     record_metric,
     recover_sessions,
@@ -34,11 +46,13 @@ from tdev_models import (
     save_pipeline_session,
     save_user_project,
     settings,
+    sync,
     track_session,
     update_agent_execution,
+    usage_report,
 )
 from tests import raw
-from tests.conftest import make_tables
+from tests.conftest import SWEPT, make_tables
 from tests.faults import Died, Fault, injected
 
 RETRIED = (Unavailable, Throttled, Conflict, LeaseHeld, LeaseLost)
@@ -128,6 +142,13 @@ async def worker(world: World) -> None:
         raise LeaseHeld(session.status)
 
 
+async def given_up(world: World) -> None:
+    await recover_sessions(world.finish)
+    session = await get_pipeline_session("s")
+    if session.status != "ABANDONED":
+        raise LeaseHeld(session.status)
+
+
 async def failed(world: World) -> None:
     await save_pipeline_session(session_id="s", status="FAILED", user_id="u")
 
@@ -138,6 +159,11 @@ async def failed_later(world: World) -> None:
             await world.finish(session)
             raise KeyError
     world.ran.clear()
+
+
+async def failed_often(world: World) -> None:
+    await failed(world)
+    raw.put_attribute(world.store, "pipeline-sessions", "s", resume_count={"N": "9"})
 
 
 async def retried(world: World) -> None:
@@ -154,35 +180,39 @@ async def nothing(world: World) -> None:
 
 Step = Callable[[World], Awaitable[Any]]
 CALLS: dict[str, tuple[Step, Step]] = {
-    "save a new session": (
+    "save_pipeline_session, new": (
         nothing,
         lambda w: save_pipeline_session(session_id="s", user_id="u", metadata={"a": 1}),
     ),
-    "end a session": (failed, lambda w: save_pipeline_session(session_id="s", status="ABANDONED")),
-    "abandon": (failed, lambda w: abandon_session("s", "enough")),
-    "new execution": (
+    "save_pipeline_session, end": (
+        failed,
+        lambda w: save_pipeline_session(session_id="s", status="ABANDONED"),
+    ),
+    "abandon_session": (failed, lambda w: abandon_session("s", "enough")),
+    "update_agent_execution, new": (
         nothing,
         lambda w: update_agent_execution(
             execution_id="s-parser", status="COMPLETED", output_data=LARGE
         ),
     ),
-    "new attempt": (
+    "update_agent_execution, again": (
         retried,
         lambda w: update_agent_execution(execution_id="s-parser", status="RUNNING"),
     ),
-    "save a project": (
+    "save_user_project": (
         nothing,
         lambda w: save_user_project(user_id="u", project_id="p", size_mb=1),
     ),
-    "download": (project, lambda w: record_download("u", "p", "d1")),
-    "metric": (nothing, lambda w: record_metric(metric_name="m", value=2, timestamp=1.8e9)),
-    "track": (nothing, track),
-    "resume": (failed, resume),
-    "resume from an agent": (failed_later, lambda w: resume(w, "ui_selection")),
-    "recover": (failed, worker),
+    "record_download": (project, lambda w: record_download("u", "p", "d1")),
+    "record_metric": (nothing, lambda w: record_metric(metric_name="m", value=2, timestamp=1.8e9)),
+    "track_session": (nothing, track),
+    "resume_pipeline": (failed, resume),
+    "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
+    "recover_sessions": (failed, worker),
+    "recover_sessions, giving up": (failed_often, given_up),
 }
 # A second call of these is a second sample where the first has no answer: the docstring says so.
-COUNTED_TWICE = {("metric", "unanswered")}
+COUNTED_TWICE = {("record_metric", "unanswered")}
 
 
 async def again(world: World, call: Step) -> None:
@@ -223,6 +253,7 @@ async def test_a_fault_at_any_request_changes_nothing_in_the_end(dynoxide: str, 
                         await again(world, call)
             if not fault.hit:
                 break
+            SWEPT[kind] += 1
             assert world.state() == expected, (kind, nth)
             if (name, kind) in COUNTED_TWICE:
                 break
@@ -242,6 +273,7 @@ async def test_a_death_at_any_request_is_recovered_from(dynoxide: str, name: str
                         await call(world)
                 if not fault.hit:
                     break
+                SWEPT[kind] += 1
                 finished = [
                     item["agent_name"]["S"]
                     for item in raw.everything(world.store, "agent-executions")
@@ -249,14 +281,93 @@ async def test_a_death_at_any_request_is_recovered_from(dynoxide: str, name: str
                 ]
                 done_before = len(world.ran)
                 world.skipped += 4000
-                if name == "metric":
+                if name == "record_metric":
                     break  # a second sample
                 await again(world, call)
             assert world.state() == expected, (kind, nth)
-            if name in ("track", "resume", "recover"):
+            if name in ("track_session", "resume_pipeline", "recover_sessions"):
                 # What had ended was not done again.
                 assert not set(world.ran[done_before:]) & set(finished), (kind, nth)
                 assert set(world.ran) == set(all_agents)
+
+
+async def seeded(world: World) -> None:
+    """Make something for each reading call to find, twice what a page holds."""
+    for number in range(4):
+        await save_pipeline_session(session_id=f"s{number}", status="FAILED", user_id="u")
+        world.skipped += 1
+        await update_agent_execution(
+            execution_id=f"p-{AGENTS[number]}", status="FAILED", output_data=LARGE
+        )
+        await save_user_project(user_id="u", project_id=f"p{number}")
+        for variant in "ab":
+            sample = {"agent_name": "parser", "dimension": variant, "timestamp": HOUR}
+            await record_metric(sample, metric_name="agent_execution_time", value=1 + number)
+    await record_metric(metric_name="sessions_started", value=1, timestamp=HOUR)
+
+
+async def pages(call: Callable[..., Awaitable[Page[Any]]], *args: Any, **query: Any) -> list[Any]:
+    found: list[Any] = []
+    cursor = None
+    while True:
+        page = await call(*args, limit=2, cursor=cursor, **query)
+        found += page
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+HOUR = 1.8e9
+HOURS = (HOUR - 3600, HOUR + 3600)
+READS: dict[str, Callable[[], Awaitable[Any]]] = {
+    "get_pipeline_session": lambda: get_pipeline_session("s0"),
+    "list_pipeline_sessions, of a status": lambda: pages(list_pipeline_sessions, status="FAILED"),
+    "list_pipeline_sessions, of a user": lambda: pages(list_pipeline_sessions, user_id="u"),
+    "get_agent_execution": lambda: get_agent_execution("p-parser"),
+    "get_agent_executions": lambda: pages(get_agent_executions, "p"),
+    "get_failed_executions": lambda: pages(get_failed_executions),
+    "get_failed_sessions": lambda: pages(get_failed_sessions),
+    "get_user_project": lambda: get_user_project("u", "p0"),
+    "list_user_projects": lambda: pages(list_user_projects, "u"),
+    "query_metrics": lambda: query_metrics("agent_execution_time", *HOURS, percentiles=(50,)),
+    "usage_report": lambda: usage_report(*HOURS),
+    "agent_performance": lambda: agent_performance(*HOURS),
+    "compare_variants": lambda: compare_variants(
+        "parser", "a", "b", "agent_execution_time", *HOURS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_a_fault_at_any_request_of_a_read_changes_no_answer(dynoxide: str, name: str) -> None:
+    world, read = World(make_tables(dynoxide)), READS[name]
+    with world.inside():
+        await seeded(world)
+        before, expected = world.state(), await read()
+        assert expected
+        for kind in (*KINDS, *DEATHS):
+            operation = "Query" if kind in ("short", "stale") else None
+            for nth in itertools.count(1):
+                answer = None
+                with injected(Fault(kind, nth=nth, operation=operation), needed=False) as fault:
+                    with suppress(Died, *RETRIED):
+                        answer = await read()
+                if answer is None:
+                    answer = await read()
+                if not fault.hit:
+                    break
+                SWEPT[kind] += 1
+                if kind == "stale" and isinstance(expected, list):
+                    assert answer == [one for one in expected if one in answer], nth
+                else:
+                    assert answer == expected, (kind, nth)
+        assert world.state() == before
+
+
+def test_every_public_call_is_swept() -> None:
+    swept = {name.partition(",")[0] for name in (*CALLS, *READS)}
+    send_nothing = {"assign_variant", "flush_metrics"}
+    assert swept == set(sync.__all__) - send_nothing
 
 
 def test_the_state_tells_what_was_lost_or_doubled() -> None:

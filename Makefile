@@ -4,12 +4,16 @@ BIN := .venv/bin
 
 .PHONY: demo test check soak soak-metrics mutation bench-metrics clean
 
-.venv/.ready: setup.cfg pyproject.toml
+$(BIN)/tdev: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,local]'
+	touch $@
+
+.venv/.ready: $(BIN)/tdev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,local,test]'
 	touch $@
 
-demo: .venv/.ready
+demo: $(BIN)/tdev
 	$(BIN)/tdev demo "a todo app with React and a REST API"
 
 test: .venv/.ready

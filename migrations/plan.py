@@ -78,7 +78,7 @@ def diff(table: Table, live: Live, allowed: Collection[str] = ()) -> list[Change
             if change:
                 changes.append(_judged(change, allowed))
     changes += [
-        Change("=", table.short, (what,), note=f"unknown: {why}")
+        Change("=", table.short, (what,), note=f"not checked: {why}")
         for what, why in live.unknown.items()
     ]
     return sorted(

@@ -44,6 +44,8 @@ _OF_CONFIGURATION = (
     TokenRetrievalError,
 )
 
+_LOCAL = "; 'tdev local' starts an engine on this machine, which needs neither"
+
 _clients: dict[tuple[str | None, str | None], Any] = {}
 _lock = threading.Lock()
 _sending = threading.local()
@@ -71,9 +73,9 @@ def call(
 def from_botocore(error: BotoCoreError) -> TdevError:
     """Return the error that a failure without an answer means."""
     if isinstance(error, NoRegionError):
-        return ConfigurationError("no region: set AWS_REGION, or configure(region=...)")
+        return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return ConfigurationError("no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile")
+        return ConfigurationError(f"no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile{_LOCAL}")
     if isinstance(error, _OF_CONFIGURATION):
         return ConfigurationError(str(error))
     return Unavailable(str(error))

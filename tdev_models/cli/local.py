@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -23,10 +24,12 @@ def run(data: Path, port: int | None) -> int:
             prepare(engine)
             chosen = settings.current()
             kept = f"data in {data}" if engine.keeps_data else engine.notice
-            exports = "\n".join(f"export {name}={value}" for name, value in engine.environ.items())
+            exports = "\n".join(
+                f"export {name}={shlex.quote(value)}" for name, value in engine.environ.items()
+            )
             sys.stdout.write(
                 f"# {engine.name} with the tables {chosen.table_name('*')}; {kept}\n"
-                f"{exports}\n# Ctrl-C ends it\n"
+                f"# in another terminal:\n{exports}\n# Ctrl-C ends it\n"
             )
             sys.stdout.flush()
             engine.wait()

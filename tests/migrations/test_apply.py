@@ -87,7 +87,7 @@ def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
     assert prod("plan", environment) == 0
     shown = capsys.readouterr().out
     for part in ("pitr", "scaling", "alarm"):
-        assert f"{part}  (unknown: this endpoint does not know" in shown
+        assert f"{part}  (not checked: this endpoint does not know" in shown
 
 
 def test_dynoxide_takes_a_new_index_another_ttl_and_an_index_less(

@@ -75,7 +75,9 @@ def from_botocore(error: BotoCoreError) -> TdevError:
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return ConfigurationError(f"no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile{_LOCAL}")
+        return ConfigurationError(
+            f"no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile{_LOCAL}"
+        )
     if isinstance(error, _OF_CONFIGURATION):
         return ConfigurationError(str(error))
     return Unavailable(str(error))

@@ -11,17 +11,17 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from pynamodb.expressions.update import Action
-
-from tdev_models.errors import PayloadDamaged, Throttled, Unavailable
+from tdev_models.errors import PayloadDamaged, TdevError, Throttled, Unavailable
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
 from tdev_models.store.client import Client
+
+T = TypeVar("T")
 
 INLINE_BYTES = 4 * 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
@@ -29,6 +29,7 @@ CHUNK_BYTES = 62 * 1024
 _AT_ONCE = 4
 # At 5 write units a second 10 MB of source code, 2 MB compressed, take about 7 minutes.
 _WRITE_SECONDS = 900.0
+_READ_SECONDS = 300.0
 _CODEC = "zlib"
 
 
@@ -87,27 +88,30 @@ async def write(
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
     writes = [
         partial(
-            _write_chunk,
-            client,
-            (execution_id, f"{envelope.key}{number:05}"),
-            [typed(AgentExecution.chunk, {"B": piece}), *expiry],
-            deadline,
+            client.executions.update,
+            execution_id,
+            f"{envelope.key}{number:05}",
+            actions=[typed(AgentExecution.chunk, {"B": piece}), *expiry],
         )
         for number, piece in enumerate(pieces)
     ]
-    await client.gather(writes, _AT_ONCE)
+    jobs = [partial(_paced, client, one, deadline, (Throttled, Unavailable)) for one in writes]
+    await client.gather(jobs, _AT_ONCE)
     return envelope.text()
 
 
-async def _write_chunk(
-    client: Client, key: tuple[str, str], actions: Sequence[Action], deadline: float
-) -> None:
+async def _paced(
+    client: Client,
+    send: Callable[[], Awaitable[T]],
+    deadline: float,
+    again: tuple[type[TdevError], ...],
+) -> T:
+    """Send a request, and again until the deadline where it failed in one of these ways."""
     pause = 0.2
     while True:
         try:
-            await client.executions.update(*key, actions=actions)
-            return
-        except (Throttled, Unavailable):
+            return await send()
+        except again:
             if time.monotonic() + pause > deadline:
                 raise
         await client.sleep(pause)
@@ -117,18 +121,23 @@ async def _write_chunk(
 async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     """Return the value that an envelope points at, read consistently and checked by its hash.
 
+    What is throttled is tried again for 5 minutes.
+
     Raises:
         PayloadDamaged: a chunk is missing or was changed, or the envelope is of a newer release.
     """
     envelope = Envelope.parse(envelope_text)
+    deadline = time.monotonic() + _READ_SECONDS
     pieces: list[bytes] = []
     start = None
     while True:
-        page, start = await client.executions.page(
+        query = partial(
+            client.executions.page,
             execution_id,
             range_condition=AgentExecution.agent_name.startswith(envelope.key),
             start=start,
         )
+        page, start = await _paced(client, query, deadline, (Throttled,))
         pieces += [item.chunk for item in page]
         if start is None:
             break

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tdev_models.models.totals import Totals
-from tdev_models.services.metrics import Cell, instants, read_cells
+from tdev_models.services.metrics import Cell, instants, read_cells, row
 from tdev_models.store.client import Client
 from tdev_models.types import (
     AGENTS,
     AgentPerformance,
     FunnelStep,
-    MetricRow,
     PerformanceReport,
     SessionCounts,
     UsageReport,
@@ -73,7 +72,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
             )
             for name in AGENTS
         ),
-        seconds=_row(durations) if durations.count else None,
+        seconds=row("session_duration", durations, (50, 90, 99)) if durations.count else None,
         technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),
         downloads=_total(read["project_downloads"]).count,
     )
@@ -153,16 +152,3 @@ def _total(cells: Iterable[Cell]) -> Totals:
     for cell in cells:
         totals.add(cell.totals)
     return totals
-
-
-def _row(totals: Totals) -> MetricRow:
-    return MetricRow(
-        metric_name="session_duration",
-        count=totals.count,
-        sum=totals.sum,
-        mean=totals.mean,
-        min=totals.min,
-        max=totals.max,
-        error_rate=totals.error_rate,
-        percentiles={percent: totals.percentile(percent) for percent in (50, 90, 99)},
-    )

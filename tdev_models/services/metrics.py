@@ -126,22 +126,32 @@ async def query_metrics(
             }[group_by]
             groups.setdefault(key, Totals()).add(cell.totals)
     return [
-        MetricRow(
-            metric_name=name,
+        row(
+            name,
+            totals,
+            percentiles,
             day=key[0] if group_by in ("hour", "day") else None,
             hour=key[1] if group_by == "hour" else None,
             agent_name=key[0] if group_by == "agent" else agent_name,
             dimension=key[0] if group_by == "dimension" else dimension,
-            count=totals.count,
-            sum=totals.sum,
-            mean=totals.mean,
-            min=totals.min,
-            max=totals.max,
-            error_rate=totals.error_rate,
-            percentiles={percent: totals.percentile(percent) for percent in percentiles},
         )
         for key, totals in sorted(groups.items(), key=itemgetter(0))
     ]
+
+
+def row(name: str, totals: Totals, percentiles: Sequence[float], **group: Any) -> MetricRow:
+    """Return the samples of one group as a row; there must be some."""
+    return MetricRow(
+        metric_name=name,
+        count=totals.count,
+        sum=totals.sum,
+        mean=totals.mean,
+        min=totals.min,
+        max=totals.max,
+        error_rate=totals.error_rate,
+        percentiles={percent: totals.percentile(percent) for percent in percentiles},
+        **group,
+    )
 
 
 class Cell(NamedTuple):

@@ -80,7 +80,8 @@ class Throttled(TdevError):
 class Unavailable(TdevError):
     """No usable answer after all retries: the write may or may not have happened.
 
-    Safe to call again: every write of this package may be sent twice.
+    Safe to call again: every write of this package may be sent twice, except that `record_metric`
+    and `record_download` without a `download_id` count a second call.
     """
 
 

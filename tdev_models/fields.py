@@ -107,9 +107,13 @@ def number(field: str, value: Any) -> float:
         raise InvalidRequest(field, f"must be a number, not {type(value).__name__}")
     if isinstance(value, int) and abs(value) <= LARGEST:
         return value
-    if not math.isfinite(value):
-        raise InvalidRequest(field, f"{value!r} is not finite")
-    if value and not SMALLEST <= abs(float(value)) <= LARGEST:
+    try:
+        size = abs(float(value))
+    except (OverflowError, ValueError):  # a very large int, a signalling NaN
+        size = math.inf
+    if not math.isfinite(size):
+        raise InvalidRequest(field, "is not finite")
+    if value and not SMALLEST <= size <= LARGEST:
         raise InvalidRequest(field, "is outside 1e-60..1e60")
     return float(value)
 

@@ -35,8 +35,10 @@ class Settings:
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
         automatic_metrics: whether the package records metrics of its own; in the background.
-        on_request: called with a `RequestEvent` after every request.
+        on_request: called with a `RequestEvent` after every request, in the thread that sent it; it
+            may record metrics, but of a request to the metrics table that is refused (and logged).
         transport: given the standard transport, returns the one to use: a place to inject faults.
+            It must not suspend but in the one that it is given: metrics are sent from threads.
         clock: the time in epoch seconds.
     """
 

@@ -197,7 +197,11 @@ class SessionCounts(Record):
 
 @_result
 class FunnelStep(Record):
-    """How far runs get: `completed` runs of one agent, and sessions that `stopped` there."""
+    """How far runs get: `completed` runs of one agent, and sessions that `stopped` there.
+
+    Stopped: FAILED or ABANDONED at this agent (the one that failed, or else the last to begin), and
+    not resumed. Runs that failed where the session went on are in neither.
+    """
 
     agent_name: str
     completed: int
@@ -206,7 +210,10 @@ class FunnelStep(Record):
 
 @_result
 class UsageReport(Record):
-    """What a range of time saw. Rates are of the sessions started in it; None without any.
+    """What a range of time saw.
+
+    Rates are of the sessions that ended: COMPLETED, ABANDONED, or FAILED and not resumed; None
+    without any.
 
     `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
     sessions, None without any; its percentiles are 50, 90 and 99.

@@ -42,6 +42,7 @@ TOKENS = (
         "transact_write([session, part], token)",
         "transact_write([session, part], uuid.uuid4().hex)",
     ),
+    ("sessions.py", "found is None or found.write_token != token", "True"),
     ("executions.py", "found is not None and is_own(found, token)", "False"),
     ("projects.py", "chosen in (seen.download_ids or ())", "False"),
     ("../store/cells.py", "found is None or found.seq != item.seq", "True"),

@@ -158,6 +158,8 @@ def _add_reports(commands: argparse._SubParsersAction[_Parser]) -> None:
         report.add_argument(
             "--days", type=float, default=7, help="how far back (default: %(default)s)"
         )
-        report.add_argument("--start", metavar="TIME", help="ISO 8601, instead of --days")
-        report.add_argument("--end", metavar="TIME", help="ISO 8601 (default: now)")
+        report.add_argument(
+            "--start", metavar="TIME", help="ISO 8601, local without a zone; instead of --days"
+        )
+        report.add_argument("--end", metavar="TIME", help="the same (default: now)")
         report.add_argument("--json", action="store_true", help="for machines")

@@ -37,10 +37,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(found, default=dict, indent=2) + "\n")
         return 0
-    console = Console(highlight=False)
+    # Names are the users' own: nothing in them is markup.
+    console = Console(markup=False, emoji=False, highlight=False)
     console.width = min(console.width, 80)
     for table in tables:
-        console.print(table, markup=False)
+        console.print(table)
         console.print()
     return 0
 
@@ -77,8 +78,8 @@ def _group(row: MetricRow) -> str:
 def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[UsageReport, list[Any]]:
     report = usage_report(start, end)
     all_of = report.sessions
-    rates = f"completed {_percent(report.success_rate)}, abandoned "
-    rates += f"{_percent(report.abandonment_rate)} of {all_of.started} started"
+    rates = f"{_percent(report.success_rate)} of those that ended completed, "
+    rates += f"{_percent(report.abandonment_rate)} abandoned"
     lasted = []
     if (row := report.seconds) is not None:
         numbers = (row.mean, row.min, row.max, *row.percentiles.values())
@@ -195,7 +196,7 @@ def _percent(rate: float | None) -> str:
 
 def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
     table = Table(
-        title=title,
+        title=_plain(title),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -207,5 +208,10 @@ def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
     for column in columns[1:]:
         table.add_column(column, justify="right", overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(_plain, line))
     return table
+
+
+def _plain(text: str) -> str:
+    """Return a text without what would steer the terminal."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Self
 
 from pynamodb.attributes import BinaryAttribute, UnicodeAttribute
 
 from tdev_models.models.attributes import NumberAttribute, TotalAttribute
 from tdev_models.models.base import BaseModel, TableMeta
-from tdev_models.models.totals import Totals, bucket, packed, unpacked
+from tdev_models.models.totals import Totals, packed, unpacked
 
 
 class Metric(BaseModel):
@@ -69,14 +68,11 @@ class Metric(BaseModel):
 
     @property
     def totals(self) -> Totals:
-        """What the cell holds; the first cells had one sample each and no histogram."""
-        mean = self.value / self.sample_count
-        totals = Totals.of([mean]) if self.histogram is None else Totals()
-        totals.count, totals.errors = int(self.sample_count), int(self.error_count or 0)
-        totals.sum, totals.min, totals.max = float(self.value), self.smallest, self.largest
-        if self.histogram is None:
-            totals.buckets = Counter({bucket(mean): totals.count})
-            return totals
+        """What the cell holds."""
+        totals = Totals()
+        totals.count, totals.errors = int(self.sample_count), int(self.error_count)
+        totals.sum = float(self.value)
+        totals.min, totals.max = float(self.smallest), float(self.largest)
         totals.squares, totals.positives = self.sum_squares, int(self.log_count)
         totals.logs, totals.log_squares = self.log_sum, self.log_sum_squares
         totals.buckets = unpacked(self.histogram)

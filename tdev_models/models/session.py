@@ -80,9 +80,12 @@ class PipelineSession(BaseModel):
     failed_agent = UnicodeAttribute(null=True)
     error_message = UnicodeAttribute(null=True)
     previous_status = UnicodeAttribute(null=True)
+    write_token = UnicodeAttribute(null=True)
     expires_at = NumberAttribute(null=True)
 
     status_index = StatusIndex()
     user_index = UserIndex()
 
-    _lease_attributes = frozenset({"fence", "lease_owner", "lease_token", "lease_expires"})
+    _lease_attributes = frozenset(
+        {"fence", "lease_owner", "lease_token", "lease_expires", "write_token"}
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 # A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
 _WIDTH = 0.0396
@@ -89,7 +90,7 @@ class Totals:
 
         The nearest rank: the smallest sample that at least `percent` of 100 are not above.
         """
-        rank = max(1, math.ceil(percent / 100 * self.count))
+        rank = max(1, math.ceil(Fraction(str(percent)) * self.count / 100))
         if rank == 1:
             return self.min
         if rank < self.count:

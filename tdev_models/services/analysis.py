@@ -25,7 +25,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
     """Return what happened in a range: sessions, how far they got, what was made.
 
     From the automatic metrics, so it knows what was recorded while they were on. Whole UTC hours,
-    as `query_metrics`: nine Queries a day of the range, consistent. A session counts where it
+    as `query_metrics`: ten Queries a day of the range, consistent. A session counts where it
     began, and its end where it ended: at the edges of the range these are different sessions.
     Distinct users are not known from totals.
 
@@ -42,6 +42,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         name: await read_cells(client, name, first, last)
         for name in (
             *(f"sessions_{event}" for event in _EVENTS),
+            "sessions_stopped",
             "session_duration",
             "agent_execution_time",
             "projects_saved",
@@ -53,14 +54,17 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         group="all", **{event: _total(cells).count for event, cells in by_event.items()}
     )
     durations, runs = _total(read["session_duration"]), _by_agent(read["agent_execution_time"])
-    stopped = _by_agent([*read["sessions_failed"], *read["sessions_abandoned"]])
+    stopped = _by_agent(read["sessions_stopped"])
+    ended = sessions.completed + max(
+        sessions.abandoned, round(_total(read["sessions_stopped"]).sum)
+    )
     technologies: Counter[str] = Counter()
     for cell in read["projects_saved"]:
         technologies[cell.dimension] += cell.totals.count
     return UsageReport(
         sessions=sessions,
-        success_rate=sessions.completed / sessions.started if sessions.started else None,
-        abandonment_rate=sessions.abandoned / sessions.started if sessions.started else None,
+        success_rate=sessions.completed / ended if ended else None,
+        abandonment_rate=sessions.abandoned / ended if ended else None,
         by_day=_grouped(by_event, lambda cell: cell.day),
         by_hour=_grouped(by_event, lambda cell: f"{cell.hour:02}"),
         by_type=_grouped(by_event, lambda cell: cell.dimension),
@@ -68,7 +72,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
             FunnelStep(
                 agent_name=name,
                 completed=runs[name].count - runs[name].errors if name in runs else 0,
-                stopped=stopped[name].count if name in stopped else 0,
+                stopped=max(0, round(stopped[name].sum)) if name in stopped else 0,
             )
             for name in AGENTS
         ),

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 _PART_BYTES = 200
+_MOST_TECHNOLOGIES = 20
 _ENDS = {
     SessionStatus.COMPLETED: "sessions_completed",
     SessionStatus.FAILED: "sessions_failed",
@@ -46,13 +47,14 @@ def run_ended(
     client: Client,
     agent_name: str,
     *,
-    seconds: float,
+    seconds: float | None,
     failed: bool,
     retried: bool,
     variant: str | None,
 ) -> None:
-    """Record one try of one agent; the dimension is its variant."""
-    _note(client, "agent_execution_time", max(0.0, seconds), agent_name, variant, failed)
+    """Record one try of one agent, with its time if known; the dimension is its variant."""
+    if seconds is not None:
+        _note(client, "agent_execution_time", max(0.0, seconds), agent_name, variant, failed)
     for name, so in (("agent_failures", failed), ("agent_retries", retried)):
         if so:
             _note(client, name, 1, agent_name, variant)
@@ -66,6 +68,8 @@ def session_claimed(
     if resumed or seen.status is None:
         name = "sessions_resumed" if resumed else "sessions_started"
         _note(client, name, dimension=seen.pipeline_type or pipeline_type)
+    if seen.status == SessionStatus.FAILED:
+        _stopped(client, seen, -1)
 
 
 @_harmless
@@ -74,29 +78,49 @@ def session_saved(client: Client, session: PipelineSession, *, status_given: boo
     if session.created_at == session.last_updated:
         _note(client, "sessions_started", dimension=session.pipeline_type)
     if status_given and session.previous_status != session.status:
+        failed_before = session.previous_status == SessionStatus.FAILED
         if session.status in _ENDS:
-            session_ended(client, session)
-        elif session.previous_status == SessionStatus.FAILED:
+            session_ended(client, session, failed_before=failed_before)
+        elif failed_before:
             _note(client, "sessions_resumed", dimension=session.pipeline_type)
+            _stopped(client, session, -1)
 
 
 @_harmless
-def session_ended(client: Client, session: PipelineSession) -> None:
+def session_ended(client: Client, session: PipelineSession, *, failed_before: bool = False) -> None:
     """Record a session's end, at which agent if it did not complete; the dimension is its type."""
     completed = session.status == SessionStatus.COMPLETED
-    agent_name = None if completed else session.failed_agent or session.current_agent
     dimension = session.pipeline_type
-    _note(client, _ENDS[SessionStatus(session.status)], 1, agent_name, dimension)
+    _note(
+        client,
+        _ENDS[SessionStatus(session.status)],
+        agent_name=None if completed else _place(session),
+        dimension=dimension,
+    )
+    if not (completed or failed_before):
+        _stopped(client, session, 1)
     if completed and session.created_at is not None:
         seconds = max(0.0, session.last_updated - session.created_at)
         _note(client, "session_duration", seconds, dimension=dimension)
 
 
+def _stopped(client: Client, session: PipelineSession, change: int) -> None:
+    """Record that a session stopped, or went on (-1): the sum says how many lie there."""
+    _note(client, "sessions_stopped", change, _place(session), session.pipeline_type)
+
+
+def _place(session: PipelineSession) -> str | None:
+    """Return the agent at which a session stopped: the failed, or else the last to begin."""
+    agent_name: str | None = session.failed_agent or session.current_agent
+    return agent_name
+
+
 @_harmless
 def project_saved(client: Client, project: UserProject) -> None:
-    """Record the technologies of a project that was made by this call, one sample each."""
+    """Record the first 20 technologies of a project that this call made, one sample each."""
     if project.created_at == project.last_accessed and isinstance(project.tech_stack, list):
-        for technology in {one for one in project.tech_stack if isinstance(one, str)}:
+        names = dict.fromkeys(one for one in project.tech_stack if isinstance(one, str))
+        for technology in [*names][:_MOST_TECHNOLOGIES]:  # each is an item of its own
             _note(client, "projects_saved", dimension=technology)
 
 

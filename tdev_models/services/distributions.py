@@ -1,4 +1,4 @@
-"""The normal and Student's t distribution, to 8 digits or more."""
+"""The normal and Student's t distribution, to 7 digits or more up to 1e8 degrees of freedom."""
 
 from __future__ import annotations
 

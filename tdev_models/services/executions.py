@@ -12,6 +12,7 @@ from tdev_models import fields
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.models import AgentExecution
 from tdev_models.services.attempts import PAYLOADS, change_of, is_own, seen_condition
+from tdev_models.services.automatic import run_ended
 from tdev_models.services.leased_writes import leased_execution
 from tdev_models.services.leases import Lease, carried
 from tdev_models.services.sessions import ERROR_BYTES
@@ -94,7 +95,18 @@ async def update_agent_execution(
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
     lease = carried(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
-    return await _with_payloads(client, written or await _stored(client, *key))
+    execution = await _with_payloads(client, written or await _stored(client, *key))
+    status = values.get("status")
+    if status in ("COMPLETED", "FAILED") and status != (seen and seen.status):
+        run_ended(
+            client,
+            agent_name,
+            seconds=None,  # the plan's programs record it themselves
+            failed=status == "FAILED",
+            retried=bool(execution.retry_count),
+            variant=execution.variant,
+        )
+    return execution
 
 
 async def write_execution(

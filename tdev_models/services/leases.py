@@ -109,6 +109,11 @@ async def claim(
         put_once(PipelineSession.progress, 0),
         *put_all(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
+        *(
+            attribute.remove()  # of the last failure; its executions keep theirs
+            for attribute in (PipelineSession.failed_agent, PipelineSession.error_message)
+            if attribute.attr_name not in values
+        ),
     ]
     if expires_at is not None:
         actions.append(put_once(PipelineSession.expires_at, expires_at))

@@ -38,6 +38,7 @@ async def record_metric(
 
     Calls made while a write is under way share the next one: one UpdateItem of the cell that this
     process has for the hour, name, agent and dimension. A write may be sent twice, and counts once.
+    A call that is cancelled has recorded its sample all the same.
 
     Args:
         data: the fields, by name: metric_name and value (required), agent_name, dimension (at most
@@ -47,8 +48,8 @@ async def record_metric(
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
-        Throttled, Unavailable: this sample, and those that shared its write, may have been counted;
-            a second call is a second sample. Samples of other writes are not touched.
+        Conflict, Throttled, Unavailable: this sample, and those that shared its write, may have
+            been counted; a second call is a second sample. Samples of other writes are not touched.
     """
     values = fields.checked(data, more, RULES, "metric_name", "value")
     moment = values.get("timestamp")
@@ -97,8 +98,8 @@ async def query_metrics(
         name: the metric.
         start: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
         end: instant, exclusive; at most 366 days later.
-        agent_name: only this agent's samples.
-        dimension: only samples of this dimension.
+        agent_name: only this agent's samples; "": only those of none.
+        dimension: only samples of this dimension; "": only those of none.
         group_by: "hour" and "day" (UTC), "agent" or "dimension".
         percentiles: numbers from 0 to 100, the keys of each row's `percentiles`: (50, 95, 99.9).
             Nearest rank, within 2 % of the sample at that rank.
@@ -107,16 +108,19 @@ async def query_metrics(
         InvalidRequest: a wrong value.
         Throttled, Unavailable: after all retries; safe to call again.
     """
+    _PART("name", name)
     for field, value in (("agent_name", agent_name), ("dimension", dimension)):
-        if value is not None:
+        if value:
             _PART(field, value)
     if group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{group_by!r} is not one of {', '.join(_GROUPS)}")
+    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str):
+        raise InvalidRequest("percentiles", "must be a sequence of numbers: (50, 95)")
     for percent in percentiles:
         if not 0 <= fields.number("percentiles", percent) <= 100:
             raise InvalidRequest("percentiles", f"{percent!r} is not from 0 to 100")
     groups: dict[tuple[Any, ...], Totals] = {}
-    for cell in await read_cells(client, name, start, end, agent_name):
+    for cell in await read_cells(client, name, *instants(start, end), agent_name):
         if dimension in (None, cell.dimension):
             key = {
                 "hour": (cell.day, cell.hour),
@@ -165,15 +169,9 @@ class Cell(NamedTuple):
 
 
 async def read_cells(
-    client: Client, name: str, start: Any, end: Any, agent_name: str | None = None
+    client: Client, name: str, first: float, last: float, agent_name: str | None = None
 ) -> list[Cell]:
-    """Return the cells of every hour that [start, end) touches, as `query_metrics` reads them.
-
-    Raises:
-        InvalidRequest: a wrong value.
-    """
-    _PART("name", name)
-    first, last = instants(start, end)
+    """Return the cells of every hour that [first, last) touches, as `query_metrics` reads them."""
     prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
     pages = await client.gather(
         [partial(_day, client, day, prefix) for day in _days(first, last)], _DAYS_AT_ONCE
@@ -198,7 +196,7 @@ def instants(start: Any, end: Any) -> tuple[float, float]:
 def _days(first: float, last: float) -> list[str]:
     """Return the UTC dates that [first, last) touches."""
     numbers = range(int(first // 86400), -int(-last // 86400))
-    return [f"{datetime.fromtimestamp(86400 * number, UTC):%Y-%m-%d}" for number in numbers]
+    return [datetime.fromtimestamp(86400 * number, UTC).date().isoformat() for number in numbers]
 
 
 async def _day(client: Client, day: str, prefix: str) -> list[Metric]:

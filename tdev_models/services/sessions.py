@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
@@ -103,7 +104,7 @@ async def save_pipeline_session(
     if status is not None:
         actions.append(_REMEMBER)
     try:
-        session = await client.sessions.update(session_id, actions=actions, condition=condition)
+        session = await _write(client, session_id, actions, condition)
     except ConditionFailed as refused:
         found = client.sessions.load(refused.item)
         if found and found.lease_token is not None:
@@ -113,6 +114,22 @@ async def save_pipeline_session(
         ) from None
     session_saved(client, session, status_given=status is not None)
     return record(Session, session)
+
+
+async def _write(
+    client: Client, session_id: str, actions: Sequence[Action], condition: Condition
+) -> PipelineSession:
+    """Change a session once, however often the request arrives: a token tells its own reply."""
+    token, last = uuid.uuid4().hex[:16], PipelineSession.write_token
+    condition &= last.does_not_exist() | (last != token)
+    actions = [*actions, put(last, token)]
+    try:
+        return await client.sessions.update(session_id, actions=actions, condition=condition)
+    except ConditionFailed as refused:
+        found = client.sessions.load(refused.item)
+        if found is None or found.write_token != token:
+            raise
+        return found
 
 
 def _not_expired(client: Client) -> Condition:
@@ -248,18 +265,15 @@ async def abandon(
     client: Client, session_id: str, reason: str, condition: Condition
 ) -> PipelineSession:
     """End a session for good if a condition holds, else raise ConditionFailed."""
-    session = await client.sessions.update(
-        session_id,
-        actions=[
-            _REMEMBER,
-            put(PipelineSession.status, SessionStatus.ABANDONED),
-            put(PipelineSession.error_message, reason),
-            put(PipelineSession.last_updated, client.now()),
-            PipelineSession.lease_token.remove(),
-            PipelineSession.lease_expires.remove(),
-            PipelineSession.next_retry_at.remove(),
-        ],
-        condition=condition,
-    )
+    actions = [
+        _REMEMBER,
+        put(PipelineSession.status, SessionStatus.ABANDONED),
+        put(PipelineSession.error_message, reason),
+        put(PipelineSession.last_updated, client.now()),
+        PipelineSession.lease_token.remove(),
+        PipelineSession.lease_expires.remove(),
+        PipelineSession.next_retry_at.remove(),
+    ]
+    session = await _write(client, session_id, actions, condition)
     session_saved(client, session, status_given=True)
     return session

@@ -241,6 +241,7 @@ class AgentRun(_EitherColour):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        ended = self._tracker._client.now()
         if self.done or self._tracker.owned.over or isinstance(error, LeaseLost):
             return False
         refused: InvalidRequest | None = None
@@ -258,12 +259,14 @@ class AgentRun(_EitherColour):
                 self._tracker._failed_agent = self.agent_name
         elif self._tracker._failed_agent == self.agent_name:
             self._tracker._failed_agent = None  # tried again, with success
-        await self._end(values, error)
+        await self._end(values, error, ended - self._started)
         if refused is not None and self._critical:
             raise refused
         return not self._critical and isinstance(error, Exception)
 
-    async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
+    async def _end(
+        self, values: Mapping[str, Any], error: BaseException | None, seconds: float
+    ) -> None:
         client = self._tracker._client
         try:
             seen = await client.executions.get(self._execution_id, self.agent_name)
@@ -281,7 +284,7 @@ class AgentRun(_EitherColour):
             run_ended(
                 client,
                 self.agent_name,
-                seconds=client.now() - self._started,
+                seconds=seconds,
                 failed=error is not None,
                 retried=bool(seen and seen.retry_count),
                 variant=self._begins_with.get("variant"),

@@ -165,12 +165,11 @@ class _Worker:
         last_error = session.error_message or "its workers died"
         reason = cut(f"gave up after {tried} resumes; last: {last_error}")
         try:
-            now = await abandon(self._client, session.session_id, reason, unchanged(session))
-        except ConditionFailed as refused:
-            now = self._client.sessions.load(refused.item) or session
-        # Refused with this very reason is this write, whose first reply was lost.
-        given_up = now.status == SessionStatus.ABANDONED and now.error_message == reason
-        self._note(SessionStatus.ABANDONED if given_up else None, session)
+            await abandon(self._client, session.session_id, reason, unchanged(session))
+        except ConditionFailed:
+            self._note(None, session)
+        else:
+            self._note(SessionStatus.ABANDONED, session)
 
     def _note(self, ended: SessionStatus | None, session: PipelineSession) -> None:
         ids: list[str] = getattr(self.done, ended.lower() if ended else "lost")

@@ -42,8 +42,11 @@ _IDLE_SECONDS = 1.0
 _ROUNDS = 3
 _MOST_CELLS = 10_000
 _MOST_QUIET = 10_000
+_MOST_RECORDERS = 64
 _HOURS_KEPT = 3  # its own, and two more
 _EXIT_SECONDS = 5.0
+
+_writing = threading.local()
 
 
 class Key(NamedTuple):
@@ -70,7 +73,7 @@ class _Cell:
 
     def __init__(self, key: Key) -> None:
         moment = datetime.fromtimestamp(key.hour * 3600, UTC)
-        self.key, self.date = key, f"{moment:%Y-%m-%d}"
+        self.key, self.date = key, moment.date().isoformat()
         name, agent, dimension = key.metric_name, key.agent_name, key.dimension
         self.name = f"{name}#{agent}#{moment:%H}#{dimension}#{uuid.uuid4().hex}"
         self.seq, self.totals = 0, Totals()
@@ -93,11 +96,19 @@ class Recorder:
         self._unsettled: set[Receipt] = set()
         self._work = threading.Condition(threading.Lock())
         self._threads = self._idle = self._swept = 0
+        self._all_busy_until = 0.0
 
     @classmethod
     def of(cls, settings: Settings) -> Recorder:
         """Return this process's recorder of these settings; never keep it, a fork makes others."""
-        return cls._open.get(settings) or cls._open.setdefault(settings, cls(settings))
+        recorder = cls._open.get(settings)
+        if recorder is None:
+            if len(cls._open) >= _MOST_RECORDERS:
+                for key, one in [*cls._open.items()]:
+                    if not one.unsettled():
+                        cls._open.pop(key, None)
+            recorder = cls._open.setdefault(settings, cls(settings))
+        return recorder
 
     @classmethod
     def all(cls) -> list[Recorder]:
@@ -108,10 +119,19 @@ class Recorder:
         """Take in a sample; the receipt is settled once it is durable, or was lost.
 
         Not awaited are the package's own metrics: when the table does not keep up, their writes are
-        tried longer, and what passes 10,000 waiting samples of one cell is dropped.
+        tried longer, and what passes 10,000 waiting samples of one cell, or as many waiting cells,
+        is dropped.
+
+        Raises:
+            RuntimeError: called from within a write of metrics (by a hook), which would wait for
+                itself.
         """
+        if getattr(_writing, "active", False):
+            raise RuntimeError("a write of metrics cannot record metrics")
         with self._work:
-            cell = self._cells.get(key) or self._opened(key)
+            cell = self._cells.get(key) or self._opened(key, awaited)
+            if cell is None:
+                return _dropped(key)
             batch = cell.pending
             if batch is None:
                 batch = cell.pending = _Batch()
@@ -133,16 +153,21 @@ class Recorder:
         with self._work:
             return [*self._unsettled]
 
-    def _opened(self, key: Key) -> _Cell:
-        hour = int(self._client.now() // 3600)
+    def _opened(self, key: Key, awaited: bool) -> _Cell | None:
+        hour, now = int(self._client.now() // 3600), time.monotonic()
         full = len(self._cells) >= _MOST_CELLS
-        if full or hour != self._swept:
+        if hour != self._swept or (full and now >= self._all_busy_until):
             self._swept = hour
             self._cells = {
                 key: cell
                 for key, cell in self._cells.items()
                 if cell.busy or (hour < key.hour + _HOURS_KEPT and not full)
             }
+            full = len(self._cells) >= _MOST_CELLS
+            if full:  # looking at all of them is not for every sample
+                self._all_busy_until = now + 1
+        if full and not awaited:
+            return None
         self._cells[key] = cell = _Cell(key)
         return cell
 
@@ -173,15 +198,18 @@ class Recorder:
                     return
                 cell = self._ready.popleft()
                 batch, cell.pending = cell.pending, None
-            if batch is not None:
-                self._flush(cell, batch)
+            assert batch is not None  # of a cell in the queue
+            self._flush(cell, batch)
 
     def _flush(self, cell: _Cell, batch: _Batch) -> None:
         error: BaseException | None = None
+        _writing.active = True
         try:
             written = self._written(cell, batch)
         except BaseException as raised:  # of a hook, too: nobody may wait for ever
             error, written = raised, _Cell(cell.key)
+        finally:
+            _writing.active = False
         with self._work:
             if written is not cell:
                 written.pending = cell.pending
@@ -191,10 +219,13 @@ class Recorder:
             if written.busy:
                 self._ready.append(written)  # for this thread, which looks there next
             self._unsettled.discard(batch.receipt)
+        batch.receipt.settle(error)
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
-            _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late")
-        batch.receipt.settle(error)
+            with suppress(Exception):  # of a log handler: this thread goes on
+                _log.warning(
+                    "%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late"
+                )
 
     def _written(self, cell: _Cell, batch: _Batch) -> _Cell:
         """Write a cell with a batch, and return the cell that has it now."""
@@ -232,6 +263,13 @@ class Recorder:
         await self._client.send(
             *table.plan.update(item.date, item.cell, actions=actions, condition=condition)
         )
+
+
+def _dropped(key: Key) -> Receipt:
+    _log.warning("a sample of %s lost: %d cells wait to be written", key.metric_name, _MOST_CELLS)
+    receipt = Receipt()
+    receipt.settle(None)
+    return receipt
 
 
 def _at_exit() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -71,7 +71,7 @@ def test_every_table_fits_80_columns_and_has_its_json(printed: Printed) -> None:
 
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
-    assert "completed 100.0%, abandoned 0.0% of 3 started" in " ".join(usage.split())
+    assert "100.0% of those that ended completed, 0.0% abandoned" in " ".join(usage.split())
     assert "PRODUCTION" in usage
     assert "C♯" in usage
     agents = printed("agents")
@@ -93,9 +93,23 @@ def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
 def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:
     start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     command = ("metrics", "agent_execution_time", "--json")
-    if time.time() > 1_767_400_000:
-        assert json.loads(printed(*command, "--start", start, "--end", end)) == []
+    assert json.loads(printed(*command, "--start", start, "--end", end)) == []
+    hour_ago, soon = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+    ends = ("--start", hour_ago.isoformat(), "--end", soon.isoformat())
+    assert sum(row["count"] for row in json.loads(printed(*command, *ends))) == 3 * 9 + 80
     assert main(["usage", "--start", end, "--end", start]) == 1
     assert capsys.readouterr().err.startswith("error: end: ")
     assert main(["usage", "--start", "yesterday"]) == 1
     assert capsys.readouterr().err.startswith("error: start: ")
+
+
+def test_names_are_printed_as_they_are(printed: Printed) -> None:
+    for name in ("a[/b]", "[bold]x", ":rocket:"):
+        assert printed("metrics", name).startswith(name)
+        assert f"agent_execution_time of {name}" in printed("ab", name, "A", "B")
+    sync.save_user_project(user_id="u", project_id="q", tech_stack=["\x1b[31mred", "[/b]"])
+    sync.flush_metrics()
+    usage = printed("usage")
+    assert "\ufffd[31mred" in usage
+    assert "[/b]" in usage
+    assert "\x1b" not in usage

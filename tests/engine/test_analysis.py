@@ -16,6 +16,7 @@ from tdev_models import (
     InvalidRequest,
     Settings,
     agent_performance,
+    record_metric,
     settings,
     sync,
     usage_report,
@@ -97,9 +98,9 @@ def one_session(month: Month, clock: Clock, dice: random.Random, name: str) -> N
         if dice.random() < 0.4:
             sync.abandon_session(name, "enough")
             month.events.append(("abandoned", clock.now, kind))
-            if inside(clock.now):
-                month.stopped[str(fails_at)] += 1
             return
+        if inside(clock.now):
+            month.stopped[str(fails_at)] -= 1
         month.events.append(("resumed", clock.now, kind))
         with sync.resume_pipeline(name) as resumed:
             work(resumed, None, fails_at)
@@ -146,8 +147,9 @@ async def test_the_usage_report_is_what_was_done(seeded: Month) -> None:
             assert counts == expected[one.group]
     every = Counter(event for event, _, _ in events)
     assert min(every.values()) > 2
-    assert report.success_rate == every["completed"] / every["started"]
-    assert report.abandonment_rate == every["abandoned"] / every["started"]
+    ended = every["completed"] + sum(seeded.stopped.values())
+    assert report.success_rate == every["completed"] / ended < 1
+    assert report.abandonment_rate == every["abandoned"] / ended > 0
     good = Counter(agent for agent, when, _, failed in seeded.runs if inside(when) and not failed)
     assert [(step.agent_name, step.completed, step.stopped) for step in report.funnel] == [
         (agent, good[agent], seeded.stopped[agent]) for agent in AGENTS
@@ -187,6 +189,23 @@ async def test_the_agents_performance_is_what_was_done(seeded: Month) -> None:
     assert report.slowest == max(report.agents, key=lambda one: one.p95).agent_name
     failing = max(report.agents, key=lambda one: one.failures / one.runs)
     assert report.most_failing == failing.agent_name
+
+
+async def test_the_longest_range_may_begin_within_an_hour(store: Settings) -> None:
+    report = await agent_performance(START + 1800, START + 1800 + 366 * 86400)
+    assert report.agents == ()
+    with pytest.raises(InvalidRequest, match=r"^end: "):
+        await agent_performance(START, START + 366 * 86400 + 1)
+
+
+async def test_the_range_before_does_not_share_an_hour(store: Settings) -> None:
+    for moment, value in ((START + 60, 1.0), (START + 3660, 3.0)):
+        await record_metric(
+            metric_name="agent_execution_time", agent_name="parser", value=value, timestamp=moment
+        )
+    report = await agent_performance(START + 3600 + 1800, START + 3600 + 1860)
+    assert [(one.mean, one.trend) for one in report.agents] == [(3, 2)]
+    assert (report.slowest, report.most_failing) == ("parser", None)
 
 
 async def test_reports_of_nothing_are_empty(store: Settings) -> None:

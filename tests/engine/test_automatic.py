@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,10 +27,12 @@ from tdev_models import (
     sync,
     track_session,
     update_agent_execution,
+    usage_report,
 )
 from tdev_models.settings import Transport
 from tdev_models.store import cells
 from tests import raw
+from tests.faults import Fault, injected
 
 DAY = 1_780_000_000.0
 
@@ -103,10 +105,79 @@ async def test_calls_of_the_plan_count_changes_and_no_repeats(counted: Settings)
     assert await counts("sessions_completed") == {"SIMPLE": 1}
     assert await counts("sessions_abandoned") == {"": 1}
     assert await counts("session_duration") == {"SIMPLE": 1}
-    # The plan records these itself.
-    await update_agent_execution(execution_id="s-parser", status="COMPLETED", variant="A")
+    # The plan records its times itself.
+    for status in ("RUNNING", "FAILED", "FAILED", "RUNNING", "COMPLETED", "COMPLETED"):
+        await update_agent_execution(execution_id="s-parser", status=status, variant="A")
     assert await counts("agent_execution_time") == {}
+    assert await counts("agent_failures", "agent") == {"parser": 1}
+    assert await counts("agent_retries") == {"A": 1}
     assert (await get_agent_execution("s-parser")).variant == "A"
+
+
+async def test_a_change_of_status_whose_reply_was_lost_counts(counted: Settings) -> None:
+    calls: tuple[tuple[Callable[[], Awaitable[object]], str], ...] = (
+        (lambda: save_pipeline_session(session_id="s", status="FAILED"), "sessions_failed"),
+        (lambda: save_pipeline_session(session_id="s", status="ACTIVE"), "sessions_resumed"),
+        (lambda: save_pipeline_session(session_id="s", status="COMPLETED"), "sessions_completed"),
+        (lambda: save_pipeline_session(session_id="t"), "sessions_started"),
+        (lambda: abandon_session("t", "enough"), "sessions_abandoned"),
+    )
+    for call, name in calls:
+        before = (await counts(name)).get("", 0)
+        with injected(Fault("resent", table="pipeline-sessions")):
+            await call()
+            await flush_metrics()  # of the settings of this block
+        assert (await counts(name))[""] == before + 1, name
+
+
+async def stops() -> dict[str, int]:
+    await flush_metrics()
+    report = await usage_report(DAY - 3600, DAY + 36000)
+    return {step.agent_name: step.stopped for step in report.funnel if step.stopped}
+
+
+async def test_a_session_lies_where_it_stopped_last_until_it_goes_on(counted: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session, session.agent("parser"):
+            raise KeyError
+    assert await stops() == {"parser": 1}
+    resumed = await resume_pipeline("s")
+    assert await stops() == {}
+    for name in ("parser", "search"):
+        async with resumed.agent(name):
+            pass
+    await abandon_session("s", "in the middle of search")
+    assert await stops() == {"search": 1}
+    # The plan's calls say the same.
+    await save_pipeline_session(session_id="t", current_agent="nl_input")
+    await save_pipeline_session(session_id="t", status="FAILED")
+    assert await stops() == {"search": 1, "nl_input": 1}
+    await save_pipeline_session(session_id="t", status="ACTIVE")
+    await save_pipeline_session(session_id="t", status="FAILED")
+    await abandon_session("t", "lies there already")
+    assert await stops() == {"search": 1, "nl_input": 1}
+    assert (await usage_report(DAY - 3600, DAY + 36000)).abandonment_rate == 1
+
+
+async def test_the_time_of_an_agent_is_that_of_its_work(store: Settings) -> None:
+    now = [DAY]
+
+    def store_slowly() -> None:
+        now[0] += 100
+
+    with settings.use(store, automatic_metrics=True, clock=lambda: now[0], lease_seconds=900):
+        fault = Fault("before", operation="TransactWriteItems", nth=2, between=store_slowly)
+        with injected(fault):
+            async with track_session("s") as session, session.agent("parser"):
+                now[0] += 7
+            await flush_metrics()
+        (row,) = await query_metrics("agent_execution_time", DAY, DAY + 3600)
+        assert row.sum == 7
+
+
+async def test_a_project_counts_for_20_technologies_at_most(counted: Settings) -> None:
+    await save_user_project(user_id="u", project_id="p", tech_stack=[str(n) for n in range(99)])
+    assert await counts("projects_saved") == {str(n): 1 for n in range(20)}
 
 
 async def test_projects_count_by_technology_once_and_downloads_by_id(counted: Settings) -> None:
@@ -178,6 +249,20 @@ def test_what_waits_is_bounded(
         assert sum(len(c.pending.values) for c in recorder._cells.values() if c.pending) <= 3
         sync.flush_metrics()
     assert "samples of m lost" in caplog.text
+
+
+def test_what_waits_in_many_cells_is_bounded(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "_MOST_CELLS", 5)
+    slow = Broken(0.1)
+    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
+        recorder = cells.Recorder.of(settings.current())
+        for number in range(50):
+            recorder.add(cells.Key(0, f"m{number}", "", ""), 1, error=False, awaited=False)
+        assert len(recorder._cells) == 5
+        sync.flush_metrics()
+    assert "a sample of m49 lost" in caplog.text
 
 
 def test_an_error_of_their_own_is_logged_only(

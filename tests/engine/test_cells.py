@@ -207,6 +207,7 @@ async def test_memory_is_bounded_whatever_the_names(
 ) -> None:
     monkeypatch.setattr(cells, "_MOST_CELLS", 10)
     await asyncio.gather(*(record(1, f"m{n}", timestamp=NOW) for n in range(25)))
+    await asyncio.sleep(1)  # then it looks again which cells can go
     await record(1, "new", timestamp=NOW)
     assert len(cells.Recorder.of(strict_store)._cells) <= 10
     await record(1, "m0", timestamp=NOW)
@@ -403,6 +404,50 @@ async def test_awaited_samples_share_a_cell_with_the_packages_own(
         await record(2)
     await record(4)
     assert await found() == (2, 5)
+
+
+def test_a_hook_that_records_what_it_sees_hangs_nobody(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(event: RequestEvent) -> None:
+        sync.record_metric(metric_name="requests", agent_name=event.operation, value=event.seconds)
+
+    with settings.use(strict_store, on_request=hook):
+        sync.save_pipeline_session(session_id="s")
+        sync.get_pipeline_session("s")
+    rows = sync.query_metrics("requests", *today(), group_by="agent")
+    assert [(row.agent_name, row.count) for row in rows] == [("GetItem", 1), ("UpdateItem", 1)]
+    assert "a write of metrics cannot record metrics" in caplog.text
+
+
+def test_settings_that_are_gone_keep_nothing(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "_MOST_RECORDERS", 5)
+    for _ in range(20):
+        with settings.use(strict_store, on_request=lambda event: None):
+            sync.record_metric(metric_name="m", value=1, timestamp=NOW)
+    assert len(cells.Recorder.all()) <= 5
+    assert asyncio.run(found()) == (20, 20)
+
+
+def test_a_log_that_raises_keeps_nobody_waiting(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(cells._log, "warning", broken)
+    with settings.use(strict_store, automatic_metrics=True):
+        recorder = cells.Recorder.of(settings.current())
+        with injected(Fault("broken", operation="UpdateItem")):
+            quiet = cells.Recorder.of(settings.current())
+            receipt = quiet.add(cells.Key(0, "m", "", ""), 1, error=False, awaited=False)
+            assert receipt.wait(5)
+            assert receipt.error
+            sync.record_metric(metric_name="m", value=1, timestamp=NOW)
+        assert recorder is not quiet
+    assert asyncio.run(found()) == (1, 1)
 
 
 async def test_throttled_calls_say_so(strict_store: Settings) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -71,6 +72,7 @@ def test_a_weight_that_grows_moves_nobody_away() -> None:
         ("e", "u", {"A": 0}, "weights"),
         ("e", "u", {"A": float("nan")}, "weights"),
         ("e", "u", {"A#": 1}, "weights"),
+        ("e", "u", {"A": 10**400}, "weights"),
     ],
 )
 def test_wrong_assignments_name_the_field(
@@ -176,6 +178,73 @@ def test_the_verdict_says_what_the_numbers_do() -> None:
     assert same.verdict == "Success rates show no difference. Values show no difference."
 
 
+def test_the_verdict_waits_for_as_many_samples_as_it_takes() -> None:
+    dice = random.Random(4)
+    few, enough = draw(dice, 29, 0), draw(dice, 30, 3)
+    assert both(few, enough).verdict.startswith("Not enough data: 29 samples of A and 30 of B")
+    assert "B takes" in both([*few, 1.0], enough).verdict
+    # The usual formula of two proportions: 0.9 against 0.85 at 5 % and a power of 80 %.
+    success = both([1.0] * 100, [1.0] * 100, 10, 10).success
+    p, q = 0.9, 0.85
+    middle = (p + q) / 2
+    root = 1.959964 * math.sqrt(2 * middle * (1 - middle))
+    root += 0.841621 * math.sqrt(p * (1 - p) + q * (1 - q))
+    assert success.needed == math.ceil((root / 0.05) ** 2) == 686
+    for count, said in ((685, "Not enough data to tell"), (686, "Success rates show no")):
+        failed = count // 10
+        found = both([2.0] * count, [2.0] * count, failed, failed)
+        needed = found.success.needed
+        assert (said in found.verdict) == ((count < needed) == (said[:3] == "Not")), count
+
+
+def test_values_that_are_equal_but_for_rounding_are_equal() -> None:
+    parts = [Totals.of([0.7, 0.7]) for _ in range(50)]
+    merged = Totals()
+    for part in parts:
+        merged.add(part)
+    found = compared("x", "m", ("A", merged), ("B", Totals.of([0.7] * 101)))
+    assert found.ratio is not None
+    assert found.ratio.p_value == 1
+    assert "takes" not in found.verdict
+
+
+def test_values_are_judged_by_those_above_0() -> None:
+    zeros = [0.0] * 5000
+    found = both([*zeros, 1.0, 2.0, 3.0], [*zeros, 1.5, 2.5, 3.5])
+    assert "values (30 each above 0, at least)" in found.verdict
+    assert "values (30 each above 0, at least)" in both(zeros, zeros).verdict
+    dice = random.Random(7)
+    found = both([*zeros, *draw(dice, 40, 0)], [*zeros, *draw(dice, 40, 0.01)])
+    assert f"values ({found.ratio.needed} each)" in found.verdict
+
+
+def test_values_at_the_limits_are_compared() -> None:
+    found = both([1e-60, 1e60] * 40, [1e60, 1e-60] * 40)
+    assert found.ratio.high > 1e10
+    assert found.ratio.low < 1e-10
+    assert both([1e-60] * 2, [1e60] * 2).ratio.effect > 1e100
+
+
+async def test_retries_do_not_make_a_split_suspect(store: Settings) -> None:
+    for variant, tries in (("A", 100), ("B", 160)):
+        for number in range(tries):
+            name = ["agent_execution_time", *(["agent_retries"] if number >= 100 else [])]
+            for one in name:
+                await record_metric(
+                    metric_name=one,
+                    agent_name="search",
+                    dimension=variant,
+                    value=1,
+                    timestamp=DAY,
+                )
+    question = ("search", "A", "B", "agent_execution_time", DAY, DAY + 1)
+    found = await compare_variants(*question)
+    assert found.split_p_value == 1
+    assert (found.b and found.b.count) == 160
+    found = await compare_variants(*question, weights={"A": 1, "B": 2, "C": 7})
+    assert (found.split_p_value or 0) < 1e-3
+
+
 async def test_two_variants_are_compared_from_the_stored_totals(store: Settings) -> None:
     dice = random.Random(6)
     values = {"A": draw(dice, 60, 0), "B": draw(dice, 50, -1), "C": [99.0]}
@@ -206,6 +275,15 @@ async def test_two_variants_are_compared_from_the_stored_totals(store: Settings)
     ):
         with pytest.raises(InvalidRequest, match=f"^{field}: "):
             await compare_variants(*arguments)
-    for more, field in (({"effect": 0}, "effect"), ({"weights": {"A": 1}}, "weights")):
+    for more, field in (
+        ({"effect": 0}, "effect"),
+        ({"effect": 0.6}, "effect"),
+        ({"weights": {"A": 1}}, "weights"),
+        ({"weights": {"A": 1, "B": 0}}, "weights"),
+        ({"weights": {"A": 1e60, "B": 1e-60}}, "weights"),
+        ({"weights": ["A", "B"]}, "weights"),
+    ):
         with pytest.raises(InvalidRequest, match=f"^{field}: "):
             await compare_variants("search", "A", "B", "m", 1, 2, **more)
+    weights: Any = {"A": Decimal(1), "B": Decimal(1)}
+    assert (await compare_variants("s", "A", "B", "m", 1, 2, weights=weights)).a is None

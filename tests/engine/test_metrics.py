@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -105,6 +106,8 @@ async def test_every_form_of_time_is_the_same_moment(
         ("value", True),
         ("value", 1e-61),
         ("value", 10**61),
+        ("value", 10**400),
+        ("value", Decimal("sNaN")),
         ("metric_name", "a#b"),
         ("metric_name", ""),
         ("agent_name", "a#b"),
@@ -123,5 +126,54 @@ async def test_a_range_must_be_one(store: Settings) -> None:
     for start, end in ((DAY, DAY), (DAY, DAY - timedelta(1)), (DAY, DAY + timedelta(days=367))):
         with pytest.raises(InvalidRequest, match=r"^end: "):
             await query_metrics("m", start, end)
+    for percentiles in (95, "95", (101,), ("a",)):
+        with pytest.raises(InvalidRequest, match=r"^percentiles: "):
+            await query_metrics(
+                "m",
+                DAY,
+                DAY + timedelta(1),
+                percentiles=percentiles,  # type: ignore[arg-type]
+            )
     with pytest.raises(InvalidRequest, match=r"^group_by: "):
         await query_metrics("m", DAY, DAY + timedelta(1), group_by="week")
+
+
+async def test_a_range_has_every_hour_that_it_touches_and_no_other(store: Settings) -> None:
+    hours = [DAY + timedelta(hours=hour) for hour in (-2, -1, 0, 1, 22, 23, 24)]
+    for hour in hours:
+        await record_metric(metric_name="m", value=1, timestamp=hour + timedelta(minutes=30))
+
+    async def found(start: datetime, end: datetime) -> list[datetime]:
+        rows = await query_metrics("m", start, end)
+        assert all(row.count == 1 for row in rows)
+        return [datetime.fromisoformat(f"{row.day}T{row.hour:02}:00:00+00:00") for row in rows]
+
+    second, minute = timedelta(seconds=1), timedelta(minutes=1)
+    assert await found(hours[0], hours[-1]) == hours[:-1]
+    assert await found(hours[2], hours[3]) == hours[2:3]
+    assert await found(hours[2] - second, hours[3] + second) == hours[1:4]
+    assert await found(hours[2] + 59 * minute, hours[2] + 60 * minute) == hours[2:3]
+    assert await found(hours[5], hours[6]) == hours[5:6]
+    assert await found(hours[3] + minute, hours[5]) == hours[3:5]
+
+
+async def test_what_has_no_agent_or_dimension_can_be_asked_for(store: Settings) -> None:
+    for agent, dimension in ((None, None), ("parser", None), (None, "A"), ("parser", "A")):
+        await record_metric(
+            metric_name="m", value=1, timestamp=DAY, agent_name=agent, dimension=dimension
+        )
+    for question, count in (
+        ({"dimension": ""}, 2),
+        ({"agent_name": ""}, 2),
+        ({"agent_name": "", "dimension": ""}, 1),
+        ({}, 4),
+    ):
+        (row,) = await query_metrics("m", DAY, DAY + timedelta(1), **question)  # type: ignore[arg-type]
+        assert row.count == count
+
+
+async def test_a_sample_of_long_ago_can_be_read(store: Settings) -> None:
+    long_ago = datetime(999, 5, 1, tzinfo=UTC)
+    await record_metric(metric_name="m", value=1, timestamp=long_ago)
+    (row,) = await query_metrics("m", long_ago, long_ago + timedelta(hours=1))
+    assert (row.day, row.count) == ("0999-05-01", 1)

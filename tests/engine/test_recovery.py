@@ -152,8 +152,7 @@ async def test_a_bare_failed_resent_after_a_claim_changes_nothing(store: Setting
             claims.append(await resume_pipeline("s"))
 
     with injected(Fault("resent", operation="UpdateItem", between=claim)):
-        with pytest.raises(LeaseHeld):
-            await save_pipeline_session(session_id="s", status="FAILED", error_message="x")
+        await save_pipeline_session(session_id="s", status="FAILED", error_message="x")
     assert claims[0]
     owned = await get_pipeline_session("s")
     assert (owned.status, owned.fence) == ("ACTIVE", 1)

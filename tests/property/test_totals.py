@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, strategies as st
@@ -84,11 +85,21 @@ DRAWS: dict[str, Callable[[random.Random], float]] = {
 @pytest.mark.parametrize("name", DRAWS)
 def test_percentiles_of_a_million_samples_are_within_2_percent(name: str) -> None:
     dice, draw = random.Random(name), DRAWS[name]
-    numbers = [draw(dice) for _ in range(1_000_000 if name == "lognormal" else 250_000)]
+    numbers = [draw(dice) for _ in range(250_000 if name == "both signs" else 1_000_000)]
     totals = merged([Totals.of(numbers[n::7]) for n in range(7)])
     numbers.sort()
     for percent in (0, 0.01, 1, 5, 25, 50, 75, 90, 95, 99, 99.9, 99.99, 100):
-        exact = numbers[max(0, math.ceil(percent / 100 * len(numbers)) - 1)]
+        rank = math.ceil(Decimal(str(percent)) * len(numbers) / 100)
+        exact = numbers[max(0, rank - 1)]
         assert totals.percentile(percent) == pytest.approx(exact, rel=0.02), percent
     if name == "lognormal":
         assert len(packed(totals.buckets)) < 1500
+
+
+@given(st.integers(1, 5000), st.decimals(0, 100, places=3))
+def test_a_percentile_is_of_the_nearest_rank(count: int, percent: Decimal) -> None:
+    rank = max(1, math.ceil(percent * count / 100))
+    totals = Totals.of([1.0] * rank + [1000.0] * (count - rank))
+    assert totals.percentile(float(percent)) == pytest.approx(1, rel=0.02)
+    totals = Totals.of([1.0] * (rank - 1) + [1000.0] * (count - rank + 1))
+    assert totals.percentile(float(percent)) == pytest.approx(1000, rel=0.02)

@@ -148,6 +148,18 @@ async def test_a_session_lies_where_it_stopped_last_until_it_goes_on(counted: Se
             pass
     await abandon_session("s", "in the middle of search")
     assert await stops() == {"search": 1}
+    # An error that the orchestrator keeps for later is the agent's that raised it.
+    with pytest.raises(KeyError):
+        async with track_session("late") as session:
+            try:
+                async with session.agent("assembly"):
+                    raise KeyError
+            except KeyError as error:
+                async with session.agent("download"):
+                    pass
+                raise error
+    assert await stops() == {"search": 1, "assembly": 1}
+    await resume_pipeline("late")
     # The plan's calls say the same.
     await save_pipeline_session(session_id="t", current_agent="nl_input")
     await save_pipeline_session(session_id="t", status="FAILED")

@@ -195,6 +195,14 @@ def test_the_verdict_waits_for_as_many_samples_as_it_takes() -> None:
         found = both([2.0] * count, [2.0] * count, failed, failed)
         needed = found.success.needed
         assert (said in found.verdict) == ((count < needed) == (said[:3] == "Not")), count
+    values = [1.0, 1.13] * 20
+    found = both(values, values)
+    assert found.ratio.needed < len(values)
+    assert "Values show no difference." in found.verdict
+    values = [1.0, 1.25] * 31
+    found = both(values, values)
+    assert len(values) < found.ratio.needed < 2 * len(values)
+    assert f"values ({found.ratio.needed} each)" in found.verdict
 
 
 def test_values_that_are_equal_but_for_rounding_are_equal() -> None:
@@ -223,6 +231,7 @@ def test_values_at_the_limits_are_compared() -> None:
     assert found.ratio.high > 1e10
     assert found.ratio.low < 1e-10
     assert both([1e-60] * 2, [1e60] * 2).ratio.effect > 1e100
+    assert both([1e-60, 1e60], [1e-60, 1e59]).ratio.high > 1e300
 
 
 async def test_retries_do_not_make_a_split_suspect(store: Settings) -> None:

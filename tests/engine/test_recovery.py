@@ -30,6 +30,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
+from tdev_models.services import workers
 from tests import raw
 from tests.faults import Fault, injected
 
@@ -327,6 +328,15 @@ def test_recover_blocks_too_in_threads(store: Settings) -> None:
     done = sync.recover_sessions(runner, concurrency=3)
     assert sorted(done.completed) == [f"s{number}" for number in range(6)]
     assert len(threads) > 1
+
+
+async def test_a_worker_remembers_the_last_only(
+    store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_KEPT", 2)
+    for name in "abc":
+        await fail(name)
+    assert (await recover_sessions(finish)).completed == ["b", "c"]
 
 
 async def test_recover_stops_on_an_event(store: Settings) -> None:

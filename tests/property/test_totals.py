@@ -9,7 +9,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from tdev_models.models import Metric
 from tdev_models.models.totals import Totals, bucket, packed, unpacked
@@ -97,6 +97,8 @@ def test_percentiles_of_a_million_samples_are_within_2_percent(name: str) -> Non
 
 
 @given(st.integers(1, 5000), st.decimals(0, 100, places=3))
+@example(1000, Decimal("99.9"))
+@example(100, Decimal(7))
 def test_a_percentile_is_of_the_nearest_rank(count: int, percent: Decimal) -> None:
     rank = max(1, math.ceil(percent * count / 100))
     totals = Totals.of([1.0] * rank + [1000.0] * (count - rank))

@@ -1,10 +1,12 @@
 """What `get_failed_sessions` costs beside more and more live sessions.
 
-100 sessions are FAILED, 50 stalled; the rest are ACTIVE and were updated a moment ago.
+100 sessions are FAILED, 50 stalled; the rest are ACTIVE and were updated a moment ago. Arguments:
+how many sessions there are in all, in turn.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -47,7 +49,7 @@ def main() -> None:
     print(
         f"{'sessions':>9} {'found':>6} {'pages':>6} {'Query':>6} {'TransactGet':>12} {'units':>7}"
     )
-    for total in (1_000, 10_000, 100_000):
+    for total in map(int, sys.argv[1:] or (1_000, 10_000, 100_000)):
         with fresh_tables() as events:
             seed(0, FAILED, "FAILED", 60)
             seed(FAILED, STALLED, "ACTIVE", 5000)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tdev_models import configure
+from tdev_models import Settings, configure
 from tdev_models.cli.engine import Engine
 from tdev_models.migrations.apply import apply_all
 from tdev_models.types import RequestEvent
@@ -20,5 +20,6 @@ def fresh_tables() -> Iterator[list[RequestEvent]]:
             raise SystemExit(f"only dynoxide counts units right: {engine.notice}")
         os.environ.update(engine.environ)
         events: list[RequestEvent] = []
-        apply_all(configure(on_request=events.append))
+        calm = Settings.from_env(engine.environ)
+        apply_all(configure(calm, on_request=events.append, automatic_metrics=False))
         yield events

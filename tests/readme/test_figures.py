@@ -1,0 +1,39 @@
+"""What the README says of costs is what its commands print."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def printed(*arguments: str) -> list[list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stderr == ""
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_write_units_are_as_said(dynoxide: str) -> None:
+    rows = printed("benchmarks.write_units")
+    found = [f"| {size} KB | {plan} | {ours} |" for size, _, plan, ours, _ in rows[2:6]]
+    assert found == re.findall(r"^\| \d+ KB \| \d+ \| \d+ \|$", README, re.M)
+    beats = {size: units for size, _, units in rows[-3:]}
+    assert beats == {"1": "1", "4": "4", "16": "16"}
+    assert "one unit for a session of 1 KB, 4 for 4 KB, 16 for 16 KB" in README
+
+
+def test_finding_failures_costs_as_said(dynoxide: str) -> None:
+    rows = printed("benchmarks.failed_sessions", "200", "2000")
+    assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "3", "2", "302.0"]]
+    assert "302 read units" in README

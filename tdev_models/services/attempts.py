@@ -40,10 +40,18 @@ _OF_ONE_ATTEMPT = ("error_message", "output_data", "output_ref", "critical")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one write does; `ended`: the pipeline goes on past this agent."""
+    """What one write does.
+
+    Attributes:
+        ends: the attempt ends with it.
+        ended: the pipeline goes on past this agent.
+        number: of the attempt, from 1.
+    """
 
     actions: list[Action]
+    ends: bool
     ended: bool
+    number: int
 
 
 def change_of(
@@ -117,7 +125,7 @@ def change_of(
         actions.append(_put_attempt(seen, number, attempt))
     actions.append(put(AgentExecution.write_token, token))
     ended = status == COMPLETED or (status == FAILED and values.get("critical") is False)
-    return Change(actions, ended)
+    return Change(actions, end is not None, ended, number)
 
 
 def _times(

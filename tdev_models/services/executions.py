@@ -95,18 +95,7 @@ async def update_agent_execution(
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
     lease = carried(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
-    execution = await _with_payloads(client, written or await _stored(client, *key))
-    status = values.get("status")
-    if status in ("COMPLETED", "FAILED") and status != (seen and seen.status):
-        run_ended(
-            client,
-            agent_name,
-            seconds=None,  # the plan's programs record it themselves
-            failed=status == "FAILED",
-            retried=bool(execution.retry_count),
-            variant=execution.variant,
-        )
-    return execution
+    return await _with_payloads(client, written or await _stored(client, *key))
 
 
 async def write_execution(
@@ -116,8 +105,12 @@ async def write_execution(
     values: Mapping[str, Any],
     seen: AgentExecution | None,
     lease: Lease | None,
+    seconds: float | None = None,
 ) -> AgentExecution | None:
     """Write fields of an execution as last seen, with its session where there is a lease.
+
+    The attempt that it ends is recorded, with its `seconds`; the plan's programs record those
+    themselves.
 
     Returns the execution, or None under a lease: transactions return nothing. Someone else's write
     in between is looked at again. The token of an attempt's begin or end tells this call's own
@@ -132,29 +125,36 @@ async def write_execution(
     values = await _with_chunks(client, execution_id, agent_name, values, seen, lease)
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, lease, client.now(), token)
+        condition = seen_condition(seen)
+        written: AgentExecution | None = None
         try:
             if lease is None:
-                return await client.executions.update(
-                    execution_id,
-                    agent_name,
-                    actions=change.actions,
-                    condition=seen_condition(seen),
+                written = await client.executions.update(
+                    execution_id, agent_name, actions=change.actions, condition=condition
                 )
-            part = client.executions.plan.update_part(
-                execution_id,
-                agent_name,
-                actions=change.actions,
-                condition=seen_condition(seen),
-            )
-            await leased_execution(client, lease, agent_name, part, ended=change.ended)
-            return None
+            else:
+                part = client.executions.plan.update_part(
+                    execution_id, agent_name, actions=change.actions, condition=condition
+                )
+                await leased_execution(client, lease, agent_name, part, ended=change.ended)
         except ConditionFailed as refused:
             found = client.executions.load(refused.item)
-            if found is not None and is_own(found, token):
-                if lease is not None and change.ended:
-                    lease.ended_agents |= {agent_name}
-                return found
-            seen = found
+            if found is None or not is_own(found, token):
+                seen = found
+                continue
+            written = found
+            if lease is not None and change.ended:
+                lease.ended_agents |= {agent_name}
+        if change.ends:
+            run_ended(
+                client,
+                agent_name,
+                seconds=seconds,
+                failed=values.get("status") == ExecutionStatus.FAILED,
+                retried=change.number > 1,
+                variant=values.get("variant") or getattr(seen, "variant", None),
+            )
+        return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
 
 

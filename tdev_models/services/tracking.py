@@ -12,7 +12,6 @@ from tdev_models import fields
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, LeaseLost, TdevError
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.services import executions
-from tdev_models.services.automatic import run_ended
 from tdev_models.services.changes import put
 from tdev_models.services.leased_writes import Heartbeat, leased_update
 from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled, lost
@@ -270,7 +269,7 @@ class AgentRun(_EitherColour):
         client = self._tracker._client
         try:
             seen = await client.executions.get(self._execution_id, self.agent_name)
-            await self._write(values, seen)
+            await self._write(values, seen, seconds)
         except LeaseLost:
             raise
         except TdevError as unrecorded:
@@ -281,16 +280,10 @@ class AgentRun(_EitherColour):
             self.done = True
             if error is None:
                 self._tracker.outputs[self.agent_name] = self.output
-            run_ended(
-                client,
-                self.agent_name,
-                seconds=seconds,
-                failed=error is not None,
-                retried=bool(seen and seen.retry_count),
-                variant=self._begins_with.get("variant"),
-            )
 
-    async def _write(self, values: Mapping[str, Any], seen: AgentExecution | None) -> None:
+    async def _write(
+        self, values: Mapping[str, Any], seen: AgentExecution | None, seconds: float | None = None
+    ) -> None:
         tracker = self._tracker
         await executions.write_execution(
             tracker._client,
@@ -299,6 +292,7 @@ class AgentRun(_EitherColour):
             {"project_id": tracker.session_id, **values},
             seen,
             tracker.owned,
+            seconds,
         )
 
 

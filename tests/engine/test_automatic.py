@@ -20,6 +20,7 @@ from tdev_models import (
     get_pipeline_session,
     query_metrics,
     record_download,
+    record_metric,
     resume_pipeline,
     save_pipeline_session,
     save_user_project,
@@ -128,6 +129,27 @@ async def test_a_change_of_status_whose_reply_was_lost_counts(counted: Settings)
             await call()
             await flush_metrics()  # of the settings of this block
         assert (await counts(name))[""] == before + 1, name
+
+
+async def test_the_plans_calls_inside_an_agents_block_count_once(counted: Settings) -> None:
+    async with track_session("s") as session, session.agent("parser") as run:
+        run.output = 1
+        await update_agent_execution(execution_id="s-parser", status="COMPLETED")
+        await record_metric(metric_name="agent_execution_time", agent_name="parser", value=3)
+    assert await counts("agent_execution_time", "agent") == {"parser": 1}
+
+
+async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> None:
+    await update_agent_execution(execution_id="s-parser", status="RUNNING")
+
+    async def fail() -> None:
+        with settings.use(counted):
+            await update_agent_execution(execution_id="s-parser", status="FAILED")
+
+    with injected(Fault("before", operation="UpdateItem", between=fail)):
+        await update_agent_execution(execution_id="s-parser", status="FAILED")
+        await flush_metrics()
+    assert await counts("agent_failures", "agent") == {"parser": 1}
 
 
 async def stops() -> dict[str, int]:

@@ -65,6 +65,11 @@ class InvalidTransition(TdevError):
         self.current, self.wanted = current, wanted
 
 
+def expired(key: str) -> InvalidTransition:
+    """Return the error of a write to what DynamoDB is about to delete."""
+    return InvalidTransition(key, "EXPIRED", "live again", "use another id")
+
+
 class LeaseHeld(TdevError):
     """Another worker owns the session, so a call without its lease changes nothing."""
 

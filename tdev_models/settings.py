@@ -35,8 +35,9 @@ class Settings:
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
         automatic_metrics: whether the package records metrics of its own; in the background.
-        on_request: called with a `RequestEvent` after every request, in the thread that sent it; it
-            may record metrics, but of a request to the metrics table that is refused (and logged).
+        on_request: called with a `RequestEvent` after every request, where the call was made (in an
+            event loop: be quick) or in a thread of the package's own. It may record metrics, but of
+            a request that writes metrics that is refused, and logged.
         transport: given the standard transport, returns the one to use: a place to inject faults.
             It must not suspend but in the one that it is given: metrics are sent from threads.
         clock: the time in epoch seconds.

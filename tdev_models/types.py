@@ -197,10 +197,11 @@ class SessionCounts(Record):
 
 @_result
 class FunnelStep(Record):
-    """How far runs get: `completed` runs of one agent, and sessions that `stopped` there.
+    """How far sessions get: how often an agent `completed`, and how often one `stopped` there.
 
-    Stopped: FAILED or ABANDONED at this agent (the one that failed, or else the last to begin), and
-    not resumed. Runs that failed where the session went on are in neither.
+    Stopped: FAILED, or ABANDONED while ACTIVE, at this agent (the one that failed, or else the last
+    to begin); once more if it is resumed and stops again. An agent that failed where the session
+    went on is in neither.
     """
 
     agent_name: str
@@ -212,8 +213,7 @@ class FunnelStep(Record):
 class UsageReport(Record):
     """What a range of time saw.
 
-    Rates are of the sessions that ended: COMPLETED, ABANDONED, or FAILED and not resumed; None
-    without any.
+    Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any.
 
     `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
     sessions, None without any; its percentiles are 50, 90 and 99.

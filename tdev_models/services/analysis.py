@@ -25,7 +25,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
     """Return what happened in a range: sessions, how far they got, what was made.
 
     From the automatic metrics, so it knows what was recorded while they were on. Whole UTC hours,
-    as `query_metrics`: ten Queries a day of the range, consistent. A session counts where it
+    as `query_metrics`: nine Queries a day of the range, consistent. A session counts where it
     began, and its end where it ended: at the edges of the range these are different sessions.
     Distinct users are not known from totals.
 
@@ -42,7 +42,6 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         name: await read_cells(client, name, first, last)
         for name in (
             *(f"sessions_{event}" for event in _EVENTS),
-            "sessions_stopped",
             "session_duration",
             "agent_execution_time",
             "projects_saved",
@@ -54,10 +53,8 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         group="all", **{event: _total(cells).count for event, cells in by_event.items()}
     )
     durations, runs = _total(read["session_duration"]), _by_agent(read["agent_execution_time"])
-    stopped = _by_agent(read["sessions_stopped"])
-    ended = sessions.completed + max(
-        sessions.abandoned, round(_total(read["sessions_stopped"]).sum)
-    )
+    stopped = _by_agent([*read["sessions_failed"], *read["sessions_abandoned"]])
+    ended = sessions.completed + sessions.abandoned
     technologies: Counter[str] = Counter()
     for cell in read["projects_saved"]:
         technologies[cell.dimension] += cell.totals.count
@@ -72,7 +69,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
             FunnelStep(
                 agent_name=name,
                 completed=runs[name].count - runs[name].errors if name in runs else 0,
-                stopped=max(0, round(stopped[name].sum)) if name in stopped else 0,
+                stopped=stopped[name].count if name in stopped else 0,
             )
             for name in AGENTS
         ),
@@ -85,8 +82,8 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
 async def agent_performance(client: Client, start: Any, end: Any) -> PerformanceReport:
     """Return how each agent did in a range, against the range of the same length before.
 
-    From `agent_execution_time` and `agent_retries`, which the tracker records: what ran without it
-    counts as far as the program recorded it. Whole UTC hours; three Queries a day of the range,
+    From `agent_execution_time`, which the tracker records (what ran without it counts as far as the
+    program recorded it), and `agent_retries`. Whole UTC hours; three Queries a day of the range,
     consistent.
 
     Args:

@@ -45,13 +45,13 @@ class Change:
     Attributes:
         ends: the attempt ends with it.
         ended: the pipeline goes on past this agent.
-        number: of the attempt, from 1.
+        retried: the attempt came after one that had ended.
     """
 
     actions: list[Action]
     ends: bool
     ended: bool
-    number: int
+    retried: bool
 
 
 def change_of(
@@ -125,7 +125,8 @@ def change_of(
         actions.append(_put_attempt(seen, number, attempt))
     actions.append(put(AgentExecution.write_token, token))
     ended = status == COMPLETED or (status == FAILED and values.get("critical") is False)
-    return Change(actions, end is not None, ended, number)
+    former_end = ((seen and seen.attempts) or {}).get(_slot(number - 1), {}).get("end_time")
+    return Change(actions, end is not None, ended, number > 1 and former_end is not None)
 
 
 def _times(

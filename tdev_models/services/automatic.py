@@ -47,16 +47,17 @@ def run_ended(
     client: Client,
     agent_name: str,
     *,
+    ends: bool,
     seconds: float | None,
     failed: bool,
     retried: bool,
     variant: str | None,
 ) -> None:
-    """Record one try of one agent, with its time if known; the dimension is its variant."""
+    """Record one try of one agent, its time where it is known; the dimension is its variant."""
     if seconds is not None:
         _note(client, "agent_execution_time", max(0.0, seconds), agent_name, variant, failed)
     for name, so in (("agent_failures", failed), ("agent_retries", retried)):
-        if so:
+        if ends and so:
             _note(client, name, 1, agent_name, variant)
 
 
@@ -68,51 +69,36 @@ def session_claimed(
     if resumed or seen.status is None:
         name = "sessions_resumed" if resumed else "sessions_started"
         _note(client, name, dimension=seen.pipeline_type or pipeline_type)
-    if seen.status == SessionStatus.FAILED:
-        _stopped(client, seen, -1)
 
 
 @_harmless
-def session_saved(client: Client, session: PipelineSession, *, status_given: bool) -> None:
-    """Record what a call without a lease made of a session, as the call returned it."""
+def session_saved(client: Client, session: PipelineSession, status: str | None) -> None:
+    """Record what a call without a lease, with this status, made of a session as it returned it."""
     if session.created_at == session.last_updated:
         _note(client, "sessions_started", dimension=session.pipeline_type)
-    if status_given and session.previous_status != session.status:
+    if status is not None and session.previous_status != status:
         failed_before = session.previous_status == SessionStatus.FAILED
-        if session.status in _ENDS:
-            session_ended(client, session, failed_before=failed_before)
+        if status in _ENDS:
+            session_ended(client, session, status, failed_before=failed_before)
         elif failed_before:
             _note(client, "sessions_resumed", dimension=session.pipeline_type)
-            _stopped(client, session, -1)
 
 
 @_harmless
-def session_ended(client: Client, session: PipelineSession, *, failed_before: bool = False) -> None:
-    """Record a session's end, at which agent if it did not complete; the dimension is its type."""
-    completed = session.status == SessionStatus.COMPLETED
-    dimension = session.pipeline_type
-    _note(
-        client,
-        _ENDS[SessionStatus(session.status)],
-        agent_name=None if completed else _place(session),
-        dimension=dimension,
-    )
-    if not (completed or failed_before):
-        _stopped(client, session, 1)
+def session_ended(
+    client: Client, session: PipelineSession, status: str, *, failed_before: bool = False
+) -> None:
+    """Record how a session ended, and where if it stopped then; the dimension is its type.
+
+    Who abandons a session that had failed does not stop it a second time.
+    """
+    completed, dimension = status == SessionStatus.COMPLETED, session.pipeline_type
+    place = session.failed_agent or session.current_agent
+    stopped = not (completed or failed_before)
+    _note(client, _ENDS[SessionStatus(status)], 1, place if stopped else None, dimension)
     if completed and session.created_at is not None:
         seconds = max(0.0, session.last_updated - session.created_at)
         _note(client, "session_duration", seconds, dimension=dimension)
-
-
-def _stopped(client: Client, session: PipelineSession, change: int) -> None:
-    """Record that a session stopped, or went on (-1): the sum says how many lie there."""
-    _note(client, "sessions_stopped", change, _place(session), session.pipeline_type)
-
-
-def _place(session: PipelineSession) -> str | None:
-    """Return the agent at which a session stopped: the failed, or else the last to begin."""
-    agent_name: str | None = session.failed_agent or session.current_agent
-    return agent_name
 
 
 @_harmless

@@ -109,8 +109,7 @@ async def write_execution(
 ) -> AgentExecution | None:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
-    The attempt that it ends is recorded, with its `seconds`; the plan's programs record those
-    themselves.
+    The attempt that it ends is counted, and its `seconds` where they are given.
 
     Returns the execution, or None under a lease: transactions return nothing. Someone else's write
     in between is looked at again. The token of an attempt's begin or end tells this call's own
@@ -138,22 +137,22 @@ async def write_execution(
                 )
                 await leased_execution(client, lease, agent_name, part, ended=change.ended)
         except ConditionFailed as refused:
-            found = client.executions.load(refused.item)
+            found = client.executions.refused(refused.item)
             if found is None or not is_own(found, token):
                 seen = found
                 continue
             written = found
             if lease is not None and change.ended:
                 lease.ended_agents |= {agent_name}
-        if change.ends:
-            run_ended(
-                client,
-                agent_name,
-                seconds=seconds,
-                failed=values.get("status") == ExecutionStatus.FAILED,
-                retried=change.number > 1,
-                variant=values.get("variant") or getattr(seen, "variant", None),
-            )
+        run_ended(
+            client,
+            agent_name,
+            ends=change.ends,
+            seconds=seconds,
+            failed=values.get("status") == ExecutionStatus.FAILED,
+            retried=change.retried,
+            variant=values.get("variant") or getattr(seen, "variant", None),
+        )
         return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
 

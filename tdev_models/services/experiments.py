@@ -83,8 +83,8 @@ async def compare_variants(
     their logarithms (values above 0, failed runs included), each at 5 %: of ten pairs of equal
     variants one shows a difference in either. Decide on the range beforehand: looking again and
     again until something shows finds what is not there. A retry is a sample like any other, except
-    for the check of the split, which leaves out the retries of `agent_execution_time`. Two Queries
-    a day of the range, consistent.
+    for the check of the split, which leaves out the retries of `agent_execution_time`. One Query a
+    day of the range, two for `agent_execution_time`, consistent.
 
     Args:
         agent: the agent.

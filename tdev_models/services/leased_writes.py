@@ -84,7 +84,7 @@ async def _update(
         session = await _while_leased(client, lease, write)
         lease.ended = ends
     if ends is not None:
-        session_ended(client, session)
+        session_ended(client, session, ends)
     return session
 
 

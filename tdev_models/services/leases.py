@@ -23,11 +23,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
-from tdev_models.errors import (
-    ConditionFailed,
-    LeaseLost,
-)
+from tdev_models.errors import ConditionFailed, LeaseLost, expired
 from tdev_models.models import PipelineSession
 from tdev_models.services.automatic import session_claimed
 from tdev_models.services.changes import is_still, put, put_all, put_once
@@ -93,10 +91,13 @@ async def claim(
     A session that was not there is made, with the checked fields.
 
     Raises:
+        InvalidTransition: the session has expired.
         TdevError: the request failed; the claim may have happened and will run out.
     """
+    if is_expired(client, seen):
+        raise expired(f"session {seen.session_id}")
     token, now = uuid.uuid4().hex, client.now()
-    expires_at = seen.expires_at or client.expiry(seen.created_at or now)
+    expires_at = expiry(client, seen)
     fence = int(seen.fence or 0) + 1
     actions = [
         put(PipelineSession.status, SessionStatus.ACTIVE),
@@ -109,11 +110,7 @@ async def claim(
         put_once(PipelineSession.progress, 0),
         *put_all(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
-        *(
-            attribute.remove()  # of the last failure; its executions keep theirs
-            for attribute in (PipelineSession.failed_agent, PipelineSession.error_message)
-            if attribute.attr_name not in values
-        ),
+        *forget_failure(values),
     ]
     if expires_at is not None:
         actions.append(put_once(PipelineSession.expires_at, expires_at))
@@ -128,6 +125,24 @@ async def claim(
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
     return Lease(seen.session_id, fence, token, time.monotonic(), now, expires_at)
+
+
+def expiry(client: Client, session: PipelineSession) -> float | None:
+    """Return when a session expires, counted from its creation."""
+    kept: float | None = session.expires_at
+    return kept or client.expiry(session.created_at or client.now())
+
+
+def is_expired(client: Client, session: PipelineSession) -> bool:
+    """Return whether a session's time is over, be it that retention was set after its creation."""
+    expires_at = expiry(client, session)
+    return expires_at is not None and expires_at <= client.now()
+
+
+def forget_failure(values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that clear the last failure, but for the given fields."""
+    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
+    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
 def unchanged(seen: PipelineSession) -> Condition:

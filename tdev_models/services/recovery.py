@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, LeaseLost
 from tdev_models.models import PipelineSession
 from tdev_models.services.executions import execution_key, write_execution
-from tdev_models.services.leases import Lease, claim, is_stalled
+from tdev_models.services.leases import Lease, claim, is_expired, is_stalled
 from tdev_models.services.sessions import stored_session
 from tdev_models.services.tracking import Tracker
 from tdev_models.store.client import Client
@@ -88,7 +88,11 @@ async def claimed(
         resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
         return resume
     lease.retry_after_seconds = retry_after_seconds
-    outcome = await resume.take_over(lease, from_agent)
+    try:
+        outcome = await resume.take_over(lease, seen, from_agent)
+    except LeaseLost:
+        resume.reason = "it was taken over while its outputs were read"
+        return resume
     resume.lease = lease
     if from_agent is not None:
         # Whoever resumes next must begin there too.
@@ -100,6 +104,8 @@ async def claimed(
 
 def _not_now(client: Client, session: PipelineSession) -> str | None:
     """Return why a session cannot be resumed, or None if it can."""
+    if is_expired(client, session):
+        return "it has expired"
     if session.status == SessionStatus.FAILED or is_stalled(
         session, client.now(), client.settings.stalled_after_seconds
     ):

@@ -21,7 +21,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.services.automatic import session_saved
 from tdev_models.services.changes import put, put_all, put_once, record
 from tdev_models.services.leased_writes import leased_update, turn
-from tdev_models.services.leases import carried
+from tdev_models.services.leases import carried, forget_failure
 from tdev_models.store import cursors
 from tdev_models.store.client import Client
 from tdev_models.types import AGENTS, Page, PipelineType, Session, SessionStatus
@@ -52,9 +52,6 @@ _FROM: Mapping[str, tuple[SessionStatus, ...]] = {
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
 
-# DynamoDB computes it from the item before the write: the metrics count changes only.
-_REMEMBER = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
-
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked fields of a session."""
@@ -67,7 +64,8 @@ async def save_pipeline_session(
     """Create a session or change the given fields of one, and return it as it is now.
 
     One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
-    A new session is ACTIVE with progress 0 unless given otherwise. Inside `track_session` or
+    A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE clears
+    `failed_agent` and `error_message`. Inside `track_session` or
     `async with resume` the call carries the lease; there `progress` is the number of ended agents,
     whatever is given, and a status other than ACTIVE ends the session and the lease.
     Safe to call again with the same fields.
@@ -101,28 +99,33 @@ async def save_pipeline_session(
             *_FROM[status]
         )
     actions = upsert(client, values)
-    if status is not None:
-        actions.append(_REMEMBER)
     try:
-        session = await _write(client, session_id, actions, condition)
+        if status is None:
+            session = await client.sessions.update(session_id, actions=actions, condition=condition)
+        else:
+            session = await _change_status(client, session_id, actions, condition)
     except ConditionFailed as refused:
-        found = client.sessions.load(refused.item)
+        found = client.sessions.refused(refused.item)
         if found and found.lease_token is not None:
             raise held(client, found) from None
         raise InvalidTransition(
             f"session {session_id}", found.status if found else "missing", str(status)
         ) from None
-    session_saved(client, session, status_given=status is not None)
+    session_saved(client, session, status)
     return record(Session, session)
 
 
-async def _write(
+async def _change_status(
     client: Client, session_id: str, actions: Sequence[Action], condition: Condition
 ) -> PipelineSession:
-    """Change a session once, however often the request arrives: a token tells its own reply."""
+    """Change a session once, however often the request arrives: a token tells its own reply.
+
+    DynamoDB computes `previous_status` from the item before the write, for the metrics.
+    """
     token, last = uuid.uuid4().hex[:16], PipelineSession.write_token
     condition &= last.does_not_exist() | (last != token)
-    actions = [*actions, put(last, token)]
+    remember = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
+    actions = [*actions, remember, put(last, token)]
     try:
         return await client.sessions.update(session_id, actions=actions, condition=condition)
     except ConditionFailed as refused:
@@ -149,6 +152,7 @@ def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
     }
     return [
         *put_all(PipelineSession, values),
+        *(forget_failure(values) if values.get("status") == SessionStatus.ACTIVE else ()),
         put(PipelineSession.last_updated, now),
         *(
             put_once(PipelineSession.get_attributes()[name], value)
@@ -254,7 +258,7 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
             if lease is not None:
                 lease.ended = SessionStatus.ABANDONED
     except ConditionFailed as refused:
-        found = client.sessions.load(refused.item)
+        found = client.sessions.refused(refused.item)
         if found is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", found.status, "ABANDONED") from None
@@ -266,7 +270,6 @@ async def abandon(
 ) -> PipelineSession:
     """End a session for good if a condition holds, else raise ConditionFailed."""
     actions = [
-        _REMEMBER,
         put(PipelineSession.status, SessionStatus.ABANDONED),
         put(PipelineSession.error_message, reason),
         put(PipelineSession.last_updated, client.now()),
@@ -274,6 +277,6 @@ async def abandon(
         PipelineSession.lease_expires.remove(),
         PipelineSession.next_retry_at.remove(),
     ]
-    session = await _write(client, session_id, actions, condition)
-    session_saved(client, session, status_given=True)
+    session = await _change_status(client, session_id, actions, condition)
+    session_saved(client, session, SessionStatus.ABANDONED)
     return session

@@ -151,22 +151,26 @@ class Tracker(_EitherColour):
             claimed = await claim(self._client, seen, self._values, resumed=again)
             if isinstance(claimed, Lease):
                 if seen.status is not None:
-                    await self.take_over(claimed)
+                    await self.take_over(claimed, seen)
                 else:
                     self.start_agent = executions.AGENTS[0]
                 return claimed
             seen = claimed
         raise held(self._client, seen or PipelineSession(self.session_id))
 
-    async def take_over(self, lease: Lease, from_agent: str | None = None) -> Outcome:
+    async def take_over(
+        self, lease: Lease, seen: PipelineSession, from_agent: str | None = None
+    ) -> Outcome:
         """Go on from what former claims left; where that cannot be read the claim ends as FAILED.
 
         Raises:
+            LeaseLost: the session was taken over meanwhile.
             PayloadDamaged: an output of an ended agent cannot be read.
         """
         # Large outputs may take longer to read than the lease lasts.
         heartbeat = Heartbeat(self._client, lease)
         heartbeat.start()
+        self._failed_agent = seen.failed_agent
         try:
             outcome = await outcome_of(self._client, self.session_id)
             if from_agent is not None:
@@ -178,6 +182,9 @@ class Tracker(_EitherColour):
             raise
         finally:
             heartbeat.stop()
+        if heartbeat.lost:
+            raise heartbeat.lost
+        self._failed_agent = None
         self.start_agent, self._seen = outcome.start_agent, outcome.executions
         lease.ended_agents = set(outcome.ended)
         return outcome

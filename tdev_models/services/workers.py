@@ -42,7 +42,8 @@ class Event(Protocol):
 class Recovery:
     """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
 
-    Lost: others were quicker, took it over, or its end could not be written.
+    Lost: others were quicker or took it over, or its outputs could not be read, or its end could
+    not be written.
     """
 
     completed: list[str] = field(default_factory=list)

@@ -119,10 +119,10 @@ class Recorder:
         """Take in a sample; the receipt is settled once it is durable, or was lost.
 
         Not awaited are the package's own metrics: when the table does not keep up, their writes are
-        tried longer, and what passes 10,000 waiting samples of one cell, or as many waiting cells,
-        is dropped.
+        tried longer, and what passes 10,000 waiting samples of one cell is dropped.
 
         Raises:
+            Throttled: 10,000 cells wait to be written, and nobody awaits this sample.
             RuntimeError: called from within a write of metrics (by a hook), which would wait for
                 itself.
         """
@@ -130,8 +130,6 @@ class Recorder:
             raise RuntimeError("a write of metrics cannot record metrics")
         with self._work:
             cell = self._cells.get(key) or self._opened(key, awaited)
-            if cell is None:
-                return _dropped(key)
             batch = cell.pending
             if batch is None:
                 batch = cell.pending = _Batch()
@@ -153,7 +151,7 @@ class Recorder:
         with self._work:
             return [*self._unsettled]
 
-    def _opened(self, key: Key, awaited: bool) -> _Cell | None:
+    def _opened(self, key: Key, awaited: bool) -> _Cell:
         hour, now = int(self._client.now() // 3600), time.monotonic()
         full = len(self._cells) >= _MOST_CELLS
         if hour != self._swept or (full and now >= self._all_busy_until):
@@ -167,7 +165,7 @@ class Recorder:
             if full:  # looking at all of them is not for every sample
                 self._all_busy_until = now + 1
         if full and not awaited:
-            return None
+            raise Throttled(f"{len(self._cells)} cells wait to be written")
         self._cells[key] = cell = _Cell(key)
         return cell
 
@@ -263,13 +261,6 @@ class Recorder:
         await self._client.send(
             *table.plan.update(item.date, item.cell, actions=actions, condition=condition)
         )
-
-
-def _dropped(key: Key) -> Receipt:
-    _log.warning("a sample of %s lost: %d cells wait to be written", key.metric_name, _MOST_CELLS)
-    receipt = Receipt()
-    receipt.settle(None)
-    return receipt
 
 
 def _at_exit() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models.errors import InvalidTransition
+from tdev_models.errors import expired
 from tdev_models.models.base import BaseModel
 from tdev_models.store.planner import Planner
 
@@ -65,16 +65,18 @@ class Table(Generic[M]):
         return [self._live(item) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
-        """Return the model of an item that a failed condition handed back.
+        """Return the model of an item that a failed condition handed back."""
+        return self._model.from_raw_data(item) if item else None
+
+    def refused(self, item: Mapping[str, Any] | None) -> M | None:
+        """Return the model of an item that refused a write without a lease.
 
         Raises:
             InvalidTransition: the item has expired: what is written to it is never seen.
         """
         if item and self._expired(item):
-            key = next(iter(item[self._model.index_keys(None)[0].attr_name].values()))
-            what = f"{self.name} {key}"
-            raise InvalidTransition(what, "EXPIRED", "live again", "use another id")
-        return self._model.from_raw_data(item) if item else None
+            raise expired(next(iter(item[self._model.index_keys(None)[0].attr_name].values())))
+        return self.load(item)
 
     def position(self, item: M, index: str | None) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
@@ -83,7 +85,7 @@ class Table(Generic[M]):
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
     def _live(self, item: Mapping[str, Any] | None) -> M | None:
-        return None if not item or self._expired(item) else self._model.from_raw_data(item)
+        return None if not item or self._expired(item) else self.load(item)
 
     def _expired(self, item: Mapping[str, Any]) -> bool:
         # DynamoDB deletes what has expired within days, not at once.

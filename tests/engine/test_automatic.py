@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,6 @@ from tdev_models import (
     get_pipeline_session,
     query_metrics,
     record_download,
-    record_metric,
     resume_pipeline,
     save_pipeline_session,
     save_user_project,
@@ -131,11 +131,45 @@ async def test_a_change_of_status_whose_reply_was_lost_counts(counted: Settings)
         assert (await counts(name))[""] == before + 1, name
 
 
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_change_resent_after_a_claim_counts_as_what_it_was(
+    counted: Settings, ended: bool
+) -> None:
+    await save_pipeline_session(session_id="s", current_agent="parser")
+
+    async def claim() -> None:
+        with settings.use(counted):
+            resume = await resume_pipeline("s")
+            if ended:
+                async with resume:
+                    pass
+
+    fault = Fault("resent", table="pipeline-sessions", between=claim)
+    with injected(fault):
+        await save_pipeline_session(session_id="s", status="FAILED")
+        await flush_metrics()
+    assert await counts("sessions_failed", "agent") == {"parser": 1}
+    assert await counts("sessions_completed") == ({"": 1} if ended else {})
+    assert await counts("session_duration") == ({"": 1} if ended else {})
+
+
+async def test_a_retry_comes_after_a_try_that_ended(counted: Settings) -> None:
+    session = await track_session("s").__aenter__()
+    await session.agent("parser").__aenter__()  # and dies
+    later = replace(counted, clock=lambda: DAY + 4000)
+    with settings.use(later):
+        async with await resume_pipeline("s") as resumed, resumed.agent("parser"):
+            pass
+        await flush_metrics()
+    assert (await get_agent_execution("s-parser")).retry_count == 1
+    assert await counts("agent_execution_time", "agent") == {"parser": 1}
+    assert await counts("agent_retries") == {}
+
+
 async def test_the_plans_calls_inside_an_agents_block_count_once(counted: Settings) -> None:
     async with track_session("s") as session, session.agent("parser") as run:
         run.output = 1
         await update_agent_execution(execution_id="s-parser", status="COMPLETED")
-        await record_metric(metric_name="agent_execution_time", agent_name="parser", value=3)
     assert await counts("agent_execution_time", "agent") == {"parser": 1}
 
 
@@ -158,18 +192,17 @@ async def stops() -> dict[str, int]:
     return {step.agent_name: step.stopped for step in report.funnel if step.stopped}
 
 
-async def test_a_session_lies_where_it_stopped_last_until_it_goes_on(counted: Settings) -> None:
+async def test_each_stop_counts_once_where_it_was(counted: Settings) -> None:
     with pytest.raises(KeyError):
         async with track_session("s") as session, session.agent("parser"):
             raise KeyError
     assert await stops() == {"parser": 1}
     resumed = await resume_pipeline("s")
-    assert await stops() == {}
     for name in ("parser", "search"):
         async with resumed.agent(name):
             pass
     await abandon_session("s", "in the middle of search")
-    assert await stops() == {"search": 1}
+    assert await stops() == {"parser": 1, "search": 1}
     # An error that the orchestrator keeps for later is the agent's that raised it.
     with pytest.raises(KeyError):
         async with track_session("late") as session:
@@ -180,17 +213,17 @@ async def test_a_session_lies_where_it_stopped_last_until_it_goes_on(counted: Se
                 async with session.agent("download"):
                     pass
                 raise error
-    assert await stops() == {"search": 1, "assembly": 1}
-    await resume_pipeline("late")
+    assert await stops() == {"parser": 1, "search": 1, "assembly": 1}
     # The plan's calls say the same.
-    await save_pipeline_session(session_id="t", current_agent="nl_input")
-    await save_pipeline_session(session_id="t", status="FAILED")
-    assert await stops() == {"search": 1, "nl_input": 1}
-    await save_pipeline_session(session_id="t", status="ACTIVE")
+    await save_pipeline_session(session_id="t", status="FAILED", failed_agent="nl_input")
+    await save_pipeline_session(session_id="t", status="ACTIVE", current_agent="generation")
+    assert (await get_pipeline_session("t")).failed_agent is None
     await save_pipeline_session(session_id="t", status="FAILED")
     await abandon_session("t", "lies there already")
-    assert await stops() == {"search": 1, "nl_input": 1}
-    assert (await usage_report(DAY - 3600, DAY + 36000)).abandonment_rate == 1
+    expected = {"parser": 1, "search": 1, "assembly": 1, "nl_input": 1, "generation": 1}
+    assert await stops() == expected
+    report = await usage_report(DAY - 3600, DAY + 36000)
+    assert (report.abandonment_rate, report.success_rate) == (1, 0)
 
 
 async def test_the_time_of_an_agent_is_that_of_its_work(store: Settings) -> None:
@@ -293,10 +326,12 @@ def test_what_waits_in_many_cells_is_bounded(
     with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
         recorder = cells.Recorder.of(settings.current())
         for number in range(50):
-            recorder.add(cells.Key(0, f"m{number}", "", ""), 1, error=False, awaited=False)
+            with suppress(Throttled):
+                recorder.add(cells.Key(0, f"m{number}", "", ""), 1, error=False, awaited=False)
         assert len(recorder._cells) == 5
+        run_agents()
         sync.flush_metrics()
-    assert "a sample of m49 lost" in caplog.text
+    assert "run_ended: not recorded" in caplog.text
 
 
 def test_an_error_of_their_own_is_logged_only(

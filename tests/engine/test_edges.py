@@ -16,6 +16,7 @@ from tdev_models import (
     PayloadDamaged,
     Resume,
     Settings,
+    Throttled,
     abandon_session,
     configure,
     get_agent_execution,
@@ -216,6 +217,36 @@ async def test_a_lease_is_kept_while_outputs_are_read(strict_store: Settings) ->
         with injected(Fault("before", operation="TransactGetItems", between=read_slowly)):
             assert await resume_pipeline("s")
         assert "owns it" in ((await resume_pipeline("s")).reason or "")
+
+
+async def test_a_session_that_is_lost_while_outputs_are_read_is_not_resumed(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def lose() -> None:
+        with settings.use(strict_store):
+            await abandon_session("s", "enough")
+        await asyncio.sleep(0.6)
+
+    with settings.use(strict_store, lease_seconds=1):
+        with injected(Fault("before", operation="TransactGetItems", between=lose)):
+            resume = await resume_pipeline("s")
+    assert (bool(resume), resume.reason) == (
+        False,
+        "it was taken over while its outputs were read",
+    )
+    assert (await get_pipeline_session("s")).error_message == "enough"
+
+
+async def test_a_claim_that_cannot_read_keeps_where_the_session_had_failed(store: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session, session.agent("search"):
+            raise KeyError
+    with injected(Fault("throttled", operation="TransactGetItems")), pytest.raises(Throttled):
+        await resume_pipeline("s")
+    session_now = await get_pipeline_session("s")
+    assert (session_now.status, session_now.failed_agent) == ("FAILED", "search")
 
 
 @pytest.mark.parametrize("status", ["FAILED", "ABANDONED", "COMPLETED"])

@@ -251,9 +251,23 @@ async def test_what_expired_and_is_not_deleted_yet_takes_no_writes(
             lambda: track_session("s").__aenter__(),
             lambda: update_agent_execution(execution_id="s-parser", status=status),
         ):
-            with pytest.raises(InvalidTransition, match=r"is EXPIRED .* use another id"):
+            refused = r"is (EXPIRED .* use another id|COMPLETED)"
+            with pytest.raises(InvalidTransition, match=refused):
                 await write()
         assert [raw.everything(store, table) for table in raw.KEYS] == before
+
+
+async def test_retention_set_later_lets_no_claim_take_what_is_older(store: Settings) -> None:
+    now = [1_900_000_000.5]
+    with settings.use(store, clock=lambda: now[0]):
+        await save_pipeline_session(session_id="s", status="FAILED")
+        now[0] += 3 * 86400
+        with settings.use(retention_days=2):
+            assert (await resume_pipeline("s")).reason == "it has expired"
+            with pytest.raises(InvalidTransition, match="session s is EXPIRED"):
+                await track_session("s").__aenter__()
+            assert (await get_pipeline_session("s")).status == "FAILED"
+        assert await resume_pipeline("s")
 
 
 async def test_without_retention_nothing_expires(store: Settings) -> None:

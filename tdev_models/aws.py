@@ -44,7 +44,7 @@ _OF_CONFIGURATION = (
     TokenRetrievalError,
 )
 
-_LOCAL = "; 'tdev local' starts an engine on this machine, which needs neither"
+_LOCAL = "; or, for an engine on this machine, export what 'tdev local' prints"
 
 _clients: dict[tuple[str | None, str | None], Any] = {}
 _lock = threading.Lock()
@@ -64,19 +64,29 @@ def call(
         with quiet():
             response: dict[str, Any] = method(**request)
     except ClientError as error:
-        raise from_response(error.response) from error
+        raise from_response(error.response, tables_of(request)) from error
     except BotoCoreError as error:
         raise from_botocore(error) from error
     return response
+
+
+def tables_of(request: Mapping[str, Any]) -> str:
+    """Return the names of the tables that a request reaches."""
+    parts = request.get("TransactItems", ())
+    names = {part["TableName"] for item in parts for part in item.values()}
+    return request.get("TableName") or ",".join(sorted(names))
 
 
 def from_botocore(error: BotoCoreError) -> TdevError:
     """Return the error that a failure without an answer means."""
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
-    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+    if isinstance(error, PartialCredentialsError):
+        return ConfigurationError(str(error))
+    if isinstance(error, NoCredentialsError):
         return ConfigurationError(
-            f"no credentials: set AWS_ACCESS_KEY_ID or use an AWS profile{_LOCAL}"
+            "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile"
+            + _LOCAL
         )
     if isinstance(error, _OF_CONFIGURATION):
         return ConfigurationError(str(error))

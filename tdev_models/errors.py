@@ -152,8 +152,8 @@ _CANCELLATIONS: tuple[tuple[str, type[TdevError]], ...] = (
 )
 
 
-def from_response(response: Mapping[str, Any]) -> TdevError:
-    """Return the error that one AWS error response means."""
+def from_response(response: Mapping[str, Any], tables: str = "") -> TdevError:
+    """Return the error that one AWS error response to a request for these tables means."""
     error = response.get("Error", {})
     code, message = error.get("Code", "Unknown"), error.get("Message", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -172,7 +172,8 @@ def from_response(response: Mapping[str, Any]) -> TdevError:
         code = "ValidationException" if "ValidationError" in codes else code
     if code == "ResourceNotFoundException":
         return ConfigurationError(
-            f"{message or 'table not found'}; create the tables with 'tdev migrate apply'"
+            f"{message or 'table not found'}{tables and f' ({tables})'}; "
+            "create the tables with 'tdev migrate apply --env ...'"
         )
     if code == "ValidationException" and "size" in message.lower() and "exceed" in message.lower():
         return ItemTooLarge(message)

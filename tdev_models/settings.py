@@ -18,6 +18,11 @@ from tdev_models.types import RequestEvent
 Transport: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Sends one operation with its request and returns DynamoDB's response."""
 
+_VARIABLES = {
+    "environment": "TDEV_ENV",
+    "prefix": "TDEV_TABLE_PREFIX",
+    "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
+}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -60,12 +65,19 @@ class Settings:
             object.__setattr__(self, "environment", "prod")
         for field in ("environment", "prefix"):
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", getattr(self, field)):
-                raise InvalidRequest(field, "use lower-case letters, digits and dashes")
+                problem = (
+                    f"{getattr(self, field)!r} is not of lower-case letters, digits and dashes"
+                )
+                raise InvalidRequest(field, problem)
         if not self.lease_seconds > 0:
             raise InvalidRequest("lease_seconds", "must be above 0")
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A live session refreshes last_updated at half of it, and may be late by a lease.
-            raise InvalidRequest("stalled_after_seconds", "must be at least twice lease_seconds")
+            raise InvalidRequest(
+                "stalled_after_seconds",
+                f"is {self.stalled_after_seconds:g}, must be at least twice lease_seconds, "
+                f"which is {self.lease_seconds:g}",
+            )
         if self.retention_days is not None and not self.retention_days > 0:
             raise InvalidRequest("retention_days", "must be above 0")
         if self.endpoint is not None:
@@ -103,7 +115,12 @@ class Settings:
             if text not in ("on", "off"):
                 raise InvalidRequest("automatic_metrics", "TDEV_AUTOMATIC_METRICS is on or off")
             given["automatic_metrics"] = text == "on"
-        return cls(**{field: value for field, value in given.items() if value not in (None, "")})
+        try:
+            return cls(**{name: value for name, value in given.items() if value not in (None, "")})
+        except InvalidRequest as error:
+            variable = _VARIABLES.get(error.field, f"TDEV_{error.field.upper()}")
+            problem = str(error).partition(": ")[2]
+            raise InvalidRequest(error.field, f"{problem} ({variable})") from None
 
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""

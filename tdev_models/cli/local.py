@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tdev_models import settings
 from tdev_models.cli.engine import Engine
-from tdev_models.errors import ConfigurationError
+from tdev_models.errors import ConfigurationError, InvalidRequest
 
 
 def run(data: Path, port: int | None) -> int:
@@ -19,6 +19,8 @@ def run(data: Path, port: int | None) -> int:
         ConfigurationError: no engine can be had, it does not start, or it ended by itself.
         TdevError: the tables could not be made.
     """
+    if port is not None and not 0 < port < 65536:
+        raise InvalidRequest("port", f"{port} is not from 1 to 65535")
     try:
         with Engine.start(data, port) as engine:
             prepare(engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import signal
 import sys
 import threading
@@ -19,6 +20,8 @@ from tdev_models.services.recovery import Runner
 def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -> int:
     """Recover once, or until SIGTERM or Ctrl-C; sessions under way are finished first.
 
+    What comes of each session is printed as it happens. Returns 1 where, looking once, one failed.
+
     Raises:
         InvalidRequest: there is no such function.
         TdevError: sessions could not be found.
@@ -27,23 +30,29 @@ def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    log = logging.getLogger("tdev_models")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    log.setLevel(logging.INFO)
     options = {**options, "stop": stop, "poll_seconds": poll_seconds}
     if inspect.iscoroutinefunction(runner):
         done = asyncio.run(recover_sessions(runner, **options))
     else:
         done = sync.recover_sessions(runner, **options)
     sys.stdout.write(summary(done) + "\n")
-    return 0
+    return 1 if poll_seconds is None and done.failed else 0
 
 
 def load(name: str) -> Runner:
     """Return the function that `module:function` names; modules of this folder count."""
     module_name, _, function_name = name.partition(":")
+    if not (module_name.replace(".", "_") + function_name).isidentifier() or not function_name:
+        raise InvalidRequest("runner", f"{name!r} is not of the form module:function")
     sys.path.insert(0, str(Path.cwd()))
     try:
         runner: Runner = getattr(import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidRequest("runner", f"{name!r} is no module:function ({error})") from error
+    except Exception as error:  # whatever the module does when it is loaded
+        problem = f"{name!r} cannot be loaded: {type(error).__name__}: {error}"
+        raise InvalidRequest("runner", problem) from error
     return runner
 
 

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tdev_models.errors import InvalidRequest
 from tdev_models.fields import instant
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
 from tdev_models.types import (
@@ -29,6 +30,8 @@ PERCENTILES = (50, 95, 99)
 
 def run(options: argparse.Namespace) -> int:
     """Print the report that the options name; return 0."""
+    if not 0 < options.days <= 366:
+        raise InvalidRequest("days", "must be above 0, and at most 366")
     end = time.time() if options.end is None else instant("end", options.end)
     start = end - 86400 * options.days
     if options.start is not None:
@@ -59,20 +62,22 @@ def _metrics(options: argparse.Namespace, start: float, end: float) -> tuple[Any
     columns = ("count", "mean", "p50", "p95", "p99", "max", "failed")
     lines = [
         [
-            _group(row),
+            _group(row, options.by),
             str(row.count),
             *map(_short, (row.mean, *row.percentiles.values(), row.max)),
             _percent(row.error_rate),
         ]
         for row in rows
     ]
+    if not rows:
+        return rows, [f"No samples of {_plain(options.name)} there."]
     return rows, [_table(options.name, options.by, *columns, lines=lines)]
 
 
-def _group(row: MetricRow) -> str:
-    if row.day is not None:
-        return row.day if row.hour is None else f"{row.day} {row.hour:02}h"
-    return (row.agent_name or row.dimension) or "(none)"
+def _group(row: MetricRow, by: str) -> str:
+    if by in ("hour", "day"):
+        return f"{row.day} {row.hour:02}h" if by == "hour" else str(row.day)
+    return (row.agent_name if by == "agent" else row.dimension) or "(none)"
 
 
 def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[UsageReport, list[Any]]:
@@ -119,7 +124,9 @@ def _agents(
         for one in report.agents
     ]
     columns = ("runs", "ok", "again", "mean", "p50", "p95", "p99", "trend")
-    said = f"Slowest: {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
+    said = (
+        f"Slowest (p95): {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
+    )
     return report, [_table("Agents, in seconds", "agent", *columns, lines=lines), said]
 
 

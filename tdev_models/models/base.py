@@ -41,12 +41,20 @@ class TableMeta(type):
     @property
     def region(cls) -> str | None:
         """The AWS region."""
-        return settings.current().region
+        return _settings_for_import().region
 
     @property
     def host(cls) -> str | None:
         """The endpoint's URL; None means AWS."""
-        return settings.current().endpoint
+        return _settings_for_import().endpoint
+
+
+def _settings_for_import() -> settings.Settings:
+    # PynamoDB asks when a model is made, at import; whoever sends is told by `table_name`.
+    try:
+        return settings.current()
+    except InvalidRequest:
+        return settings.Settings()
 
 
 def projecting(listed: Sequence[str], *keys: str) -> IncludeProjection:

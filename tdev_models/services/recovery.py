@@ -31,6 +31,11 @@ class Resume(Tracker):
         super().__init__(client, session_id, {})
         self.reason: str | None = None
 
+    def __repr__(self) -> str:
+        return (
+            super().__repr__() if self else f"Resume({self.session_id!r}, reason={self.reason!r})"
+        )
+
     def __bool__(self) -> bool:
         return self.lease is not None
 
@@ -59,17 +64,32 @@ async def resume_pipeline(
 
     Raises:
         NotFound: there is no such session.
-        InvalidRequest: from_agent is none of the nine.
+        InvalidRequest: from_agent is none of the nine, or runner takes no Resume.
         LeaseLost: the runner's session was taken over.
         PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
     """
     if from_agent is not None and from_agent not in AGENTS:
         raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
+    if runner is not None:
+        checked_runner(runner)
     resume = await claimed(client, await stored_session(client, session_id), from_agent)
     if resume and runner is not None:
         await run(resume, runner)
     return resume
+
+
+def checked_runner(runner: Runner) -> Runner:
+    """Return a function that takes a Resume, or raise InvalidRequest before anything is claimed."""
+    try:
+        inspect.signature(runner).bind(None)
+    except TypeError as error:
+        raise InvalidRequest(
+            "runner", f"must be a function that takes a Resume ({error})"
+        ) from None
+    except ValueError:  # of a builtin, which has no signature
+        pass
+    return runner
 
 
 async def claimed(

@@ -170,10 +170,10 @@ def cut(text: str) -> str:
 def held(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
     left = (session.lease_expires or 0) - client.now()
-    lease = f"runs out in {left:.0f} s unless renewed" if left > 0 else "has run out"
+    when = f"in {left:.0f} s, unless it is renewed" if left > 0 else "at once"
     return LeaseHeld(
-        f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}), "
-        f"whose lease {lease}; call inside its track_session or resume, or resume it afterwards"
+        f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
+        f"it can be taken over {when}; other calls belong inside its track_session or resume"
     )
 
 

@@ -130,6 +130,9 @@ class Tracker(_EitherColour):
                 error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
         return False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
+
     @property
     def owned(self) -> Lease:
         """The lease, once entered or claimed."""
@@ -144,7 +147,8 @@ class Tracker(_EitherColour):
             if seen is None:
                 seen = PipelineSession(self.session_id)
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
-                raise InvalidTransition(f"session {self.session_id}", seen.status, "ACTIVE")
+                what = f"session {self.session_id}"
+                raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
             again = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not is_stalled(seen, now, 0):
                 raise held(self._client, seen)

@@ -20,7 +20,7 @@ from tdev_models.errors import (
 from tdev_models.models import PipelineSession
 from tdev_models.services.failures import failed_or_stalled, instant_before
 from tdev_models.services.leases import unchanged
-from tdev_models.services.recovery import Runner, claimed, run
+from tdev_models.services.recovery import Runner, checked_runner, claimed, run
 from tdev_models.services.sessions import abandon, cut
 from tdev_models.store.client import Client
 from tdev_models.types import SessionStatus
@@ -83,8 +83,7 @@ async def recover_sessions(
         Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
             and tried again.
     """
-    if not callable(runner):
-        raise InvalidRequest("runner", "must be a function that takes a Resume")
+    checked_runner(runner)
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
         if seconds is not None and not fields.number(name, seconds) > 0:
             raise InvalidRequest(name, "must be above 0")
@@ -157,9 +156,12 @@ class _Worker:
             return
         try:
             await run(resume, self._runner)
-        except Exception:
+        except Exception as error:
             if not resume.owned.over:  # lost, or its end could not be written
                 raise
+            _log.warning(
+                "session %s failed: %s: %s", session.session_id, type(error).__name__, error
+            )
         self._note(resume.owned.ended, session)
 
     async def _give_up(self, session: PipelineSession, tried: int) -> None:
@@ -173,6 +175,8 @@ class _Worker:
             self._note(SessionStatus.ABANDONED, session)
 
     def _note(self, ended: SessionStatus | None, session: PipelineSession) -> None:
-        ids: list[str] = getattr(self.done, ended.lower() if ended else "lost")
+        how = ended.lower() if ended else "lost"
+        _log.info("session %s: %s", session.session_id, how)
+        ids: list[str] = getattr(self.done, how)
         ids.append(session.session_id)
         del ids[:-_KEPT]

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol, Self, TypeVar
 
 from tdev_models import settings as settings_module
+from tdev_models.aws import tables_of
 from tdev_models.errors import Conflict, TdevError
 from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
 from tdev_models.settings import Settings, Transport
@@ -197,13 +198,11 @@ def _event(
     seconds: float,
     error: str | None,
 ) -> RequestEvent:
-    parts = request.get("TransactItems", ())
-    tables = {part["TableName"] for item in parts for part in item.values()}
     consumed = response.get("ConsumedCapacity", ())
     each = consumed if isinstance(consumed, (list, tuple)) else [consumed]
     return RequestEvent(
         operation=operation,
-        table=request.get("TableName") or ",".join(sorted(tables)),
+        table=tables_of(request),
         units=sum(one["CapacityUnits"] for one in each if one),
         seconds=seconds,
         attempts=1 + response.get("ResponseMetadata", {}).get("RetryAttempts", 0),

@@ -50,21 +50,33 @@ def test_it_resumes_what_it_finds_once(place: Path, runner: str) -> None:
     for name in ("good", "fine"):
         sync.save_pipeline_session(session_id=name, status="FAILED")
     done = recover(place, f"runners:{runner}", "--concurrency", "2")
-    assert (done.stdout, done.stderr) == ("2 completed, 0 failed, 0 abandoned, 0 lost\n", "")
+    *sessions, summary = done.stdout.splitlines()
+    assert sorted(sessions) == ["session fine: completed", "session good: completed"]
+    assert (summary, done.stderr) == ("2 completed, 0 failed, 0 abandoned, 0 lost", "")
+    assert done.returncode == 0
     assert sync.get_agent_execution("good-nl_input").output_data == 1
 
 
 def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
     sync.save_pipeline_session(session_id="bad", status="FAILED")
     once = recover(place, "runners:blocking", "--max-attempts", "1", "--backoff", "0.001")
-    assert once.stdout == "0 completed, 1 failed, 0 abandoned, 0 lost\n"
+    assert once.stdout.splitlines() == [
+        "session bad failed: RuntimeError: still bad",
+        "session bad: failed",
+        "0 completed, 1 failed, 0 abandoned, 0 lost",
+    ]
+    assert once.returncode == 1
     time.sleep(0.01)
     assert "1 abandoned" in recover(place, "runners:blocking", "--max-attempts", "1").stdout
     assert sync.get_pipeline_session("bad").status == "ABANDONED"
 
 
-@pytest.mark.parametrize("runner", ["runners", "runners:nothing", "nowhere:run", ":"])
+@pytest.mark.parametrize(
+    "runner",
+    ["runners", "runners:nothing", "nowhere:run", ":", "./runners.py:blocking", "broken:run"],
+)
 def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
+    (place / "broken.py").write_text("def run(:")
     done = recover(place, runner)
     assert done.returncode == 1
     assert done.stderr.startswith("error: runner: ")
@@ -87,7 +99,8 @@ def test_watching_it_finishes_what_is_under_way_at_sigterm(place: Path) -> None:
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(20) == 0
             assert worker.stdout
-            assert worker.stdout.read() == "1 completed, 0 failed, 0 abandoned, 0 lost\n"
+            printed = worker.stdout.read()
+            assert printed.endswith("1 completed, 0 failed, 0 abandoned, 0 lost\n")
         finally:
             worker.kill()
     assert sync.get_pipeline_session("s").status == "COMPLETED"

@@ -76,7 +76,7 @@ def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     assert "C♯" in usage
     agents = printed("agents")
     assert all(agent in agents for agent in AGENTS)
-    assert "Slowest: component_decision. Most failing: component_decision." in agents
+    assert "Slowest (p95): component_decision. Most failing: component_decision." in agents
     ab = ("ab", "component_decision", "A", "B", "--metric", "waiting")
     assert "B takes 100.0 % more than A" in " ".join(printed(*ab).split())
     by_agent = printed("metrics", "agent_execution_time", "--by", "agent").splitlines()
@@ -103,9 +103,15 @@ def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("error: start: ")
 
 
+def test_a_group_is_named_by_what_it_is_grouped_by(printed: Printed) -> None:
+    text = printed("metrics", "waiting", "--by", "dimension", "--agent", "component_decision")
+    assert [line.split()[0] for line in text.splitlines()[3:5]] == ["A", "B"]
+    assert main(["usage", "--days", "0"]) == 1
+
+
 def test_names_are_printed_as_they_are(printed: Printed) -> None:
     for name in ("a[/b]", "[bold]x", ":rocket:"):
-        assert printed("metrics", name).startswith(name)
+        assert printed("metrics", name).startswith(f"No samples of {name} there.")
         assert f"agent_execution_time of {name}" in printed("ab", name, "A", "B")
     sync.save_user_project(user_id="u", project_id="q", tech_stack=["\x1b[31mred", "[/b]"])
     sync.flush_metrics()

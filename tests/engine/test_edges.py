@@ -173,6 +173,8 @@ async def test_backing_off_begins_with_the_failure(store: Settings) -> None:
     ("field", "options"),
     [
         ("runner", {"runner": None}),
+        ("runner", {"runner": lambda: None}),
+        ("runner", {"runner": lambda one, two: None}),
         ("backoff_seconds", {"backoff_seconds": 0}),
         ("poll_seconds", {"poll_seconds": 0}),
         ("max_attempts", {"max_attempts": 0}),

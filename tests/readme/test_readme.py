@@ -42,7 +42,8 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
     assert run(store, on_call) == "s None why\ns-generation no model\n"
     assert "completed=['s']" in run(store, worker)
     assert sync.get_pipeline_session("s").status == "COMPLETED"
-    assert re.match(r"Not enough data: \d samples of old and \d of new", run(store, experiment))
+    verdict = run(store, experiment)
+    assert re.match(r"(new takes|Success|Values|Not enough data to tell) ", verdict), verdict
 
 
 def section(title: str) -> str:

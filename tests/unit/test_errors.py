@@ -58,7 +58,8 @@ def test_an_unknown_answer_keeps_code_status_and_message() -> None:
 
 
 def test_a_missing_table_names_the_remedy() -> None:
-    assert "tdev migrate apply" in str(errors.from_response(response("ResourceNotFoundException")))
+    missing = errors.from_response(response("ResourceNotFoundException"), "t-developer-dev-metrics")
+    assert "(t-developer-dev-metrics); create the tables with 'tdev migrate apply" in str(missing)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_part_that_may_not_be_read_is_unknown_and_never_absent(
         capsys.readouterr()
         assert prod("plan", environment, "--table=metrics") == 1
         shown = capsys.readouterr()
-        assert "unknown: " in shown.out
+        assert "not checked: " in shown.out
         assert " + " not in shown.out
         assert f":{operation} on " in shown.err
         assert prod("apply", environment, "--table=metrics") == 1

@@ -137,6 +137,7 @@ class Run:
         checked = {change.target for change in planned.changes}
         sent: dict[str, float] = {}
         failed: set[str] = set()
+        confirmed: set[spec.Target] = set()
         attempt = 0
         while True:
             self._settle(table, live)
@@ -148,6 +149,11 @@ class Run:
             _stop_if_refused(live, changes)
             if change is None:
                 return len(sent)
+            if change.symbol == "-" and change.target not in confirmed:
+                # A newer commit may have made its index since the table was read.
+                confirmed.add(change.target)
+                read(self.calls, table, live, ("table",))
+                continue
             step = next_step(table, live, change)
             name = repr(step)
             attempt += 1

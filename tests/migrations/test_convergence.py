@@ -200,6 +200,21 @@ def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings:
     assert not operations & {"DeleteTable", "DeleteAlarms", "DeregisterScalableTarget"}
 
 
+def test_alarms_of_an_index_that_was_made_since_the_table_was_read_stay(
+    aws: StrictAws, settings: Settings
+) -> None:
+    old = declare(settings, model({"by-a": ["a"]}), alarms=True)
+    new = declare(settings, model({"by-a": ["a"], "by-b": ["b"]}), alarms=True)
+    apply(settings, old)
+    aws.by_hand("cloudwatch", "DeleteAlarms", AlarmNames=[f"{old[0].name}/system-errors"])
+    planned = plan(Calls(settings), old)
+    apply(settings, new)
+    aws.forget()
+    assert Run(Calls(settings), timeout_seconds=20).apply(planned) == 1
+    assert aws.mutations == ["PutMetricAlarm"]
+    assert apply(settings, new) == 0
+
+
 def test_commits_that_contradict_each_other_end_and_say_so(
     aws: StrictAws, settings: Settings
 ) -> None:

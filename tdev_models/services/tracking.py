@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -18,40 +17,14 @@ from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_s
 from tdev_models.services.outcome import Outcome, outcome_of
 from tdev_models.services.sessions import checked_session, cut, held
 from tdev_models.store.client import Client
-from tdev_models.store.colours import drive
+from tdev_models.store.colours import EitherColour
 from tdev_models.types import ExecutionStatus, SessionStatus
 
 _CLAIMS = 5
 _PAYLOAD = fields.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
 
 
-class _EitherColour(ABC):
-    """`with` for the blocking functions, `async with` for the awaitable ones."""
-
-    @abstractmethod
-    async def __aenter__(self) -> Self: ...
-
-    @abstractmethod
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool: ...
-
-    def __enter__(self) -> Self:
-        return drive(self.__aenter__())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return drive(self.__aexit__(kind, error, traceback))
-
-
-class Tracker(_EitherColour):
+class Tracker(EitherColour):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
@@ -206,7 +179,7 @@ class Tracker(_EitherColour):
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 
-class AgentRun(_EitherColour):
+class AgentRun(EitherColour):
     """One agent's try, as a block.
 
     Where the agent had ended before this claim, `done` is True and `output` what it had stored:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from tdev_models import aws
 from tdev_models.settings import Transport
@@ -194,6 +196,32 @@ def drive(coroutine: Awaitable[T]) -> T:
         result: T = done.value
         return result
     raise RuntimeError("a blocking call suspended; use the awaitable functions in an event loop")
+
+
+class EitherColour(ABC):
+    """`with` for the blocking functions, `async with` for the awaitable ones."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool: ...
+
+    def __enter__(self) -> Self:
+        return drive(self.__aenter__())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return drive(self.__aexit__(kind, error, traceback))
 
 
 @cache

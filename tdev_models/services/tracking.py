@@ -40,11 +40,12 @@ class Tracker(EitherColour):
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
+        super().__init__(client)
         self.session_id = session_id
         self.outputs: dict[str, Any] = {}
         self.start_agent: str | None = None
         self.lease: Lease | None = None
-        self._client, self._values = client, values
+        self._values = values
         self._seen: Mapping[str, AgentExecution] = {}
         self._failed_agent: str | None = None
 
@@ -198,6 +199,7 @@ class AgentRun(EitherColour):
         critical: bool,
         variant: str | None,
     ) -> None:
+        super().__init__(tracker._client)
         self.output: Any = None
         self.done = False
         key = executions.execution_key(f"{tracker.session_id}-{agent_name}", agent_name)
@@ -215,7 +217,7 @@ class AgentRun(EitherColour):
             self.done, self.output = True, tracker.outputs.get(self.agent_name)
             return self
         await self._write(self._begins_with, tracker._seen.get(self.agent_name))
-        self._started = tracker._client.now()
+        self._started = self._client.now()
         return self
 
     async def __aexit__(
@@ -224,7 +226,7 @@ class AgentRun(EitherColour):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        ended = self._tracker._client.now()
+        ended = self._client.now()
         if self.done or self._tracker.owned.over or isinstance(error, LeaseLost):
             return False
         refused: InvalidRequest | None = None
@@ -250,9 +252,8 @@ class AgentRun(EitherColour):
     async def _end(
         self, values: Mapping[str, Any], error: BaseException | None, seconds: float
     ) -> None:
-        client = self._tracker._client
         try:
-            seen = await client.executions.get(self._execution_id, self.agent_name)
+            seen = await self._client.executions.get(self._execution_id, self.agent_name)
             await self._write(values, seen, seconds)
         except LeaseLost:
             raise
@@ -270,7 +271,7 @@ class AgentRun(EitherColour):
     ) -> None:
         tracker = self._tracker
         await executions.write_execution(
-            tracker._client,
+            self._client,
             self._execution_id,
             self.agent_name,
             {"project_id": tracker.session_id, **values},

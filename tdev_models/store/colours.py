@@ -201,6 +201,9 @@ def drive(coroutine: Awaitable[T]) -> T:
 class EitherColour(ABC):
     """`with` for the blocking functions, `async with` for the awaitable ones."""
 
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
     @abstractmethod
     async def __aenter__(self) -> Self: ...
 
@@ -213,6 +216,8 @@ class EitherColour(ABC):
     ) -> bool: ...
 
     def __enter__(self) -> Self:
+        if isinstance(self._client, AsyncClient):
+            raise TypeError("use `async with`; the block for `with` is made by tdev_models.sync")
         return drive(self.__aenter__())
 
     def __exit__(

@@ -61,6 +61,11 @@ async def test_a_tracked_pipeline_is_remembered_from_start_to_end(store: Setting
     )
 
 
+def test_the_block_of_the_other_colour_says_where_this_one_is(store: Settings) -> None:
+    with pytest.raises(TypeError, match=r"tdev_models\.sync"), track_session("p"):
+        pass
+
+
 async def test_a_failure_names_the_agent_and_resume_goes_on_there(store: Settings) -> None:
     with pytest.raises(ValueError, match="search broke"):
         async with track_session("p") as session:

@@ -159,7 +159,7 @@ def row(name: str, totals: Totals, percentiles: Sequence[float], **group: Any) -
 
 
 class Cell(NamedTuple):
-    """One writer's totals of one hour, agent and dimension; `day` and `hour` are UTC."""
+    """All writers' totals of one hour, agent and dimension; `day` and `hour` are UTC."""
 
     day: str
     hour: int
@@ -171,17 +171,16 @@ class Cell(NamedTuple):
 async def read_cells(
     client: Client, name: str, first: float, last: float, agent_name: str | None = None
 ) -> list[Cell]:
-    """Return the cells of every hour that [first, last) touches, as `query_metrics` reads them."""
+    """Return the totals of every hour that [first, last) touches, as `query_metrics` reads them."""
     prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
-    pages = await client.gather(
+    days = await client.gather(
         [partial(_day, client, day, prefix) for day in _days(first, last)], _DAYS_AT_ONCE
     )
     cells = []
-    for metric in (metric for page in pages for metric in page):
-        _, agent, hour, dimension, _ = metric.cell.split("#")
-        begun = datetime.fromisoformat(f"{metric.date}T{hour}:00:00+00:00").timestamp()
+    for cell in (cell for day in days for cell in day):
+        begun = datetime.fromisoformat(f"{cell.day}T{cell.hour:02}:00:00+00:00").timestamp()
         if first - 3600 < begun < last:
-            cells.append(Cell(metric.date, int(hour), agent, dimension, metric.totals))
+            cells.append(cell)
     return cells
 
 
@@ -199,13 +198,16 @@ def _days(first: float, last: float) -> list[str]:
     return [datetime.fromtimestamp(86400 * number, UTC).date().isoformat() for number in numbers]
 
 
-async def _day(client: Client, day: str, prefix: str) -> list[Metric]:
-    cells: list[Metric] = []
+async def _day(client: Client, day: str, prefix: str) -> list[Cell]:
+    # Merged page by page: a day of many writers is more than should be held.
+    merged: dict[tuple[int, str, str], Totals] = {}
     start = None
     while True:
         page, start = await client.metrics.page(
             day, range_condition=Metric.cell.startswith(prefix), start=start
         )
-        cells += page
+        for metric in page:
+            _, agent, hour, dimension, _ = metric.cell.split("#")
+            merged.setdefault((int(hour), agent, dimension), Totals()).add(metric.totals)
         if start is None:
-            return cells
+            return [Cell(day, *key, totals) for key, totals in merged.items()]

@@ -50,22 +50,22 @@ class Environment:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value, wanted = getattr(self, setting.name), _KINDS[str(setting.type)]
+            value, (wanted, told) = getattr(self, setting.name), _KINDS[str(setting.type)]
             if type(value) is int and wanted is float:
                 object.__setattr__(self, setting.name, float(value))
             elif type(value) is not wanted:
-                raise InvalidRequest(setting.name, f"must be a {wanted.__name__}, not {value!r}")
+                raise InvalidRequest(setting.name, f"must be {told}, not {value!r}")
         for name, (valid, rule) in _RULES.items():
             if not valid(self):
                 raise InvalidRequest(name, rule)
 
 
-_KINDS: Mapping[str, type] = {
-    "str": str,
-    "int": int,
-    "bool": bool,
-    "float": float,
-    "Mapping[str, str]": dict,
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "str": (str, "text in quotes"),
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "float": (float, "a number"),
+    "Mapping[str, str]": (dict, 'a table: {name = "value"}'),
 }
 _RULES: Mapping[str, Any] = {
     "billing": (
@@ -138,7 +138,8 @@ def load(
             f"{base!r} is not declared (known: {known}); give it a section in the file of --config,"
             " or --set like='\"dev\"'",
         )
+    settings = [setting.name for setting in fields(Environment)]
     for key in given:
-        if key not in {setting.name for setting in fields(Environment)}:
-            raise InvalidRequest(key, "no such setting of an environment")
+        if key not in settings:
+            raise InvalidRequest(key, f"no such setting; there are like, {', '.join(settings)}")
     return Environment(**{**BUILT_IN[base], **given})

@@ -23,6 +23,10 @@ _VARIABLES = {
     "prefix": "TDEV_TABLE_PREFIX",
     "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
 }
+_LONGEST = 1e9  # seconds or days
+_FOR_EVER = ("retention_days", None)
+# As botocore has it: no underscore.
+_HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -63,14 +67,23 @@ class Settings:
     def __post_init__(self) -> None:
         if self.environment == "production":
             object.__setattr__(self, "environment", "prod")
-        for field in ("environment", "prefix"):
-            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", getattr(self, field)):
-                problem = (
-                    f"{getattr(self, field)!r} is not of lower-case letters, digits and dashes"
-                )
+        for field in ("lease_seconds", "stalled_after_seconds", "retention_days"):
+            value = getattr(self, field)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and 0 < value <= _LONGEST) and (field, value) != _FOR_EVER:
+                problem = f"must be a number above 0, at most {_LONGEST:g}, not {value!r}"
                 raise InvalidRequest(field, problem)
-        if not self.lease_seconds > 0:
-            raise InvalidRequest("lease_seconds", "must be above 0")
+        for field in ("clock", "on_request", "transport"):
+            value = getattr(self, field)
+            if value is not None and not callable(value):
+                raise InvalidRequest(field, f"must be a function, not {value!r}")
+            if type(value).__hash__ is None:  # clients are kept by their settings
+                raise InvalidRequest(field, "has no hash; give a function, or a frozen dataclass")
+        for field in ("environment", "prefix"):
+            value = getattr(self, field)
+            if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
+                problem = f"{value!r} is not of lower-case letters, digits and dashes"
+                raise InvalidRequest(field, problem)
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A live session refreshes last_updated at half of it, and may be late by a lease.
             raise InvalidRequest(
@@ -78,12 +91,18 @@ class Settings:
                 f"is {self.stalled_after_seconds:g}, must be at least twice lease_seconds, "
                 f"which is {self.lease_seconds:g}",
             )
-        if self.retention_days is not None and not self.retention_days > 0:
-            raise InvalidRequest("retention_days", "must be above 0")
         if self.endpoint is not None:
-            url = urlsplit(self.endpoint)
-            if url.scheme not in ("http", "https") or not url.hostname:
-                raise InvalidRequest("endpoint", "must be a URL such as http://127.0.0.1:8000")
+            try:
+                url = urlsplit(self.endpoint)
+                usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")
+            except ValueError:
+                url, usable = urlsplit(""), None
+            if url.scheme not in ("http", "https") or not usable:
+                raise InvalidRequest(
+                    "endpoint",
+                    f"{self.endpoint!r} is not a URL such as http://127.0.0.1:8000; "
+                    "a host has letters, digits, dots and dashes",
+                )
             local = url.hostname in _LOOPBACK
             if self.environment == "prod" and url.scheme == "http" and not local:
                 raise InvalidRequest("endpoint", "production data travels by https only")

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from tdev_models import InvalidRequest, PipelineSession, Settings, configure, settings
+from tdev_models.settings import Transport
+
+
+@dataclass
+class Unhashable:
+    """A transport whose settings could not name a client."""
+
+    def __call__(self, send: Transport) -> Transport:
+        return send
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +63,17 @@ def test_the_environment_gives_the_settings() -> None:
         ("prefix", ""),
         ("lease_seconds", 0),
         ("lease_seconds", float("nan")),
+        ("lease_seconds", "60"),
+        ("stalled_after_seconds", float("inf")),
+        ("retention_days", float("inf")),
+        ("retention_days", "30"),
+        ("retention_days", -1),
+        ("environment", 5),
+        ("clock", 5),
+        ("transport", Unhashable()),
+        ("endpoint", "http://dynamodb_local:8000"),
+        ("endpoint", "http://[::1"),
+        ("endpoint", "http://localhost:99999"),
         ("stalled_after_seconds", 100),
         ("endpoint", "127.0.0.1:8000"),
         ("lease", 1),

@@ -21,6 +21,7 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
     TokenRetrievalError,
 )
 
@@ -41,6 +42,7 @@ _OF_CONFIGURATION = (
     CredentialRetrievalError,
     InvalidRegionError,
     ProfileNotFound,
+    SSOError,
     TokenRetrievalError,
 )
 

@@ -132,7 +132,7 @@ def instant(field: str, value: Any) -> float:
 
         try:
             value = parser.isoparse(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise InvalidRequest(field, f"{value!r} is not an ISO 8601 time") from None
     try:
         seconds = value.timestamp() if isinstance(value, datetime) else number(field, value)

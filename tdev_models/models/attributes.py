@@ -98,7 +98,7 @@ class JSONTextAttribute(Attribute[Any]):
                 separators=(",", ":"),
                 default=_json_form,
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{self.attr_name}: no JSON form: {error}") from None
 
     def deserialize(self, value: str) -> Any:

@@ -44,13 +44,13 @@ class Change:
 
     Attributes:
         ends: the attempt ends with it.
-        ended: the pipeline goes on past this agent.
+        ended: the pipeline goes on past this agent; None leaves it as it was.
         retried: the attempt came after one that had ended.
     """
 
     actions: list[Action]
     ends: bool
-    ended: bool
+    ended: bool | None
     retried: bool
 
 
@@ -124,7 +124,10 @@ def change_of(
         }
         actions.append(_put_attempt(seen, number, attempt))
     actions.append(put(AgentExecution.write_token, token))
-    ended = status == COMPLETED or (status == FAILED and values.get("critical") is False)
+    critical = values.get("critical", seen.critical if seen and not begins else None)
+    ended: bool | None = status == COMPLETED or (status == FAILED and critical is False)
+    if taken_over and "status" not in values:
+        ended = None  # still a former claim's, which may be outdated
     former_end = ((seen and seen.attempts) or {}).get(_slot(number - 1), {}).get("end_time")
     return Change(actions, end is not None, ended, number > 1 and former_end is not None)
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pynamodb.attributes import Attribute
+from pynamodb.constants import NUMBER
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models.models.attributes import JSONTextAttribute
+from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute
 from tdev_models.models.base import BaseModel, typed
 from tdev_models.types import Record
 
@@ -39,8 +40,13 @@ def put_once(attribute: Attribute[Any], value: Any) -> Action:
 
 def is_still(attribute: Attribute[Any], value: Any) -> Condition:
     """Return the condition that an attribute is as it was read; None means absent."""
-    condition: Condition = attribute.does_not_exist() if value is None else attribute == value
-    return condition
+    if value is None:
+        absent: Condition = attribute.does_not_exist()
+        return absent
+    if isinstance(attribute, InstantAttribute):
+        value = {NUMBER: str(value)}  # other programs store more digits than this one
+    same: Condition = attribute == value
+    return same
 
 
 def record(kind: type[R], item: BaseModel) -> R:

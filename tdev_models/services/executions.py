@@ -23,6 +23,7 @@ from tdev_models.types import AGENTS, Attempt, Execution, ExecutionStatus, Page
 PAYLOAD_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "store a reference to it instead"
 _TRIES = 10
+_OUTPUT = {"output_data", "output_ref"}
 
 _PAYLOAD = fields.json_text(PAYLOAD_BYTES, TOO_LARGE)
 RULES: Mapping[str, fields.Rule] = {
@@ -135,6 +136,8 @@ async def write_execution(
                 part = client.executions.plan.update_part(
                     execution_id, agent_name, actions=change.actions, condition=condition
                 )
+                if change.ended is False or not _OUTPUT.isdisjoint(values):
+                    lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(client, lease, agent_name, part, ended=change.ended)
         except ConditionFailed as refused:
             found = client.executions.refused(refused.item)
@@ -142,8 +145,8 @@ async def write_execution(
                 seen = found
                 continue
             written = found
-            if lease is not None and change.ended:
-                lease.ended_agents |= {agent_name}
+            if lease is not None:
+                lease.ended_agents = lease.ended_after(agent_name, change.ended)
         run_ended(
             client,
             agent_name,
@@ -280,6 +283,8 @@ async def get_failed_executions(
         InvalidRequest: a wrong value, or a cursor of another query.
     """
     fields.LIMIT("limit", limit)
+    if agent_name is not None:
+        RULES["agent_name"]("agent_name", agent_name)
     begin = None if since is None else fields.instant("since", since)
     query = ("get_failed_executions", client.executions.name, begin, agent_name)
     start = cursors.decode(query, cursor)

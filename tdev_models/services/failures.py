@@ -91,7 +91,9 @@ async def failed_or_stalled(
         elif more[status]:
             position[status] = more[status]
 
-    read = await client.sessions.get_many([(session.session_id,) for session in chosen])
+    # An index that lags may show a session under both statuses; a transaction wants it once.
+    ids = dict.fromkeys((session.session_id,) for session in chosen)
+    read = await client.sessions.get_many([*ids])
     sure = [
         session
         for session in read

@@ -57,7 +57,8 @@ async def _update(
     async with turn(client, lease):
         if lease.over:
             raise lost(lease)
-        changes = [_touch(client), *actions]
+        now = client.now()
+        changes = [put(PipelineSession.last_updated, now), *actions]
         if ends is None:
             changes.append(_renewal(client))
         else:
@@ -77,8 +78,10 @@ async def _update(
                 )
             except ConditionFailed as refused:
                 found = client.sessions.load(refused.item)
-                if found and ends and found.status == ends and found.fence == lease.fence:
-                    return found  # this claim's own end, whose reply was lost
+                own = found and (found.status, found.fence) == (ends, lease.fence)
+                # The lost reply to this very write; but anyone may have abandoned the session.
+                if found and own and (ends != "ABANDONED" or found.last_updated == now):
+                    return found
                 raise lost(lease) from None
 
         session = await _while_leased(client, lease, write)
@@ -89,11 +92,12 @@ async def _update(
 
 
 async def leased_execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool
+    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool | None
 ) -> None:
     """Change an agent's execution, and with it the session that a lease owns, both or none.
 
-    `current_agent` becomes the agent; `progress` counts it once it has ended.
+    `current_agent` becomes the agent; `progress` counts it once it has ended, and no more once it
+    begins again.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
@@ -103,12 +107,12 @@ async def leased_execution(
 
 
 async def _execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool
+    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool | None
 ) -> None:
     async with turn(client, lease):
         if lease.over:
             raise lost(lease)
-        agents = lease.ended_agents | {agent_name} if ended else lease.ended_agents
+        agents = lease.ended_after(agent_name, ended)
         session = client.sessions.plan.update_part(
             lease.session_id,
             actions=[
@@ -139,10 +143,18 @@ async def turn(client: Client, lease: Lease | None) -> AsyncIterator[None]:
     if lease is None:
         yield
         return
+    if isinstance(client, BlockingClient) and lease.turn_of == threading.get_ident():
+        # Of a task in this thread's event loop, which cannot go on before this call returns.
+        raise RuntimeError(
+            "a blocking call met an awaitable one of the same session; "
+            "use the awaitable functions in an event loop"
+        )
     await client.acquire(lease.turn)
+    lease.turn_of = threading.get_ident()
     try:
         yield
     finally:
+        lease.turn_of = 0
         lease.turn.release()
 
 

@@ -41,6 +41,7 @@ class Lease:
         fence: the number of this claim; it only rises.
         token: the secret of this claim.
         ended_agents: the agents that have ended, which `progress` counts.
+        outputs: what is known of their outputs.
         ended: how the session was ended under this lease; None while it goes on.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
@@ -52,14 +53,22 @@ class Lease:
     last_updated: float
     expires_at: float | None = None
     ended_agents: set[str] = field(default_factory=set)
+    outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    turn_of: int = 0  # the thread whose write has it
 
     @property
     def over(self) -> bool:
         """Whether the session was ended under this lease."""
         return self.ended is not None
+
+    def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:
+        """Return the agents that have ended once this one has, or (False) has begun again."""
+        if ended is None:
+            return self.ended_agents
+        return self.ended_agents | {agent_name} if ended else self.ended_agents - {agent_name}
 
     @property
     def condition(self) -> Condition:
@@ -181,6 +190,15 @@ def carried(client: Client, session_id: str | None) -> Lease | None:
 def carry(client: Client, lease: Lease) -> None:
     """Let calls on the lease's session carry it from here on."""
     _carried.set({**_carried.get(), _place(client, lease.session_id): lease})
+
+
+def _after_fork() -> None:
+    # A heartbeat that was under way had the turn, and did not follow into the child.
+    for lease in _carried.get().values():
+        lease.turn, lease.turn_of = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def carry_no_more(lease: Lease) -> None:

@@ -114,7 +114,7 @@ async def query_metrics(
             _PART(field, value)
     if group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{group_by!r} is not one of {', '.join(_GROUPS)}")
-    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str):
+    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str | bytes):
         raise InvalidRequest("percentiles", "must be a sequence of numbers: (50, 95)")
     for percent in percentiles:
         if not 0 <= fields.number("percentiles", percent) <= 100:

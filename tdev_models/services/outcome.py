@@ -57,7 +57,9 @@ async def outcome_of(client: Client, session_id: str) -> Outcome:
         for execution in await client.executions.get_many(keys)
         if execution is not None
     }
-    for execution in await _of_other_ids(client, session_id, set(keys)):
+    others = await _of_other_ids(client, session_id, set(keys))
+    # Of several of one agent the latest counts.
+    for execution in sorted(others, key=lambda one: one.start_time or 0, reverse=True):
         found.setdefault(execution.agent_name, execution)
 
     ended: list[str] = []
@@ -96,6 +98,7 @@ async def _of_other_ids(
         keys += [key for one in page if (key := (one.execution_id, one.agent_name)) not in known]
         if start is None:
             break
+    keys = [*dict.fromkeys(keys)]  # a retry between two pages shows an execution again
     executions: list[AgentExecution] = []
     for first in range(0, len(keys), _AT_ONCE):
         read = await client.executions.get_many(keys[first : first + _AT_ONCE])

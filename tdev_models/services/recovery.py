@@ -13,6 +13,7 @@ from tdev_models.services.leases import Lease, claim, is_expired, is_stalled
 from tdev_models.services.sessions import stored_session
 from tdev_models.services.tracking import Tracker
 from tdev_models.store.client import Client
+from tdev_models.store.colours import BlockingClient
 from tdev_models.types import AGENTS, ExecutionStatus, SessionStatus
 
 
@@ -72,15 +73,17 @@ async def resume_pipeline(
     if from_agent is not None and from_agent not in AGENTS:
         raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
     if runner is not None:
-        checked_runner(runner)
+        checked_runner(client, runner)
     resume = await claimed(client, await stored_session(client, session_id), from_agent)
     if resume and runner is not None:
         await run(resume, runner)
     return resume
 
 
-def checked_runner(runner: Runner) -> Runner:
-    """Return a function that takes a Resume, or raise InvalidRequest before anything is claimed."""
+def checked_runner(client: Client, runner: Runner) -> None:
+    """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
+    if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(runner):
+        raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
     try:
         inspect.signature(runner).bind(None)
     except TypeError as error:
@@ -89,7 +92,6 @@ def checked_runner(runner: Runner) -> Runner:
         ) from None
     except ValueError:  # of a builtin, which has no signature
         pass
-    return runner
 
 
 async def claimed(

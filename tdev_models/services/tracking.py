@@ -34,7 +34,6 @@ class Tracker(EitherColour):
 
     Attributes:
         session_id: the session.
-        outputs: what the agents that ended before this claim had stored, by agent.
         start_agent: the first agent that still has to run; None when all nine have ended.
         lease: the claim; None before entry.
     """
@@ -42,12 +41,12 @@ class Tracker(EitherColour):
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
         super().__init__(client)
         self.session_id = session_id
-        self.outputs: dict[str, Any] = {}
         self.start_agent: str | None = None
         self.lease: Lease | None = None
         self._values = values
         self._seen: Mapping[str, AgentExecution] = {}
         self._failed_agent: str | None = None
+        self._left = False
 
     def agent(
         self,
@@ -88,6 +87,7 @@ class Tracker(EitherColour):
         traceback: TracebackType | None,
     ) -> bool:
         lease = self.owned
+        self._left = True
         carry_no_more(lease)
         self._heartbeat.stop()
         interrupted = await self._interrupter.close()
@@ -106,6 +106,11 @@ class Tracker(EitherColour):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What is known of the outputs of the agents that have ended, by agent."""
+        return self.lease.outputs if self.lease else {}
 
     @property
     def owned(self) -> Lease:
@@ -153,7 +158,7 @@ class Tracker(EitherColour):
             outcome = await outcome_of(self._client, self.session_id)
             if from_agent is not None:
                 outcome = outcome.before(from_agent)
-            self.outputs = await outcome.outputs(self._client)
+            lease.outputs = await outcome.outputs(self._client)
         except BaseException as error:
             with suppress(TdevError):  # then it runs out
                 await self._end_as_failed(lease, error)
@@ -214,7 +219,7 @@ class AgentRun(EitherColour):
     async def __aenter__(self) -> Self:
         tracker, lease = self._tracker, self._tracker.owned
         if self.agent_name in lease.ended_agents:
-            self.done, self.output = True, tracker.outputs.get(self.agent_name)
+            self.done, self.output = True, await self._stored_output()
             return self
         await self._write(self._begins_with, tracker._seen.get(self.agent_name))
         self._started = self._client.now()
@@ -227,7 +232,12 @@ class AgentRun(EitherColour):
         traceback: TracebackType | None,
     ) -> bool:
         ended = self._client.now()
-        if self.done or self._tracker.owned.over or isinstance(error, LeaseLost):
+        if self.done or isinstance(error, LeaseLost):
+            return False
+        if self._tracker.owned.over:
+            if error is None and self._tracker._left:
+                # A task that outlived the session's block: nothing of it is recorded.
+                raise lost(self._tracker.owned)
             return False
         refused: InvalidRequest | None = None
         values: dict[str, Any] = {"status": ExecutionStatus.COMPLETED}
@@ -245,9 +255,21 @@ class AgentRun(EitherColour):
         elif self._tracker._failed_agent == self.agent_name:
             self._tracker._failed_agent = None  # tried again, with success
         await self._end(values, error, ended - self._started)
-        if refused is not None and self._critical:
+        # What could not be recorded is not passed over in silence.
+        goes_on = self.done and not self._critical
+        if refused is not None and not goes_on:
             raise refused
-        return not self._critical and isinstance(error, Exception)
+        return goes_on and isinstance(error, Exception)
+
+    async def _stored_output(self) -> Any:
+        """Return what the agent stored, be it in this claim: by a call, or a block cut short."""
+        outputs, agent_name = self._tracker.outputs, self.agent_name
+        if agent_name not in outputs:
+            stored = await self._client.executions.get(self._execution_id, agent_name)
+            if stored is None or stored.status != ExecutionStatus.COMPLETED:
+                return None
+            outputs[agent_name] = await executions.payload(self._client, stored, "output_data")
+        return outputs[agent_name]
 
     async def _end(
         self, values: Mapping[str, Any], error: BaseException | None, seconds: float

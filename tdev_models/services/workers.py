@@ -83,7 +83,9 @@ async def recover_sessions(
         Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
             and tried again.
     """
-    checked_runner(runner)
+    checked_runner(client, runner)
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise InvalidRequest("stop", f"must be an event, which has is_set(), not {stop!r}")
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
         if seconds is not None and not fields.number(name, seconds) > 0:
             raise InvalidRequest(name, "must be above 0")
@@ -156,7 +158,10 @@ class _Worker:
             return
         try:
             await run(resume, self._runner)
-        except Exception as error:
+        except BaseException as error:
+            # What the runner awaited was cancelled, say: that ends its session, not the worker.
+            if not (isinstance(error, Exception) or self._client.is_stray(error)):
+                raise
             if not resume.owned.over:  # lost, or its end could not be written
                 raise
             _log.warning(

@@ -85,6 +85,10 @@ class Client(ABC):
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Return the result of work that takes the processor for long."""
 
+    def is_stray(self, error: BaseException) -> bool:
+        """Return whether an error is a cancellation that nobody asked of the current task."""
+        return False
+
     @abstractmethod
     def interrupter(self) -> Interrupter:
         """Return what cancels the current task."""

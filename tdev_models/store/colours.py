@@ -47,7 +47,11 @@ class BlockingClient(Client):
             runs = [
                 threads.submit(copy_context().run, lambda job=job: drive(job())) for job in jobs
             ]
-            return [run.result() for run in runs]
+            try:
+                return [run.result() for run in runs]
+            except BaseException:  # Ctrl-C, too: what has not begun shall not
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the work: nothing cancels a thread."""
@@ -129,6 +133,13 @@ class AsyncClient(Client):
         import asyncio
 
         return await asyncio.get_running_loop().run_in_executor(_executor(), work, *arguments)
+
+    def is_stray(self, error: BaseException) -> bool:
+        """Return whether an error is a cancellation that nobody asked of the current task."""
+        import asyncio
+
+        task = asyncio.current_task()
+        return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
 
     def interrupter(self) -> Interrupter:
         """Return one that cancels the task that runs now."""

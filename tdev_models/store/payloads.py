@@ -79,11 +79,13 @@ async def write(
     """
     data = text.encode()
     digest = hashlib.sha256(data).hexdigest()
-    if stored is not None and Envelope.parse(stored).sha256 == digest:
+    if stored is not None and digest in stored:
         return stored
     compressed = await client.compute(zlib.compress, data)
     pieces = [compressed[at : at + CHUNK_BYTES] for at in range(0, len(compressed), CHUNK_BYTES)]
-    envelope = Envelope(_CODEC, f"{key}#{digest[:16]}#", len(pieces), len(data), digest)
+    # Named after what they hold: another zlib makes other chunks of the same text.
+    name = hashlib.sha256(compressed).hexdigest()[:16]
+    envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), len(data), digest)
     deadline = time.monotonic() + _WRITE_SECONDS
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
     writes = [
@@ -126,7 +128,11 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     Raises:
         PayloadDamaged: a chunk is missing or was changed, or the envelope is of a newer release.
     """
-    envelope = Envelope.parse(envelope_text)
+    try:
+        envelope = Envelope.parse(envelope_text)
+    except (ValueError, KeyError):
+        unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
+        raise PayloadDamaged(unknown) from None
     deadline = time.monotonic() + _READ_SECONDS
     pieces: list[bytes] = []
     start = None

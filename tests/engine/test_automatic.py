@@ -255,6 +255,11 @@ async def test_projects_count_by_technology_once_and_downloads_by_id(counted: Se
         await record_download("u", "p", "first")
     assert await counts("projects_saved") == {"React": 1, "C♯": 1, "x" * 200: 1}
     assert await counts("project_downloads") == {"": 1}
+    for download_id in ("second", None):
+        with injected(Fault("resent", operation="UpdateItem", table="user-projects")):
+            await record_download("u", "p", download_id)
+            await flush_metrics()
+    assert await counts("project_downloads") == {"": 3}
 
 
 async def test_one_setting_turns_them_off(store: Settings) -> None:

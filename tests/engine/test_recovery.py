@@ -352,6 +352,13 @@ async def test_recover_stops_on_an_event(store: Settings) -> None:
     assert len(await get_failed_sessions()) == 4
 
 
+async def test_a_session_of_another_program_with_finer_times_is_resumed(store: Settings) -> None:
+    digits = {"N": "1700000000.1234567"}
+    values: dict[str, Any] = {"last_updated": digits, "status": {"S": "ACTIVE"}}
+    raw.put_attribute(store, "pipeline-sessions", "s", **values)
+    assert await resume_pipeline("s")
+
+
 async def test_a_worker_that_polls_outlives_an_outage(store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     stop = asyncio.Event()

@@ -34,9 +34,10 @@ TOKENS = (
     ("leases.py", "found is None or found.lease_token != token", "True"),
     (
         "leased_writes.py",
-        "found and ends and (found.status == ends) and (found.fence == lease.fence)",
+        "(found.status, found.fence) == (ends, lease.fence)",
         "False",
     ),
+    ("leased_writes.py", "found.last_updated == now", "True"),
     (
         "leased_writes.py",
         "transact_write([session, part], token)",
@@ -45,6 +46,8 @@ TOKENS = (
     ("sessions.py", "found is None or found.write_token != token", "True"),
     ("executions.py", "found is None or not is_own(found, token)", "True"),
     ("projects.py", "chosen in (seen.download_ids or ())", "False"),
+    ("projects.py", "download_id is None or seen.last_accessed in tried", "True"),
+    ("projects.py", "download_id is None or seen.last_accessed in tried", "False"),
     ("../store/cells.py", "found is None or found.seq != item.seq", "True"),
     ("../store/cells.py", "found is None or found.seq != item.seq", "False"),
     (

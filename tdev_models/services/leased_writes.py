@@ -78,10 +78,13 @@ async def _update(
                 )
             except ConditionFailed as refused:
                 found = client.sessions.load(refused.item)
-                own = found and (found.status, found.fence) == (ends, lease.fence)
-                # The lost reply to this very write; but anyone may have abandoned the session.
-                if found and own and (ends != "ABANDONED" or found.last_updated == now):
-                    return found
+                if (
+                    found
+                    and (found.status, found.fence) == (ends, lease.fence)
+                    # Anyone may have abandoned it.
+                    and (ends != SessionStatus.ABANDONED or found.last_updated == now)
+                ):
+                    return found  # by this very write, whose reply was lost
                 raise lost(lease) from None
 
         session = await _while_leased(client, lease, write)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from tdev_models.errors import AccessDenied, StoreError, TdevError
 from tdev_models.migrations import environments, rows, spec
-from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress, NotYet
-from tdev_models.migrations.live import Live, read
+from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress
+from tdev_models.migrations.live import PARTS, Live, read
 from tdev_models.migrations.plan import Change, diff
 from tdev_models.migrations.spec import Table
 from tdev_models.migrations.steps import next_step
 from tdev_models.settings import Settings
+
+_FAILURES = 3
 
 
 class Refused(TdevError):
@@ -129,15 +132,24 @@ class Run:
         """
         for of in planned:
             _stop_if_refused(of.live, of.changes)
-        return sum(self._converge(of) for of in planned)
+        sent, later = 0, []
+        for of in planned:
+            try:
+                sent += self._converge(of)
+            except InProgress as error:  # the other tables need not wait for this one's hour
+                later.append(str(error))
+        if later:
+            raise InProgress("; ".join(later))
+        return sent
 
     def _converge(self, planned: Planned) -> int:
         table, live = planned.table, planned.live
         # A table of this run's own making holds no rows that could speak against anything.
         checked = {change.target for change in planned.changes}
         sent: dict[str, float] = {}
-        failed: set[str] = set()
+        failed: Counter[str] = Counter()
         confirmed: set[spec.Target] = set()
+        looked = False
         attempt = 0
         while True:
             self._settle(table, live)
@@ -148,11 +160,18 @@ class Run:
                 changes.append(_checked(self.calls, table, live, change, self.allowed, True))
             _stop_if_refused(live, changes)
             if change is None:
-                return len(sent)
-            if change.symbol == "-" and change.target not in confirmed:
-                # A newer commit may have made its index since the table was read.
+                if looked:
+                    return len(sent)
+                # What was never touched was read long ago, and others are at work too.
+                looked = True
+                read(self.calls, table, live, reversed(PARTS))
+                continue
+            if change.before is not None and change.target not in confirmed:
+                # Another run may have made what this would take away or write over. The table comes
+                # last: of an alarm that was seen it then has the index.
                 confirmed.add(change.target)
-                read(self.calls, table, live, ("table",))
+                parts = [part for part in reversed(PARTS) if part in ("table", change.target[0])]
+                read(self.calls, table, live, parts)
                 continue
             step = next_step(table, live, change)
             name = repr(step)
@@ -174,11 +193,13 @@ class Run:
                     attempt = 0
                 except (Busy, Absent) as error:
                     self._pause(table, live, str(error), attempt)
-                except StoreError:
-                    # Perhaps another run did it a moment ago: the live table decides, once.
-                    if name in failed:
+                except StoreError as error:
+                    # Perhaps another run did it a moment ago: the live table decides, which may
+                    # tell it some seconds late.
+                    failed[name] += 1
+                    if failed[name] > _FAILURES:
                         raise
-                    failed.add(name)
+                    self._pause(table, live, str(error), attempt)
             read(self.calls, table, live, step.touches)
 
     def _settle(self, table: Table, live: Live) -> None:
@@ -187,8 +208,11 @@ class Run:
             self._pause(table, live, ", ".join(live.busy), attempt)
             attempt += 1
             read(self.calls, table, live, ("table",))
-        later = [part for part, why in live.unknown.items() if isinstance(why, NotYet)]
-        read(self.calls, table, live, later)
+        while live.later:
+            read(self.calls, table, live, live.later)
+            if live.later:
+                self._pause(table, live, f"DynamoDB to tell of {', '.join(live.later)}", attempt)
+                attempt += 1
 
     def _pause(self, table: Table, live: Live, what: str, attempt: int) -> None:
         if time.monotonic() - self._started > self.timeout_seconds:

@@ -64,6 +64,8 @@ _ABSENT = {
 _DENIED = {"AccessDenied", "AccessDeniedException"}
 # TTL an hour; to on-demand, fewer units and another key a few times a day.
 _LATER = ("within a fixed interval", "are limited")
+# CloudWatch throttles auto scaling, which tells it as a failure; its role is new at its first use.
+_PASSES = ("Rate exceeded", "Unable to assume IAM role")
 _NAMES = (
     "TableName",
     "ResourceArn",
@@ -137,7 +139,11 @@ class Calls:
             with aws.quiet():
                 response: dict[str, Any] = getattr(client, xform_name(operation))(**request)
         except ClientError as error:
-            raise _meaning(error, service, operation, request) from error
+            meaning = _meaning(error, service, operation, request)
+            if isinstance(meaning, Unsupported) and not self.local:
+                # AWS knows them all: the endpoint is wrong, and the part only looks as if absent.
+                meaning = TdevError(f"{meaning}: a wrong AWS_ENDPOINT_URL?")
+            raise meaning from error
         except BotoCoreError as error:
             meaning = aws.from_botocore(error)
             raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
@@ -174,4 +180,6 @@ def _meaning(
         return Busy(told) if passes else from_response(error.response)
     if "while table is in CREATING" in message:
         return NotYet(told)
+    if any(text in message for text in _PASSES):
+        return Busy(told)
     return Busy(told) if code in _RETRIED or status >= 500 else from_response(error.response)

@@ -115,8 +115,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace, calls: Calls, planned: list[Planned], code: int) -> int:
-    if code == report.PENDING and not options.yes and not _agreed():
-        return report.PENDING
+    # What a table in the making does not tell yet may turn out to differ.
+    if not options.yes and not _agreed():
+        return code
     total = sum(change.pending for one in planned for change in one.changes)
     progress = report.Progress(sys.stderr, calls, total)
     run = Run(calls, options.allow, options.timeout, progress.step, progress.wait)

@@ -44,6 +44,11 @@ class Live:
         return [str(error) for error in self.unknown.values() if isinstance(error, AccessDenied)]
 
     @property
+    def later(self) -> list[str]:
+        """The parts that DynamoDB tells only once the table is made."""
+        return [part for part, error in self.unknown.items() if isinstance(error, NotYet)]
+
+    @property
     def readable(self) -> bool:
         """Whether DynamoDB tells more of the table than its description."""
         return self.description.get("TableStatus") not in ("CREATING", "DELETING")

@@ -29,6 +29,7 @@ ALLOWABLE = {
     "replace-index",
     "disable-protection",
     "disable-pitr",
+    "disable-ttl",
     "shorten-pitr",
     "enable-ttl",
 }
@@ -74,7 +75,7 @@ def diff(table: Table, live: Live, allowed: Collection[str] = ()) -> list[Change
     for target in {**table.state, **state}:
         if not {target[0], _part(target)} & live.unknown.keys():
             have, want = state.get(target), table.state.get(target)
-            change = _change(table, live, target, have, want)
+            change = _change(table, live, target, have, want, allowed)
             if change:
                 changes.append(_judged(change, allowed))
     changes += [
@@ -95,7 +96,9 @@ def _part(target: Target) -> str:
     return target[0] if target[0] in PARTS else "table"
 
 
-def _change(table: Table, live: Live, target: Target, have: Any, want: Any) -> Change | None:
+def _change(
+    table: Table, live: Live, target: Target, have: Any, want: Any, allowed: Collection[str]
+) -> Change | None:
     kind, of = target[0], target[1] if len(target) > 1 else ""
     if kind == "capacity":
         want = _in_range(table, target, have, want)
@@ -115,10 +118,13 @@ def _change(table: Table, live: Live, target: Target, have: Any, want: Any) -> C
         return None  # not ours, like its index
     if kind == "capacity" and (have is None or want is None):
         return None  # comes or goes with billing, or with its index
+    if kind == "ttl" and want is None:
+        note = f"not declared; --allow disable-ttl:{table.short} turns it off"
+        return Change("=", table.short, target, have, want, note)
     if kind == "index" and want is None:
         note = f"not declared; --allow delete-index:{table.short}/{of} drops it"
         return Change("=", table.short, target, have, want, note)
-    if kind == "index" and (conflict := _conflict(table, live, want)):
+    if kind == "index" and (conflict := _conflict(table, live, want, allowed)):
         return Change("!", table.short, target, have, want, conflict)
     if want is None and kind in ("scaling", "alarm"):
         return Change("-", table.short, target, have, want)
@@ -139,10 +145,11 @@ def _keys(table: Table, have: Any, want: Any) -> Change:
     return Change("!", table.short, ("keys",), have, want, note)
 
 
-def _conflict(table: Table, live: Live, wanted: Index) -> str:
+def _conflict(table: Table, live: Live, wanted: Index, allowed: Collection[str]) -> str:
     """Return what is wrong when an undeclared index gives a key of this one another type."""
     for target, found in live.parts["table"].items():
-        if target[0] == "index" and target not in table.state:
+        goes = f"delete-index:{table.short}/{target[-1]}" in allowed
+        if target[0] == "index" and target not in table.state and not goes:
             for key in wanted.keys:
                 if any(key.name == k.name and key.type != k.type for k in found.keys):
                     return f"the undeclared index {target[1]} gives {key.name} another type"
@@ -152,7 +159,7 @@ def _conflict(table: Table, live: Live, wanted: Index) -> str:
 def _judged(change: Change, allowed: Collection[str]) -> Change:
     """Return the change, refused if it is destructive and not allowed by its exact name."""
     name = _destroys(change)
-    if name is None or (change.symbol in "=!" and name not in allowed):
+    if name is None or change.symbol == "!" or (change.symbol == "=" and name not in allowed):
         return change
     if name in allowed:
         return replace(change, symbol="-" if change.after is None else "~", note="")
@@ -168,6 +175,8 @@ def _destroys(change: Change) -> str | None:
             )
         case "protection" if have:
             return f"disable-protection:{change.table}"
+        case "ttl" if want is None:
+            return f"disable-ttl:{change.table}"
         case "pitr" if want < have:
             return f"{'shorten' if want else 'disable'}-pitr:{change.table}"
     return None

@@ -31,7 +31,7 @@ def exit_code(planned: Iterable[Planned]) -> int:
         return REFUSED
     if any(change.pending for change in changes):
         return PENDING
-    return IN_PROGRESS if any(one.live.busy for one in of) else CLEAN
+    return IN_PROGRESS if any(one.live.busy or one.live.later for one in of) else CLEAN
 
 
 def lines(changes: Sequence[Change]) -> list[str]:

@@ -82,7 +82,7 @@ def _creation(table: Table) -> dict[str, Any]:
         **_mode(table),
     }
     if indexes:
-        made = [_index_creation(table, name, index) for name, index in indexes.items()]
+        made = [_index_creation(table, Live(), name, index) for name, index in indexes.items()]
         request["GlobalSecondaryIndexes"] = made
     if state["encryption",] != "aws-owned":
         request["SSESpecification"] = _encryption(state["encryption",])
@@ -134,20 +134,25 @@ def _index(table: Table, live: Live, change: Change) -> dict[str, Any]:
     if change.before is not None:  # goes; if another is declared, it comes with a step of its own
         return {"GlobalSecondaryIndexUpdates": [{"Delete": {"IndexName": name}}]}
     in_use = [value.keys for target, value in live.state.items() if target[0] == "index"]
-    create = _index_creation(table, name, change.after)
+    create = _index_creation(table, live, name, change.after)
     return {
         "AttributeDefinitions": _types([live.state["keys",], *in_use, change.after.keys]),
         "GlobalSecondaryIndexUpdates": [{"Create": create}],
     }
 
 
-def _index_creation(table: Table, name: str, index: Index) -> dict[str, Any]:
+def _index_creation(table: Table, live: Live, name: str, index: Index) -> dict[str, Any]:
     projection: dict[str, Any] = {"ProjectionType": index.projection}
     if index.attributes:
         projection["NonKeyAttributes"] = sorted(index.attributes)
     request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
     if ("capacity", name) in table.state:
-        request["ProvisionedThroughput"] = _units(table.state["capacity", name])
+        units = table.state["capacity", name]
+        if ("scaling", name) in table.state:
+            # Nothing scales it while it is made, and the table's writes wait for it.
+            of = live.state.get(("capacity",)) or units
+            units = (max(units[0], of[0]), max(units[1], of[1]))
+        request["ProvisionedThroughput"] = _units(units)
     return request
 
 

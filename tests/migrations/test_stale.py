@@ -1,0 +1,263 @@
+"""Plans that are old when they are applied, answers that lag, and commits that meet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tdev_models.migrations import calls, environments, spec
+from tdev_models.migrations.apply import Refused, Run, plan
+from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.command import main
+from tdev_models.migrations.spec import Table
+from tdev_models.settings import Settings
+from tests.migrations.runs import apply, declare, model, prod
+from tests.migrations.strict import StrictAws, _error, _invalid
+
+SCALED = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+
+
+@contextmanager
+def rule(aws: StrictAws, name: str, function: Any) -> Iterator[None]:
+    """Have a rule of AWS in place of its usual one."""
+    setattr(aws, name, function)
+    try:
+        yield
+    finally:
+        delattr(aws, name)
+
+
+def scaled_to_40(aws: StrictAws, table: Table) -> None:
+    units = {"ReadCapacityUnits": 40, "WriteCapacityUnits": 40}
+    aws.by_hand("dynamodb", "UpdateTable", TableName=table.name, ProvisionedThroughput=units)
+    aws.forget()
+
+
+def units_of(aws: StrictAws, table: Table) -> int:
+    found = aws.by_hand("dynamodb", "DescribeTable", TableName=table.name)["Table"]
+    units: int = found["ProvisionedThroughput"]["WriteCapacityUnits"]
+    return units
+
+
+# ------------------------------------------------------------------------ old plans
+
+
+def test_an_index_that_another_run_has_replaced_is_not_replaced_again(
+    aws: StrictAws, settings: Settings
+) -> None:
+    apply(settings, declare(settings, model({"by-a": ["a"]})))
+    new = declare(settings, model({"by-a": ["a", "b"]}))
+    allowed = {"replace-index:things/by-a"}
+    planned = plan(Calls(settings), new, allowed)
+    assert apply(settings, new, allowed) == 2
+    aws.forget()
+    assert Run(Calls(settings), allowed, timeout_seconds=20).apply(planned) == 0
+    assert aws.mutations == []
+
+
+def test_capacity_that_was_scaled_since_the_plan_stays(aws: StrictAws, settings: Settings) -> None:
+    apply(settings, declare(settings, model({})))
+    new = declare(settings, model({}), **SCALED)
+    planned = plan(Calls(settings), new)
+    apply(settings, new)
+    scaled_to_40(aws, new[0])
+    Run(Calls(settings), timeout_seconds=20).apply(planned)
+    assert units_of(aws, new[0]) == 40
+
+
+def test_backups_that_were_prolonged_since_the_plan_are_not_shortened(
+    aws: StrictAws, settings: Settings
+) -> None:
+    apply(settings, declare(settings, model({}), backup_days=7))
+    planned = plan(Calls(settings), declare(settings, model({}), backup_days=14))
+    apply(settings, declare(settings, model({}), backup_days=35))
+    with pytest.raises(Refused, match="shorten-pitr"):
+        Run(Calls(settings), timeout_seconds=20).apply(planned)
+
+
+def test_what_an_older_run_took_away_meanwhile_is_made_before_all_is_as_declared(
+    aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}), **SCALED))
+    old = declare(settings, model({"by-a": ["a"]}), **SCALED)
+    new = declare(settings, model({"by-a": ["a"], "by-b": ["b", "c"]}), **SCALED)
+    send, pending = aws.call, [old]
+
+    def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
+        if pending and "Create" in str(params.get("GlobalSecondaryIndexUpdates")):
+            apply(settings, pending.pop())  # while by-b is gone, its alarms seem left over
+        return send(client, operation, params)
+
+    monkeypatch.setattr(aws, "call", call)
+    apply(settings, new, {"replace-index:things/by-b"})
+    assert "DeleteAlarms" in aws.mutations
+    assert not [one for one in plan(Calls(settings), new)[0].changes if one.pending]
+
+
+# ------------------------------------------------------------------------ what is allowed
+
+
+def test_what_is_impossible_stays_so_whatever_is_allowed(
+    aws: StrictAws, settings: Settings
+) -> None:
+    apply(settings, declare(settings, model({"by-a": ["a"], "by-x": ["a", "x"]})))
+    aws.forget()
+    mine = declare(settings, model({"by-a": ["a"]}, number=frozenset("a")))
+    with pytest.raises(Refused, match="by-x gives a another type"):
+        apply(settings, mine, {"replace-index:things/by-a"})
+    assert aws.mutations == []
+
+
+def test_an_index_in_the_way_may_be_allowed_to_go(aws: StrictAws, settings: Settings) -> None:
+    apply(settings, declare(settings, model({"old": ["a"]})))
+    new = declare(settings, model({"new": ["a"]}, number=frozenset("a")))
+    with pytest.raises(Refused, match="old gives a another type"):
+        apply(settings, new)
+    assert apply(settings, new, {"delete-index:things/old"}) == 2
+
+
+def test_a_ttl_that_is_not_declared_is_left_until_it_is_allowed_to_go(
+    aws: StrictAws, settings: Settings
+) -> None:
+    apply(settings, declare(settings, model({}, ttl="expires_at")))
+    old = declare(settings, model({}))
+    (change,) = plan(Calls(settings), old)[0].changes
+    assert (change.symbol, change.target) == ("=", ("ttl",))
+    assert apply(settings, old) == 0
+    assert apply(settings, old, {"disable-ttl:things"}) == 1
+    assert apply(settings, old, {"disable-ttl:things"}) == 0
+
+
+def test_apply_asks_even_where_the_table_does_not_tell_everything_yet(
+    aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    name = f"t-developer-{environment}-metrics"
+    off = {"PointInTimeRecoveryEnabled": False}
+    aws.by_hand(
+        "dynamodb",
+        "UpdateContinuousBackups",
+        TableName=name,
+        PointInTimeRecoverySpecification=off,
+    )
+    aws.being_made(name, looks=1)
+    aws.forget()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["apply", "--env", environment, "--set=like=prod", "--table=metrics"]) == 64
+    assert aws.mutations == []
+
+
+def test_an_index_of_a_scaled_table_begins_with_what_the_table_has(
+    aws: StrictAws, settings: Settings
+) -> None:
+    old = declare(settings, model({"by-a": ["a"]}), **SCALED)
+    apply(settings, old)
+    scaled_to_40(aws, old[0])
+    apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}), **SCALED))
+    (made,) = [
+        update["Create"]
+        for _, operation, params in aws.calls
+        if operation == "UpdateTable"
+        for update in params.get("GlobalSecondaryIndexUpdates", [])
+        if "Create" in update
+    ]
+    assert made["ProvisionedThroughput"]["WriteCapacityUnits"] == 40
+
+
+# ------------------------------------------------------------------------ answers
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_what_another_run_did_may_show_late(aws: StrictAws, settings: Settings, looks: int) -> None:
+    apply(settings, declare(settings, model({})))
+    new = declare(settings, model({}, ttl="expires_at"))
+    planned = plan(Calls(settings), new)
+    apply(settings, new)
+    left = [{"TimeToLiveStatus": "DISABLED"}] * looks
+
+    def late(params: Any, answer: dict[str, Any]) -> None:
+        if left:
+            answer["TimeToLiveDescription"] = left.pop()
+
+    with rule(aws, "_after_DescribeTimeToLive", late):
+        assert Run(Calls(settings), timeout_seconds=20).apply(planned) == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "text"),
+    [
+        ("RegisterScalableTarget", "ValidationException", "Unable to assume IAM role: arn:x"),
+        ("PutScalingPolicy", "FailedResourceAccessException", "Rate exceeded (AmazonCloudWatch)"),
+        ("DescribeScalingPolicies", "FailedResourceAccessException", "Rate exceeded"),
+        ("PutMetricAlarm", "ResourceConflict", "in progress"),
+    ],
+)
+def test_what_passes_is_tried_again(
+    aws: StrictAws, settings: Settings, operation: str, code: str, text: str
+) -> None:
+    left = [_error(operation, code, text) for _ in range(3)]
+    usual = getattr(aws, f"_before_{operation}", lambda params: None)
+
+    def before(params: Any) -> Any:
+        if left:
+            raise left.pop()
+        return usual(params)
+
+    with rule(aws, f"_before_{operation}", before):
+        apply(settings, declare(settings, model({}), **SCALED))
+    assert left == []
+
+
+def test_what_is_not_told_in_time_is_in_progress_and_not_done(
+    aws: StrictAws, settings: Settings
+) -> None:
+    def before(params: Any) -> None:
+        raise _invalid("DescribeTimeToLive", "no answer while table is in CREATING state")
+
+    apply(settings, declare(settings, model({})))
+    new = declare(settings, model({}, ttl="expires_at"))
+    with (
+        rule(aws, "_before_DescribeTimeToLive", before),
+        pytest.raises(InProgress, match="tell of ttl"),
+    ):
+        Run(Calls(settings), timeout_seconds=0.5).apply(plan(Calls(settings), new))
+    assert apply(settings, new) == 1
+
+
+def test_a_table_that_has_to_wait_an_hour_keeps_no_other_waiting(
+    aws: StrictAws, settings: Settings
+) -> None:
+    tables = spec.declared(settings, environments.load("dev"))
+    apply(settings, tables[:1])
+    aws.by_hand(
+        "dynamodb",
+        "UpdateTimeToLive",
+        TableName=tables[0].name,
+        TimeToLiveSpecification={"Enabled": False, "AttributeName": "expires_at"},
+    )
+    aws.one_ttl_change_an_hour = True
+    aws.forget()
+    with pytest.raises(InProgress, match="within a fixed interval"):
+        apply(settings, tables)
+    assert aws.mutations.count("CreateTable") == 3
+
+
+def test_an_operation_that_aws_does_not_know_is_an_error_and_no_clean_plan(
+    aws: StrictAws,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    monkeypatch.setattr(calls, "_AWS_HOSTS", (".localhost",))  # moto stands for AWS
+
+    def before(params: Any) -> None:
+        raise _error("DescribeAlarms", "UnknownOperationException", "")
+
+    with rule(aws, "_before_DescribeAlarms", before):
+        assert prod("plan", environment, "--table=metrics") == 1
+    assert "a wrong AWS_ENDPOINT_URL?" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import math
 import random
 import sys
 
-from tdev_models.models.totals import Totals
-from tdev_models.services.experiments import compared
+from tdev_models.metrics.experiments import compared
+from tdev_models.metrics.totals import Totals
 
 SIGMA, LEVEL = 0.8, 0.05
 

@@ -32,8 +32,7 @@ def seed(first: int, count: int, status: str, age_seconds: float) -> None:
             for number in range(start, min(start + 25, first + count))
         ]
         aws.call(
-            current.region,
-            current.endpoint,
+            current,
             "BatchWriteItem",
             {
                 "RequestItems": {

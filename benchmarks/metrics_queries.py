@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tdev_models import AGENTS, RequestEvent, Settings, configure, query_metrics, settings
 from tdev_models.cli.engine import Engine
+from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.models import TABLES
-from tdev_models.store.cells import Key, Recorder
 
 DAYS, SAMPLES = 31, 40
 START = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) // 3600
@@ -29,9 +29,9 @@ def seed(store: Settings, writers: int) -> int:
                 cells += 1
                 for _ in range(SAMPLES):
                     value = dice.lognormvariate(0, 1)
-                    recorder.add(Key(hour, "m", agent, ""), value, error=False, awaited=False)
-        for receipt in recorder.unsettled():
-            receipt.wait()
+                    recorder.add(CellKey(hour, "m", agent, ""), value, error=False, awaited=False)
+        for future in recorder.unsettled():
+            future.wait()
     return cells
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tdev_models import Settings, configure
 from tdev_models.cli.engine import Engine
 from tdev_models.migrations.apply import apply_all
-from tdev_models.types import RequestEvent
+from tdev_models.results import RequestEvent
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.tables import fresh_tables
 from tdev_models import aws, configure, settings, sync
-from tdev_models.types import RequestEvent
+from tdev_models.results import RequestEvent
 
 STEPS = ("PENDING", "RUNNING", "FAILED", "RUNNING", "COMPLETED")
 
@@ -38,8 +38,7 @@ def plan_way(payload: str) -> float:
         if status == "PENDING":
             sets, values[":d"] = f"{sets}, input_data = :d", {"S": payload}
         response = aws.call(
-            current.region,
-            current.endpoint,
+            current,
             "UpdateItem",
             {
                 "TableName": current.table_name("agent-executions"),

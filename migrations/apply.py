@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from tdev_models.errors import AccessDenied, StoreError, TdevError
-from tdev_models.migrations import environments, rows, spec
+from tdev_models.migrations import declared, environments, row_checks
 from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress
+from tdev_models.migrations.declared import Table
+from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
-from tdev_models.migrations.plan import Change, diff
-from tdev_models.migrations.spec import Table
 from tdev_models.migrations.steps import next_step
 from tdev_models.settings import Settings
 
@@ -94,7 +94,7 @@ def apply_all(settings: Settings) -> int:
     """
     name = settings.environment
     like = {} if name in environments.BUILT_IN else {"like": "dev"}
-    tables = spec.declared(settings, environments.load(name, None, like))
+    tables = declared.tables(settings, environments.load(name, None, like))
     calls = Calls(settings)
     return Run(calls).apply(plan(calls, tables, whole=True))
 
@@ -148,7 +148,7 @@ class Run:
         checked = {change.target for change in planned.changes}
         sent: dict[str, float] = {}
         failed: Counter[str] = Counter()
-        confirmed: set[spec.Target] = set()
+        confirmed: set[declared.Target] = set()
         looked = False
         attempt = 0
         while True:
@@ -228,7 +228,7 @@ def _checked(
     allowance = f"enable-ttl:{table.short}" if change.target[0] == "ttl" else ""
     if not change.pending or allowance in allowed:
         return change
-    found = rows.problem(calls, table, live, change, whole)
+    found = row_checks.problem(calls, table, live, change, whole)
     if not found:
         return change
     way_out = f"--allow {allowance}" if allowance else "mend or remove these attributes first"

@@ -135,7 +135,7 @@ class Calls:
         # What is meant for a local DynamoDB must not reach the alarms of an account.
         endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
         try:
-            client = _client(service, self.settings.region, endpoint)
+            client = _client(service, self.settings, endpoint)
             with aws.quiet():
                 response: dict[str, Any] = getattr(client, xform_name(operation))(**request)
         except ClientError as error:
@@ -151,10 +151,10 @@ class Calls:
 
 
 @cache
-def _client(service: str, region: str | None, endpoint: str | None) -> Any:
+def _client(service: str, settings: Settings, endpoint: str | None) -> Any:
     if service == "dynamodb":
-        return aws.dynamodb(region, endpoint)
-    return aws.create(service, region, endpoint)
+        return aws.dynamodb(settings)
+    return aws.create(service, settings, endpoint)
 
 
 def _meaning(

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
-from tdev_models.migrations import environments, report, spec
+from tdev_models.migrations import declared, environments, report
 from tdev_models.migrations.apply import Planned, Refused, Run, plan, undeclared
 from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
-from tdev_models.migrations.plan import ALLOWABLE
 from tdev_models.settings import Settings
 
 _CODES = """\
@@ -90,7 +90,7 @@ def environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
 
 def _run(options: argparse.Namespace) -> int:
     chosen, of = environment(options)
-    tables = spec.declared(chosen, of)
+    tables = declared.tables(chosen, of)
     _check_names(options, [table.short for table in tables])
     others_too = not options.table
     tables = [table for table in tables if others_too or table.short in options.table]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tdev_models.errors import AccessDenied, TdevError
-from tdev_models.migrations import spec
+from tdev_models.migrations import declared
 from tdev_models.migrations.calls import Absent, Calls, NotYet, Unsupported
-from tdev_models.migrations.spec import Scaling, State, Table, resource
+from tdev_models.migrations.declared import Scaling, State, Table, resource
 
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
 """What is read by calls of its own; every property that is none of these is part of `table`."""
@@ -103,7 +103,7 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
     found = live.description = calls("DescribeTable", TableName=table.name)["Table"]
     billing = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
     state: State = {
-        ("keys",): spec.keys(found["KeySchema"], found["AttributeDefinitions"]),
+        ("keys",): declared.keys(found["KeySchema"], found["AttributeDefinitions"]),
         ("billing",): "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
         ("protection",): found.get("DeletionProtectionEnabled", False),
     }
@@ -113,7 +113,7 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
         if index.get("IndexStatus") != "DELETING"
     ]
     shape = {**found, "GlobalSecondaryIndexes": staying}
-    state |= {("index", name): index for name, index in spec.indexes(shape).items()}
+    state |= {("index", name): index for name, index in declared.indexes(shape).items()}
     if billing == "PROVISIONED":
         state["capacity",] = _units(found)
         state |= {("capacity", index["IndexName"]): _units(index) for index in staying}
@@ -169,7 +169,7 @@ def _tags(calls: Calls, table: Table, live: Live) -> State:
 
 
 def _scaling(calls: Calls, table: Table, live: Live) -> State:
-    live_indexes = spec.indexes(live.description) if live.description else {}
+    live_indexes = declared.indexes(live.description) if live.description else {}
     names = {resource(table.name, of): of for of in ("", *table.indexes, *live_indexes)}
     answer = calls("DescribeScalableTargets", ServiceNamespace="dynamodb", ResourceIds=[*names])
     found: dict[str, dict[str, Scaling]] = {}
@@ -209,7 +209,7 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
                     "DatapointsToAlarm",
                     "TreatMissingData",
                 )
-            } | {"Metrics": spec.metrics(alarm.get("Metrics", ()))}
+            } | {"Metrics": declared.metrics(alarm.get("Metrics", ()))}
         if not answer.get("NextToken"):
             return state
         more = {"NextToken": answer["NextToken"]}

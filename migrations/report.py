@@ -11,9 +11,9 @@ from typing import Any, TextIO
 from tdev_models.errors import TdevError
 from tdev_models.migrations.apply import Planned
 from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.declared import Index, Key, Scaling, Table
+from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
-from tdev_models.migrations.plan import Change
-from tdev_models.migrations.spec import Index, Key, Scaling, Table
 
 CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE = 0, 1, 2, 3, 5, 64
 """The exit codes."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tdev_models.migrations.declared import Index, Key, Scaling, Table, resource
+from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import PARTS, Live
-from tdev_models.migrations.plan import Change
-from tdev_models.migrations.spec import Index, Key, Scaling, Table, resource
 
 
 @dataclass(frozen=True, slots=True)

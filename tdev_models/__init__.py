@@ -4,7 +4,8 @@ The functions here are awaitable; `tdev_models.sync` has the same ones, blocking
 """
 
 from tdev_models import errors, settings
-from tdev_models.binding import awaitable, block
+from tdev_models.binding import awaitable, context
+from tdev_models.dynamodb.async_client import AsyncClient as _AsyncClient
 from tdev_models.errors import (
     AccessDenied,
     ConfigurationError,
@@ -21,26 +22,14 @@ from tdev_models.errors import (
     Throttled,
     Unavailable,
 )
-from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
-from tdev_models.services import (
-    analysis as _analysis,
-    executions as _executions,
+from tdev_models.metrics import (
     experiments as _experiments,
-    failures as _failures,
-    metrics as _metrics,
-    projects as _projects,
-    recovery as _recovery,
-    sessions as _sessions,
-    tracking as _tracking,
-    workers as _workers,
+    reports as _reports,
+    samples as _samples,
 )
-from tdev_models.services.experiments import assign_variant
-from tdev_models.services.recovery import Resume
-from tdev_models.services.tracking import AgentRun, Tracker
-from tdev_models.services.workers import Recovery
-from tdev_models.settings import Settings, configure
-from tdev_models.store.colours import AsyncClient as _AsyncClient
-from tdev_models.types import (
+from tdev_models.metrics.experiments import assign_variant
+from tdev_models.models import AgentExecution, Metric, PipelineSession, UserProject
+from tdev_models.results import (
     AGENTS,
     AgentPerformance,
     Attempt,
@@ -61,6 +50,19 @@ from tdev_models.types import (
     UsageReport,
     Variant,
 )
+from tdev_models.services import (
+    executions as _executions,
+    failures as _failures,
+    projects as _projects,
+    recovery as _recovery,
+    resume as _resume,
+    sessions as _sessions,
+    tracking as _tracking,
+)
+from tdev_models.services.recovery import Recovery
+from tdev_models.services.resume import Resume
+from tdev_models.services.tracking import AgentRun, Tracker
+from tdev_models.settings import Settings, configure
 
 __version__ = "0.1.0"
 
@@ -68,7 +70,7 @@ save_pipeline_session = awaitable(_sessions.save_pipeline_session)
 get_pipeline_session = awaitable(_sessions.get_pipeline_session)
 list_pipeline_sessions = awaitable(_sessions.list_pipeline_sessions)
 abandon_session = awaitable(_sessions.abandon_session)
-track_session = block(_AsyncClient, _tracking.track_session)
+track_session = context(_AsyncClient, _tracking.track_session)
 
 update_agent_execution = awaitable(_executions.update_agent_execution)
 get_agent_execution = awaitable(_executions.get_agent_execution)
@@ -76,20 +78,20 @@ get_agent_executions = awaitable(_executions.get_agent_executions)
 get_failed_executions = awaitable(_executions.get_failed_executions)
 
 get_failed_sessions = awaitable(_failures.get_failed_sessions)
-resume_pipeline = awaitable(_recovery.resume_pipeline)
-recover_sessions = awaitable(_workers.recover_sessions)
+resume_pipeline = awaitable(_resume.resume_pipeline)
+recover_sessions = awaitable(_recovery.recover_sessions)
 
 save_user_project = awaitable(_projects.save_user_project)
 get_user_project = awaitable(_projects.get_user_project)
 list_user_projects = awaitable(_projects.list_user_projects)
 record_download = awaitable(_projects.record_download)
 
-record_metric = awaitable(_metrics.record_metric)
-query_metrics = awaitable(_metrics.query_metrics)
-flush_metrics = awaitable(_metrics.flush_metrics)
+record_metric = awaitable(_samples.record_metric)
+query_metrics = awaitable(_samples.query_metrics)
+flush_metrics = awaitable(_samples.flush_metrics)
 
-usage_report = awaitable(_analysis.usage_report)
-agent_performance = awaitable(_analysis.agent_performance)
+usage_report = awaitable(_reports.usage_report)
+agent_performance = awaitable(_reports.agent_performance)
 compare_variants = awaitable(_experiments.compare_variants)
 
 __all__ = [

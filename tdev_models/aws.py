@@ -1,9 +1,8 @@
-"""One botocore client per region and endpoint, shared by every table, thread and colour."""
+"""One botocore client per region and endpoint, shared by every table, thread and event loop."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,17 +25,8 @@ from botocore.exceptions import (
 )
 
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
-
-# A heartbeat is due every third of a lease (20 s by default): the worst case of one call, all its
-# attempts timing out, stays below it. PynamoDB's own default is 120 s.
-CONFIG = Config(
-    connect_timeout=1.0,
-    read_timeout=4.0,
-    retries={"mode": "standard", "total_max_attempts": 3},
-    max_pool_connections=64,
-    parameter_validation=False,
-    user_agent_extra="tdev-models",
-)
+from tdev_models.forks import after_fork_in_child
+from tdev_models.settings import Settings
 
 _OF_CONFIGURATION = (
     CredentialRetrievalError,
@@ -48,21 +38,19 @@ _OF_CONFIGURATION = (
 
 _LOCAL = "; or, for an engine on this machine, export what 'tdev local' prints"
 
-_clients: dict[tuple[str | None, str | None], Any] = {}
+_clients: dict[tuple[str | None, str | None, float, float], Any] = {}
 _lock = threading.Lock()
 _sending = threading.local()
 
 
-def call(
-    region: str | None, endpoint: str | None, operation: str, request: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Send one DynamoDB operation, blocking, and return the response.
+def call(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send one DynamoDB operation once, blocking, and return the response.
 
     Raises:
         TdevError: the error that the answer, or its absence, means (`errors.from_response`).
     """
     try:
-        method = getattr(dynamodb(region, endpoint), xform_name(operation))
+        method = getattr(dynamodb(settings), xform_name(operation))
         with quiet():
             response: dict[str, Any] = method(**request)
     except ClientError as error:
@@ -95,22 +83,27 @@ def from_botocore(error: BotoCoreError) -> TdevError:
     return Unavailable(str(error))
 
 
-def dynamodb(region: str | None, endpoint: str | None) -> Any:
-    """Return the process's botocore client of one region and endpoint.
+def dynamodb(settings: Settings) -> Any:
+    """Return the process's botocore client for these settings.
 
     Raises:
         NoCredentialsError, NoRegionError: there are none.
     """
-    key = region, endpoint
+    key = (
+        settings.region,
+        settings.endpoint,
+        settings.connect_timeout_seconds,
+        settings.read_timeout_seconds,
+    )
     if key not in _clients:
         with _lock:
             if key not in _clients:
-                _clients[key] = create("dynamodb", region, endpoint)
+                _clients[key] = create("dynamodb", settings, settings.endpoint)
     return _clients[key]
 
 
-def create(service: str, region: str | None, endpoint: str | None) -> Any:
-    """Return a new botocore client of one service.
+def create(service: str, settings: Settings, endpoint: str | None) -> Any:
+    """Return a new botocore client of one service. It sends each request once.
 
     Raises:
         NoCredentialsError, NoRegionError: now rather than at the first request, where botocore
@@ -119,8 +112,16 @@ def create(service: str, region: str | None, endpoint: str | None) -> Any:
     session = botocore.session.get_session()
     if session.get_credentials() is None:
         raise NoCredentialsError()
+    config = Config(
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=settings.read_timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": 1},  # `dynamodb.retry` decides
+        max_pool_connections=64,
+        parameter_validation=False,
+        user_agent_extra="tdev-models",
+    )
     client = session.create_client(
-        service, region_name=region, endpoint_url=endpoint, config=CONFIG
+        service, region_name=settings.region, endpoint_url=endpoint, config=config
     )
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("botocore."):
@@ -149,4 +150,4 @@ def _after_fork() -> None:
 
 
 # A child must not write to its parent's connections.
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)

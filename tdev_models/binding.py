@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from tdev_models.store.client import Client
-from tdev_models.store.colours import AsyncClient, BlockingClient, drive
+from tdev_models.dynamodb.async_client import AsyncClient
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.client import Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +22,7 @@ def awaitable(
 
     @wraps(service)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return service(AsyncClient.of(), *args, **kwargs)
+        return service(AsyncClient.for_settings(), *args, **kwargs)
 
     return _without_client(call)
 
@@ -33,17 +34,17 @@ def blocking(
 
     @wraps(service)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return drive(service(BlockingClient.of(), *args, **kwargs))
+        return drive(service(BlockingClient.for_settings(), *args, **kwargs))
 
     return _without_client(call)
 
 
-def block(kind: type[Client], make: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
+def context(client: type[Client], make: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
     """Return what makes a block (`with`, `async with`), on the client of the settings in force."""
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return make(kind.of(), *args, **kwargs)
+        return make(client.for_settings(), *args, **kwargs)
 
     return _without_client(call)
 

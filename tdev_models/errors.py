@@ -25,7 +25,13 @@ from typing import Any
 
 
 class TdevError(Exception):
-    """The root of every error of this package."""
+    """The root of every error of this package.
+
+    Attributes:
+        code: what AWS calls it; None where it is no answer of AWS.
+    """
+
+    code: str | None = None
 
 
 class InvalidRequest(TdevError, ValueError):
@@ -65,7 +71,7 @@ class InvalidTransition(TdevError):
         self.current, self.wanted = current, wanted
 
 
-def expired(key: str) -> InvalidTransition:
+def expired_error(key: str) -> InvalidTransition:
     """Return the error of a write to what DynamoDB is about to delete."""
     return InvalidTransition(key, "EXPIRED", "live again", "use another id")
 
@@ -153,9 +159,21 @@ _CANCELLATIONS: tuple[tuple[str, type[TdevError]], ...] = (
 
 
 def from_response(response: Mapping[str, Any], tables: str = "") -> TdevError:
-    """Return the error that one AWS error response to a request for these tables means."""
-    error = response.get("Error", {})
-    code, message = error.get("Code", "Unknown"), error.get("Message", "")
+    """Return the error that one AWS error response to a request for these tables means.
+
+    Args:
+        response: as botocore parses it: `Error` with `Code` and `Message`, `ResponseMetadata` with
+            `HTTPStatusCode`, and beside them `Item` or `CancellationReasons`.
+        tables: their names, for the message.
+    """
+    code = response.get("Error", {}).get("Code", "Unknown")
+    error = _meaning(code, response, tables)
+    error.code = code
+    return error
+
+
+def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
+    message = response.get("Error", {}).get("Message", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(response.get("Item"))

@@ -9,14 +9,40 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tdev_models.errors import InvalidRequest
-from tdev_models.types import RequestEvent
+from tdev_models.results import RequestEvent
 
-Transport: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""Sends one operation with its request and returns DynamoDB's response."""
+
+class Transport(Protocol):
+    """Sends one operation of DynamoDB, once.
+
+    `await transport(operation, request)` sends `request`, the parameters as DynamoDB's API names
+    them with typed values (`{"S": "x"}`, `{"B": b"..."}`), and returns the response in the same
+    form: the members that the API documents, binaries as bytes, `ConsumedCapacity` as it came (the
+    capacity that a `RequestEvent` tells is read there). It changes neither of its arguments.
+
+    It never tries again: the package does, counts the attempts, and sends the very same request.
+    One that retries by itself hides attempts from `RequestEvent`, and outlasts `retry_seconds`.
+
+    What it raises:
+        ConditionFailed: a condition was not met; with the stored item, and in a transaction with
+            the position of its part. Made, as all below, by `errors.from_response`.
+        Throttled, Conflict, AccessDenied, ConfigurationError, ItemTooLarge, StoreError: the other
+            answers of DynamoDB, with AWS's `code`.
+        Unavailable: no usable answer (a broken connection, a timeout, 5xx). Perhaps carried out.
+        CancelledError: the task was cancelled; perhaps carried out.
+
+    It may be called from any thread and event loop, many at once, and in a child after a fork. In
+    calls of `tdev_models.sync` it must not suspend, except in the transport that it wraps.
+    `tests/transport/conformance.py` checks a transport against all of this.
+    """
+
+    def __call__(self, operation: str, request: Mapping[str, Any], /) -> Awaitable[dict[str, Any]]:
+        """Send one operation and return the response."""
+
 
 _VARIABLES = {
     "environment": "TDEV_ENV",
@@ -24,10 +50,15 @@ _VARIABLES = {
     "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
 }
 _LONGEST = 1e9  # seconds or days
-_FOR_EVER = ("retention_days", None)
 # As botocore has it: no underscore.
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_SECONDS_ABOVE_0 = (
+    "lease_seconds",
+    "stalled_after_seconds",
+    "connect_timeout_seconds",
+    "read_timeout_seconds",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +75,15 @@ class Settings:
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
         automatic_metrics: whether the package records metrics of its own; in the background.
+        connect_timeout_seconds: how long one attempt may take to connect.
+        read_timeout_seconds: how long one attempt may wait for its answer.
+        retry_seconds: how long a request is tried again after its first attempt, where that may
+            help (throttled, in conflict, without an answer); 0 never. Writes under a lease are
+            tried until it expires, large payloads for minutes.
         on_request: called with a `RequestEvent` after every request, where the call was made (in an
             event loop: be quick) or in a thread of the package's own. It may record metrics, but of
             a request that writes metrics that is refused, and logged.
-        transport: given the standard transport, returns the one to use: a place to inject faults.
-            It must not suspend but in the one that it is given: metrics are sent from threads.
+        transport: given the standard transport, returns the one to use (see `Transport`).
         clock: the time in epoch seconds.
     """
 
@@ -60,6 +95,9 @@ class Settings:
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
     automatic_metrics: bool = True
+    connect_timeout_seconds: float = 1.0
+    read_timeout_seconds: float = 4.0
+    retry_seconds: float = 20.0
     on_request: Callable[[RequestEvent], None] | None = None
     transport: Callable[[Transport], Transport] | None = None
     clock: Callable[[], float] = time.time
@@ -67,23 +105,15 @@ class Settings:
     def __post_init__(self) -> None:
         if self.environment == "production":
             object.__setattr__(self, "environment", "prod")
-        for field in ("lease_seconds", "stalled_after_seconds", "retention_days"):
-            value = getattr(self, field)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0 < value <= _LONGEST) and (field, value) != _FOR_EVER:
-                problem = f"must be a number above 0, at most {_LONGEST:g}, not {value!r}"
-                raise InvalidRequest(field, problem)
+        for field in _SECONDS_ABOVE_0:
+            _check_number(field, getattr(self, field))
+        if self.retention_days is not None:
+            _check_number("retention_days", self.retention_days)
+        _check_number("retry_seconds", self.retry_seconds, zero=True)
         for field in ("clock", "on_request", "transport"):
-            value = getattr(self, field)
-            if value is not None and not callable(value):
-                raise InvalidRequest(field, f"must be a function, not {value!r}")
-            if type(value).__hash__ is None:  # clients are kept by their settings
-                raise InvalidRequest(field, "has no hash; give a function, or a frozen dataclass")
+            _check_function(field, getattr(self, field))
         for field in ("environment", "prefix"):
-            value = getattr(self, field)
-            if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
-                problem = f"{value!r} is not of lower-case letters, digits and dashes"
-                raise InvalidRequest(field, problem)
+            _check_name(field, getattr(self, field))
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A live session refreshes last_updated at half of it, and may be late by a lease.
             raise InvalidRequest(
@@ -92,27 +122,15 @@ class Settings:
                 f"which is {self.lease_seconds:g}",
             )
         if self.endpoint is not None:
-            try:
-                url = urlsplit(self.endpoint)
-                usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")
-            except ValueError:
-                url, usable = urlsplit(""), None
-            if url.scheme not in ("http", "https") or not usable:
-                raise InvalidRequest(
-                    "endpoint",
-                    f"{self.endpoint!r} is not a URL such as http://127.0.0.1:8000; "
-                    "a host has letters, digits, dots and dashes",
-                )
-            local = url.hostname in _LOOPBACK
-            if self.environment == "prod" and url.scheme == "http" and not local:
-                raise InvalidRequest("endpoint", "production data travels by https only")
+            _check_endpoint(self.endpoint, self.environment)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings that the environment gives.
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), AWS_REGION or AWS_DEFAULT_REGION,
+        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
+        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -124,7 +142,7 @@ class Settings:
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
         }
-        for field in ("lease_seconds", "stalled_after_seconds", "retention_days"):
+        for field in (*_SECONDS_ABOVE_0, "retry_seconds", "retention_days"):
             if text := environ.get(f"TDEV_{field.upper()}"):
                 try:
                     given[field] = float(text)
@@ -144,6 +162,42 @@ class Settings:
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""
         return f"{self.prefix}-{self.environment}-{table}"
+
+
+def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value <= _LONGEST and (value or zero)):
+        least = "of at least" if zero else "above"
+        problem = f"must be a number {least} 0, at most {_LONGEST:g}, not {value!r}"
+        raise InvalidRequest(field, problem)
+
+
+def _check_function(field: str, value: Any) -> None:
+    if value is not None and not callable(value):
+        raise InvalidRequest(field, f"must be a function, not {value!r}")
+    if type(value).__hash__ is None:  # clients are kept by their settings
+        raise InvalidRequest(field, "has no hash; give a function, or a frozen dataclass")
+
+
+def _check_name(field: str, value: Any) -> None:
+    if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
+        raise InvalidRequest(field, f"{value!r} is not of lower-case letters, digits and dashes")
+
+
+def _check_endpoint(endpoint: str, environment: str) -> None:
+    try:
+        url = urlsplit(endpoint)
+        usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")
+    except ValueError:
+        url, usable = urlsplit(""), None
+    if url.scheme not in ("http", "https") or not usable:
+        raise InvalidRequest(
+            "endpoint",
+            f"{endpoint!r} is not a URL such as http://127.0.0.1:8000; "
+            "a host has letters, digits, dots and dashes",
+        )
+    if environment == "prod" and url.scheme == "http" and url.hostname not in _LOOPBACK:
+        raise InvalidRequest("endpoint", "production data travels by https only")
 
 
 _configured: Settings | None = None

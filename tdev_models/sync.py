@@ -3,27 +3,29 @@
 They drive the same coroutines on a transport that never suspends.
 """
 
-from tdev_models.binding import block, blocking
-from tdev_models.services import (
-    analysis as _analysis,
-    executions as _executions,
+from tdev_models.binding import blocking, context
+from tdev_models.dynamodb.blocking_client import BlockingClient as _BlockingClient
+from tdev_models.metrics import (
     experiments as _experiments,
+    reports as _reports,
+    samples as _samples,
+)
+from tdev_models.metrics.experiments import assign_variant
+from tdev_models.services import (
+    executions as _executions,
     failures as _failures,
-    metrics as _metrics,
     projects as _projects,
     recovery as _recovery,
+    resume as _resume,
     sessions as _sessions,
     tracking as _tracking,
-    workers as _workers,
 )
-from tdev_models.services.experiments import assign_variant
-from tdev_models.store.colours import BlockingClient as _BlockingClient
 
 save_pipeline_session = blocking(_sessions.save_pipeline_session)
 get_pipeline_session = blocking(_sessions.get_pipeline_session)
 list_pipeline_sessions = blocking(_sessions.list_pipeline_sessions)
 abandon_session = blocking(_sessions.abandon_session)
-track_session = block(_BlockingClient, _tracking.track_session)
+track_session = context(_BlockingClient, _tracking.track_session)
 
 update_agent_execution = blocking(_executions.update_agent_execution)
 get_agent_execution = blocking(_executions.get_agent_execution)
@@ -31,20 +33,20 @@ get_agent_executions = blocking(_executions.get_agent_executions)
 get_failed_executions = blocking(_executions.get_failed_executions)
 
 get_failed_sessions = blocking(_failures.get_failed_sessions)
-resume_pipeline = blocking(_recovery.resume_pipeline)
-recover_sessions = blocking(_workers.recover_sessions)
+resume_pipeline = blocking(_resume.resume_pipeline)
+recover_sessions = blocking(_recovery.recover_sessions)
 
 save_user_project = blocking(_projects.save_user_project)
 get_user_project = blocking(_projects.get_user_project)
 list_user_projects = blocking(_projects.list_user_projects)
 record_download = blocking(_projects.record_download)
 
-record_metric = blocking(_metrics.record_metric)
-query_metrics = blocking(_metrics.query_metrics)
-flush_metrics = blocking(_metrics.flush_metrics)
+record_metric = blocking(_samples.record_metric)
+query_metrics = blocking(_samples.query_metrics)
+flush_metrics = blocking(_samples.flush_metrics)
 
-usage_report = blocking(_analysis.usage_report)
-agent_performance = blocking(_analysis.agent_performance)
+usage_report = blocking(_reports.usage_report)
+agent_performance = blocking(_reports.agent_performance)
 compare_variants = blocking(_experiments.compare_variants)
 
 __all__ = [

@@ -18,8 +18,8 @@ import pytest
 from tdev_models import settings
 from tdev_models.cli.engine import Engine
 from tdev_models.models import TABLES
-from tdev_models.services.leased_writes import Heartbeat
 from tdev_models.settings import Settings, Transport
+from tdev_models.workers.leased_writes import Heartbeat
 
 ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()

@@ -114,8 +114,10 @@ def injected(fault: Fault, *, needed: bool = True) -> Iterator[Fault]:
     def transport(send: Transport) -> Transport:
         return fault.wrap(calm.transport(send) if calm.transport else send)
 
+    # Where one failure is to be the call's own, nothing is tried again; a conflict always was.
+    retry_seconds = calm.retry_seconds if fault.kind == "conflict" else 0
     # A copy, so that the block has a client of its own.
-    with settings.use(replace(calm, transport=transport)):
+    with settings.use(replace(calm, transport=transport, retry_seconds=retry_seconds)):
         yield fault
     if needed and not fault.hit:
         pytest.fail(f"no request met the fault {fault.kind}")

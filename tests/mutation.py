@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SERVICES = ROOT / "tdev_models" / "services"
-CELLS = SERVICES.parent / "store" / "cells.py"
+PACKAGE = ROOT / "tdev_models"
+FILES = [
+    *sorted((PACKAGE / "services").glob("*.py")),
+    *sorted((PACKAGE / "workers").glob("*.py")),
+    PACKAGE / "metrics" / "recorder.py",
+]
 AT_ONCE = 2
 SECONDS = 300
 
@@ -31,28 +35,28 @@ ALWAYS = ast.parse(
 
 # What recognises an own write, or makes a resent one do nothing.
 TOKENS = (
-    ("leases.py", "found is None or found.lease_token != token", "True"),
+    ("workers/lease.py", "found is None or found.lease_token != token", "True"),
     (
-        "leased_writes.py",
-        "(found.status, found.fence) == (ends, lease.fence)",
+        "workers/leased_writes.py",
+        "(stored.status, stored.fence) == (ends, lease.fence)",
         "False",
     ),
-    ("leased_writes.py", "found.last_updated == now", "True"),
+    ("workers/leased_writes.py", "stored.last_updated == now", "True"),
     (
-        "leased_writes.py",
-        "transact_write([session, part], token)",
-        "transact_write([session, part], uuid.uuid4().hex)",
+        "workers/leased_writes.py",
+        "transact_write([session, part], token",
+        "transact_write([session, part], uuid.uuid4().hex",
     ),
-    ("sessions.py", "found is None or found.write_token != token", "True"),
-    ("executions.py", "found is None or not is_own(found, token)", "True"),
-    ("projects.py", "chosen in (seen.download_ids or ())", "False"),
-    ("projects.py", "download_id is None or seen.last_accessed in tried", "True"),
-    ("projects.py", "download_id is None or seen.last_accessed in tried", "False"),
-    ("../store/cells.py", "found is None or found.seq != item.seq", "True"),
-    ("../store/cells.py", "found is None or found.seq != item.seq", "False"),
+    ("services/sessions.py", "found is None or found.write_token != token", "True"),
+    ("services/executions.py", "found is None or not is_own(found, token)", "True"),
+    ("services/projects.py", "chosen in (seen.download_ids or ())", "False"),
+    ("services/projects.py", "download_id is None or seen.last_accessed in tried", "True"),
+    ("services/projects.py", "download_id is None or seen.last_accessed in tried", "False"),
+    ("metrics/recorder.py", "stored is None or stored.seq != item.seq", "True"),
+    ("metrics/recorder.py", "stored is None or stored.seq != item.seq", "False"),
     (
-        "../store/cells.py",
-        "error, written = (raised, _Cell(cell.key))",
+        "metrics/recorder.py",
+        "error, written = (raised, _WriterCell(cell.key))",
         "error, written = (raised, cell)",
     ),
 )
@@ -109,7 +113,7 @@ class _Change(ast.NodeTransformer):
 
 def mutants() -> Iterator[Mutant]:
     """Yield every mutant."""
-    for path in [*sorted(SERVICES.glob("*.py")), CELLS]:
+    for path in FILES:
         place = 0
         while True:
             tree = ast.parse(path.read_text())
@@ -117,11 +121,11 @@ def mutants() -> Iterator[Mutant]:
             source = ast.unparse(ast.fix_missing_locations(change.visit(tree)))
             if not change.said:
                 break
-            file = os.path.relpath(path, SERVICES)
-            yield Mutant(f"{path.name} {change.said}", file, source)
+            file = str(path.relative_to(PACKAGE))
+            yield Mutant(f"{file} {change.said}", file, source)
             place += 1
     for file, old, new in TOKENS:
-        source = ast.unparse(ast.parse((SERVICES / file).read_text()))
+        source = ast.unparse(ast.parse((PACKAGE / file).read_text()))
         if source.count(old) != 1:
             sys.exit(f"{file} no longer has once: {old}")
         yield Mutant(f"{file} {old} -> {new}", file, source.replace(old, new))
@@ -143,7 +147,7 @@ def killed_by(mutant: Mutant) -> str | None:
                 shutil.copytree(ROOT / part, copy / part, symlinks=True)
             else:
                 shutil.copy2(ROOT / part, copy / part)
-        (copy / "tdev_models" / "services" / mutant.file).write_text(mutant.source)
+        (copy / "tdev_models" / mutant.file).write_text(mutant.source)
         done = subprocess.run(
             [
                 sys.executable,

@@ -38,7 +38,7 @@ def put_attribute(store: Settings, table: str, *key: str, **values: dict[str, An
 
 def everything(store: Settings, table: str) -> list[dict[str, Any]]:
     """Return all items of a table."""
-    client = aws.dynamodb(store.region, store.endpoint)
+    client = aws.dynamodb(store)
     pages = client.get_paginator("scan").paginate(
         TableName=store.table_name(table), ConsistentRead=True
     )
@@ -53,7 +53,7 @@ def _call(
         "Key": {name: {"S": value} for name, value in zip(KEYS[table], key, strict=True)},
         **more,
     }
-    return aws.call(store.region, store.endpoint, operation, request)
+    return aws.call(store, operation, request)
 
 
 def delete(store: Settings, table: str, *key: str) -> None:

@@ -25,11 +25,11 @@ from typing import Any
 
 from tdev_models import Settings, record_metric, settings
 from tdev_models.cli.engine import Engine
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.errors import TdevError, Throttled, Unavailable
-from tdev_models.models.totals import bucket
-from tdev_models.services.metrics import read_cells
+from tdev_models.metrics.samples import read_totals
+from tdev_models.metrics.totals import bucket
 from tdev_models.settings import Transport
-from tdev_models.store.colours import BlockingClient, drive
 from tests.conftest import make_tables
 
 PROCESSES = 8
@@ -157,7 +157,9 @@ def run(store: Settings, samples: int, every: int, directory: Path) -> Counter[s
     met = Counter(line for log in logs for line in lines(log, "fault"))
     with settings.use(store):
         met.update(judge(number, log) for number, log in enumerate(logs))
-        cells = drive(read_cells(BlockingClient.of(), "soak", BASE - 86400, BASE + 3 * 86400))
+        cells = drive(
+            read_totals(BlockingClient.for_settings(), "soak", BASE - 86400, BASE + 3 * 86400)
+        )
     met["cells"] = len(cells)
     return met
 
@@ -173,7 +175,9 @@ def judge(number: int, log: Path) -> str:
     stored: dict[tuple[str, int], Counter[int]] = {}
     sums: Counter[tuple[str, int]] = Counter()
     for agent in {agent for agent, _ in begun}:
-        cells = read_cells(BlockingClient.of(), "soak", BASE - 86400, BASE + 3 * 86400, agent)
+        cells = read_totals(
+            BlockingClient.for_settings(), "soak", BASE - 86400, BASE + 3 * 86400, agent
+        )
         for cell in drive(cells):
             day = int(cell.day[-2:]) - int(time.strftime("%d", time.gmtime(BASE)))
             key = agent, 24 * day + cell.hour

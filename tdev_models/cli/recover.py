@@ -14,7 +14,7 @@ from typing import Any
 
 from tdev_models import Recovery, recover_sessions, sync
 from tdev_models.errors import InvalidRequest
-from tdev_models.services.recovery import Runner
+from tdev_models.services.resume import Runner
 
 
 def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -> int:

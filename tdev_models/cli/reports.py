@@ -14,9 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tdev_models.errors import InvalidRequest
-from tdev_models.fields import instant
-from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
-from tdev_models.types import (
+from tdev_models.results import (
     Comparison,
     Difference,
     MetricRow,
@@ -24,6 +22,8 @@ from tdev_models.types import (
     SessionCounts,
     UsageReport,
 )
+from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
+from tdev_models.validation import instant
 
 PERCENTILES = (50, 95, 99)
 

@@ -199,7 +199,7 @@ class _OrmConnection(Connection):
 
     @property
     def client(self) -> Any:
-        return aws.dynamodb(self.region, self.host)
+        return aws.dynamodb(settings.current())
 
     def dispatch(self, operation_name: str, operation_kwargs: dict[str, Any]) -> Any:
         with aws.quiet():

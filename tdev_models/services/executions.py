@@ -8,33 +8,33 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb import chunks, cursors
+from tdev_models.dynamodb.client import Client
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
-from tdev_models.services.attempts import PAYLOADS, change_of, is_own, seen_condition
-from tdev_models.services.automatic import run_ended
-from tdev_models.services.leased_writes import leased_execution
-from tdev_models.services.leases import Lease, carried
+from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
+from tdev_models.services.execution_states import PAYLOADS, change_of, is_own, seen_condition
 from tdev_models.services.sessions import ERROR_BYTES
-from tdev_models.store import cursors, payloads
-from tdev_models.store.client import Client
-from tdev_models.types import AGENTS, Attempt, Execution, ExecutionStatus, Page
+from tdev_models.workers.lease import Lease, current_lease
+from tdev_models.workers.leased_writes import leased_execution
 
 PAYLOAD_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "store a reference to it instead"
 _TRIES = 10
 _OUTPUT = {"output_data", "output_ref"}
 
-_PAYLOAD = fields.json_text(PAYLOAD_BYTES, TOO_LARGE)
-RULES: Mapping[str, fields.Rule] = {
-    "execution_id": fields.key(),
-    "agent_name": fields.key(255, part=True),
-    "project_id": fields.key(),
-    "status": fields.choice(ExecutionStatus),
+_PAYLOAD = validation.json_text(PAYLOAD_BYTES, TOO_LARGE)
+RULES: Mapping[str, validation.Rule] = {
+    "execution_id": validation.key(),
+    "agent_name": validation.key(255, part=True),
+    "project_id": validation.key(),
+    "status": validation.choice(ExecutionStatus),
     "input_data": _PAYLOAD,
     "output_data": _PAYLOAD,
-    "error_message": fields.text(ERROR_BYTES),
-    "variant": fields.key(200, part=True),
+    "error_message": validation.text(ERROR_BYTES),
+    "variant": validation.key(200, part=True),
 }
 _KEPT = ("start_time", "end_time", "retry_count", "attempts", "fence")
 
@@ -87,14 +87,14 @@ async def update_agent_execution(
         LeaseLost: the lease that the call carries is over; nothing was changed.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    values = fields.checked(data, more, RULES, "execution_id", kept=_KEPT)
+    values = validation.checked(data, more, RULES, "execution_id", kept=_KEPT)
     execution_id, agent_name, project_id = execution_key(
         values.pop("execution_id"), values.pop("agent_name", None)
     )
     key = execution_id, agent_name
     seen = await client.executions.get(*key)
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
-    lease = carried(client, values["project_id"])
+    lease = current_lease(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
     return await _with_payloads(client, written or await _stored(client, *key))
 
@@ -133,7 +133,7 @@ async def write_execution(
                     execution_id, agent_name, actions=change.actions, condition=condition
                 )
             else:
-                part = client.executions.plan.update_part(
+                part = client.executions.requests.update_part(
                     execution_id, agent_name, actions=change.actions, condition=condition
                 )
                 if change.ended is False or not _OUTPUT.isdisjoint(values):
@@ -185,10 +185,10 @@ async def _with_chunks(
     result = dict(values)
     for field, reference in PAYLOADS.items():
         text = result.get(field)
-        if text is not None and len(text.encode()) > payloads.INLINE_BYTES:
+        if text is not None and len(text.encode()) > chunks.INLINE_BYTES:
             retries = int(seen.retry_count or 0) if seen else 0
             key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
-            result[reference] = await payloads.write(
+            result[reference] = await chunks.write(
                 client,
                 execution_id,
                 key,
@@ -209,7 +209,7 @@ async def payload(client: Client, execution: AgentExecution, field: str) -> Any:
     envelope = getattr(execution, PAYLOADS[field])
     if envelope is None:
         return getattr(execution, field)
-    return await payloads.read(client, execution.execution_id, envelope)
+    return await chunks.read(client, execution.execution_id, envelope)
 
 
 async def _stored(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
@@ -250,7 +250,7 @@ async def get_agent_executions(
         InvalidRequest: limit not in 1..1000, or a cursor of another query.
     """
     RULES["project_id"]("project_id", project_id)
-    fields.LIMIT("limit", limit)
+    validation.LIMIT("limit", limit)
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
     found, last = await client.executions.page(
@@ -282,10 +282,10 @@ async def get_failed_executions(
     Raises:
         InvalidRequest: a wrong value, or a cursor of another query.
     """
-    fields.LIMIT("limit", limit)
+    validation.LIMIT("limit", limit)
     if agent_name is not None:
         RULES["agent_name"]("agent_name", agent_name)
-    begin = None if since is None else fields.instant("since", since)
+    begin = None if since is None else validation.instant("since", since)
     query = ("get_failed_executions", client.executions.name, begin, agent_name)
     start = cursors.decode(query, cursor)
     results: list[AgentExecution] = []

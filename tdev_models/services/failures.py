@@ -6,16 +6,16 @@ import heapq
 from datetime import timedelta
 from typing import Any
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb import cursors
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import record
 from tdev_models.errors import InvalidRequest
 from tdev_models.models import PipelineSession
-from tdev_models.services.changes import record
-from tdev_models.services.leases import is_stalled
-from tdev_models.store import cursors
-from tdev_models.store.client import Client
-from tdev_models.types import Page, Session, SessionStatus
+from tdev_models.results import Page, Session, SessionStatus
+from tdev_models.workers.lease import is_stalled
 
-_PAGE = fields.whole(1, 100)
+_PAGE = validation.whole(1, 100)
 _EARLIEST = 1e9
 
 FAILED, ACTIVE = SessionStatus.FAILED, SessionStatus.ACTIVE
@@ -114,7 +114,7 @@ def instant_before(older_than: Any, now: float) -> float:
         return now + 1  # a clock ahead of this one
     if isinstance(older_than, timedelta):
         return now - older_than.total_seconds()
-    instant = fields.instant("older_than", older_than)
+    instant = validation.instant("older_than", older_than)
     if instant < _EARLIEST:
         raise InvalidRequest(
             "older_than", f"{older_than!r} is a moment in 1970..2001; for an age pass a timedelta"

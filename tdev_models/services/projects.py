@@ -8,26 +8,26 @@ from typing import Any
 
 from pynamodb.expressions.condition import size
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb import cursors
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import is_as_read, record, set_fields, set_if_absent, set_to
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
-from tdev_models.services.automatic import project_downloaded, project_saved
-from tdev_models.services.changes import is_still, put, put_all, put_once, record
-from tdev_models.store import cursors
-from tdev_models.store.client import Client
-from tdev_models.types import Page, Project
+from tdev_models.results import Page, Project
 
-RULES: Mapping[str, fields.Rule] = {
-    "user_id": fields.key(),
-    "project_id": fields.key(fields.SORT_KEY_BYTES),
-    "project_name": fields.text(1024),
-    "description": fields.text(8 * 1024),
-    "tech_stack": fields.json_text(8 * 1024, "name technologies only"),
-    "file_path": fields.text(2048),
-    "size_mb": fields.number,
+RULES: Mapping[str, validation.Rule] = {
+    "user_id": validation.key(),
+    "project_id": validation.key(validation.SORT_KEY_BYTES),
+    "project_name": validation.text(1024),
+    "description": validation.text(8 * 1024),
+    "tech_stack": validation.json_text(8 * 1024, "name technologies only"),
+    "file_path": validation.text(2048),
+    "size_mb": validation.number,
 }
 _KEPT = ("created_at", "last_accessed", "download_count", "download_ids")
-_DOWNLOAD_ID = fields.key(128)
+_DOWNLOAD_ID = validation.key(128)
 
 # The last 100 ids at least: at 150 they are cut to the last 100, so one call in 50 pays for it.
 _IDS_KEPT, _IDS_MOST = 100, 150
@@ -51,16 +51,16 @@ async def save_user_project(
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    values = fields.checked(data, more, RULES, "user_id", "project_id", kept=_KEPT)
+    values = validation.checked(data, more, RULES, "user_id", "project_id", kept=_KEPT)
     key = values.pop("user_id"), values.pop("project_id")
     now = client.now()
     project = await client.projects.update(
         *key,
         actions=[
-            *put_all(UserProject, values),
-            put(UserProject.last_accessed, now),
-            put_once(UserProject.created_at, now),
-            put_once(UserProject.download_count, 0),
+            *set_fields(UserProject, values),
+            set_to(UserProject.last_accessed, now),
+            set_if_absent(UserProject.created_at, now),
+            set_if_absent(UserProject.download_count, 0),
         ],
     )
     project_saved(client, project)
@@ -102,7 +102,7 @@ async def list_user_projects(
     RULES["user_id"]("user_id", user_id)
     if order not in ("recent", "project_id"):
         raise InvalidRequest("order", f"{order!r} is not one of recent, project_id")
-    fields.LIMIT("limit", limit)
+    validation.LIMIT("limit", limit)
     query = ("list_user_projects", client.projects.name, user_id, order)
     start = cursors.decode(query, cursor)
     recent = order == "recent"
@@ -148,7 +148,7 @@ async def record_download(
         tried.add(now)
         actions = [
             UserProject.download_count.set((UserProject.download_count | 0) + 1),
-            put(UserProject.last_accessed, now),
+            set_to(UserProject.last_accessed, now),
         ]
         condition = UserProject.user_id.exists() & new
         ids: Any
@@ -159,7 +159,7 @@ async def record_download(
             )
         else:
             ids = [*seen.download_ids[-_IDS_KEPT + 1 :], chosen]
-            condition &= is_still(UserProject.download_count, seen.download_count)
+            condition &= is_as_read(UserProject.download_count, seen.download_count)
         actions.append(UserProject.download_ids.set(ids))
         try:
             project = await client.projects.update(*key, actions=actions, condition=condition)

@@ -1,147 +1,187 @@
-"""Take over a session that failed or stalled, exactly once."""
+"""The worker that resumes what others left."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
-from tdev_models.errors import InvalidRequest, LeaseLost
+from tdev_models import validation
+from tdev_models.dynamodb.client import Client
+from tdev_models.errors import (
+    ConditionFailed,
+    Conflict,
+    InvalidRequest,
+    Throttled,
+    Unavailable,
+)
 from tdev_models.models import PipelineSession
-from tdev_models.services.executions import execution_key, write_execution
-from tdev_models.services.leases import Lease, claim, is_expired, is_stalled
-from tdev_models.services.sessions import stored_session
-from tdev_models.services.tracking import Tracker
-from tdev_models.store.client import Client
-from tdev_models.store.colours import BlockingClient
-from tdev_models.types import AGENTS, ExecutionStatus, SessionStatus
+from tdev_models.results import SessionStatus
+from tdev_models.services.failures import failed_or_stalled, instant_before
+from tdev_models.services.resume import Runner, checked_runner, claimed, run
+from tdev_models.services.sessions import abandon, cut
+from tdev_models.workers.lease import unchanged
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF_SECONDS = 3600.0
+_KEPT = 10_000
 
 
-class Resume(Tracker):
-    """A try to take over a session: true when it was claimed, else `reason` says why not.
+class Event(Protocol):
+    """What tells a worker to stop: `threading.Event`, `asyncio.Event` and the like."""
 
-    Inside `async with resume` it is a tracker: it beats, `.agent(...)` tracks, calls on the session
-    carry the lease, and the end of the block ends the session. A claim that is not entered runs out
-    after `lease_seconds`.
+    def is_set(self) -> bool:
+        """Return whether to stop."""
 
-    Attributes:
-        reason: why the session was not claimed; None when it was.
+
+@dataclass
+class Recovery:
+    """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
+
+    Lost: others were quicker or took it over, or its outputs could not be read, or its end could
+    not be written.
     """
 
-    def __init__(self, client: Client, session_id: str) -> None:
-        super().__init__(client, session_id, {})
-        self.reason: str | None = None
-
-    def __repr__(self) -> str:
-        return (
-            super().__repr__() if self else f"Resume({self.session_id!r}, reason={self.reason!r})"
-        )
-
-    def __bool__(self) -> bool:
-        return self.lease is not None
-
-    async def _create_or_claim(self) -> Lease:
-        return self.owned  # raises: what was not claimed cannot be entered
+    completed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
-Runner = Callable[[Resume], Any]
-"""Runs what is left of a pipeline; its result is awaited where it can be."""
+async def recover_sessions(
+    client: Client,
+    runner: Runner,
+    *,
+    older_than: Any = None,
+    max_attempts: int = 5,
+    backoff_seconds: float = 30.0,
+    concurrency: int = 1,
+    stop: Event | None = None,
+    poll_seconds: float | None = None,
+) -> Recovery:
+    """Resume every failed or stalled session, oldest first, and return what came of them.
 
-
-async def resume_pipeline(
-    client: Client, session_id: str, runner: Runner | None = None, from_agent: str | None = None
-) -> Resume:
-    """Claim a failed or stalled session, and run the rest of it where a runner is given.
-
-    Exactly one of any number of callers gets it: one GetItem, one conditional UpdateItem, then the
-    executions (one TransactGetItems, Queries on project-index). Losing is no error: the result is
-    falsy and says why. Safe to call again: a claim whose reply was lost is recognised.
+    Any number of workers may do so at once. A session whose runner raises is FAILED and waits, in
+    full jitter, up to `backoff_seconds` doubled with each resume (at most an hour). A session that
+    was resumed `max_attempts` times is ABANDONED, with the last error as the reason.
 
     Args:
-        session_id: the session.
-        runner: called with the `Resume` inside its block; what it raises ends the session as
-            FAILED and is raised.
-        from_agent: one of the nine agents to begin again at, even if it had ended.
+        runner: called with a `Resume` inside its block, as by `resume_pipeline`.
+        older_than: as for `get_failed_sessions`.
+        max_attempts: how often one session may be resumed.
+        backoff_seconds: the longest wait after the first failure.
+        concurrency: how many sessions at once; blocking, each in a thread.
+        stop: an event; once set, no further session is begun.
+        poll_seconds: look again after so many seconds, until stopped; None looks once.
 
     Raises:
-        NotFound: there is no such session.
-        InvalidRequest: from_agent is none of the nine, or runner takes no Resume.
-        LeaseLost: the runner's session was taken over.
-        PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
-        Throttled, Unavailable: after all retries; a claim may have happened and will run out.
+        InvalidRequest: a wrong value.
+        Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
+            and tried again.
     """
-    if from_agent is not None and from_agent not in AGENTS:
-        raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
-    if runner is not None:
-        checked_runner(client, runner)
-    resume = await claimed(client, await stored_session(client, session_id), from_agent)
-    if resume and runner is not None:
-        await run(resume, runner)
-    return resume
+    checked_runner(client, runner)
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise InvalidRequest("stop", f"must be an event, which has is_set(), not {stop!r}")
+    for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
+        if seconds is not None and not validation.number(name, seconds) > 0:
+            raise InvalidRequest(name, "must be above 0")
+    validation.whole(1, 1000)("max_attempts", max_attempts)
+    validation.whole(1, 1000)("concurrency", concurrency)
+    worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
+    while True:
+        # What fails again during this round belongs to the next.
+        before = min(instant_before(older_than, client.now()), client.now())
+        try:
+            await worker.round(before, concurrency)
+        except (Conflict, Throttled, Unavailable) as error:
+            if poll_seconds is None:
+                raise
+            _log.warning("sessions could not be found, trying again: %s", error)
+        if poll_seconds is None or worker.stopped:
+            return worker.done
+        again = time.monotonic() + poll_seconds
+        while time.monotonic() < again and not worker.stopped:
+            await client.sleep(min(0.2, poll_seconds))
 
 
-def checked_runner(client: Client, runner: Runner) -> None:
-    """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
-    if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(runner):
-        raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
-    try:
-        inspect.signature(runner).bind(None)
-    except TypeError as error:
-        raise InvalidRequest(
-            "runner", f"must be a function that takes a Resume ({error})"
-        ) from None
-    except ValueError:  # of a builtin, which has no signature
-        pass
+class _Worker:
+    def __init__(
+        self,
+        client: Client,
+        runner: Runner,
+        max_attempts: int,
+        backoff_seconds: float,
+        stop: Event | None,
+    ) -> None:
+        self._client, self._runner, self._stop = client, runner, stop
+        self._max_attempts, self._backoff = max_attempts, backoff_seconds
+        self.done = Recovery()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
 
-async def claimed(
-    client: Client,
-    seen: PipelineSession,
-    from_agent: str | None,
-    retry_after_seconds: float = 0.0,
-) -> Resume:
-    """Return the try to take over a session as it was read."""
-    resume = Resume(client, seen.session_id)
-    resume.reason = _not_now(client, seen)
-    if resume.reason is not None:
-        return resume
-    lease = await claim(client, seen, {}, resumed=True)
-    if isinstance(lease, PipelineSession):
-        resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
-        return resume
-    lease.retry_after_seconds = retry_after_seconds
-    try:
-        outcome = await resume.take_over(lease, seen, from_agent)
-    except LeaseLost:
-        resume.reason = "it was taken over while its outputs were read"
-        return resume
-    resume.lease = lease
-    if from_agent is not None:
-        # Whoever resumes next must begin there too.
-        key = execution_key(f"{seen.session_id}-{from_agent}")
-        values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
-        await write_execution(client, *key[:2], values, outcome.executions.get(from_agent), lease)
-    return resume
+    async def round(self, before: float, concurrency: int) -> None:
+        cursor = None
+        while not self.stopped:
+            most = min(100, 10 * concurrency)
+            page = await failed_or_stalled(self._client, before, True, most, cursor)
+            jobs = [partial(self._recover, session) for session in page]
+            await self._client.gather(jobs, concurrency)
+            cursor = page.cursor
+            if cursor is None:
+                return
 
+    async def _recover(self, session: PipelineSession) -> None:
+        try:
+            await self._try(session)
+        except Exception as error:
+            # It runs out, and is found again; the other sessions go on.
+            _log.warning("session %s not recovered: %s", session.session_id, error)
+            self._note(None, session)
 
-def _not_now(client: Client, session: PipelineSession) -> str | None:
-    """Return why a session cannot be resumed, or None if it can."""
-    if is_expired(client, session):
-        return "it has expired"
-    if session.status == SessionStatus.FAILED or is_stalled(
-        session, client.now(), client.settings.stalled_after_seconds
-    ):
-        return None
-    if session.status != SessionStatus.ACTIVE:
-        return f"it is {session.status}"
-    if session.lease_token is not None:
-        return f"{session.lease_owner} owns it (claim {int(session.fence or 0)})"
-    return "it is ACTIVE, and was updated too recently to be stalled"
+    async def _try(self, session: PipelineSession) -> None:
+        now, tried = self._client.now(), int(session.resume_count or 0)
+        if self.stopped or (session.next_retry_at or 0) > now:
+            return
+        if tried >= self._max_attempts:
+            await self._give_up(session, tried)
+            return
+        longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
+        resume = await claimed(self._client, session, None, random.random() * longest)
+        if not resume:
+            self._note(None, session)
+            return
+        try:
+            await run(resume, self._runner)
+        except BaseException as error:
+            # What the runner awaited was cancelled, say: that ends its session, not the worker.
+            if not (isinstance(error, Exception) or self._client.is_stray_cancellation(error)):
+                raise
+            if not resume.owned.over:  # lost, or its end could not be written
+                raise
+            _log.warning(
+                "session %s failed: %s: %s", session.session_id, type(error).__name__, error
+            )
+        self._note(resume.owned.ended, session)
 
+    async def _give_up(self, session: PipelineSession, tried: int) -> None:
+        last_error = session.error_message or "its workers died"
+        reason = cut(f"gave up after {tried} resumes; last: {last_error}")
+        try:
+            await abandon(self._client, session.session_id, reason, unchanged(session))
+        except ConditionFailed:
+            self._note(None, session)
+        else:
+            self._note(SessionStatus.ABANDONED, session)
 
-async def run(resume: Resume, runner: Runner) -> None:
-    """Run what is left of a session inside its block."""
-    async with resume:
-        result = runner(resume)
-        if inspect.isawaitable(result):
-            await result
+    def _note(self, ended: SessionStatus | None, session: PipelineSession) -> None:
+        how = ended.lower() if ended else "lost"
+        _log.info("session %s: %s", session.session_id, how)
+        ids: list[str] = getattr(self.done, how)
+        ids.append(session.session_id)
+        del ids[:-_KEPT]

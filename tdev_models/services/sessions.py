@@ -9,7 +9,10 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb import cursors
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import record, set_fields, set_if_absent, set_to
 from tdev_models.errors import (
     ConditionFailed,
     InvalidRequest,
@@ -17,30 +20,27 @@ from tdev_models.errors import (
     LeaseHeld,
     NotFound,
 )
+from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
-from tdev_models.services.automatic import session_saved
-from tdev_models.services.changes import put, put_all, put_once, record
-from tdev_models.services.leased_writes import leased_update, turn
-from tdev_models.services.leases import carried, forget_failure
-from tdev_models.store import cursors
-from tdev_models.store.client import Client
-from tdev_models.types import AGENTS, Page, PipelineType, Session, SessionStatus
+from tdev_models.results import AGENTS, Page, PipelineType, Session, SessionStatus
+from tdev_models.workers.lease import current_lease, forget_failure
+from tdev_models.workers.leased_writes import leased_update, write_lock
 
 METADATA_BYTES = 16 * 1024
 ERROR_BYTES = 4 * 1024
 
-RULES: Mapping[str, fields.Rule] = {
+RULES: Mapping[str, validation.Rule] = {
     # The ids of its executions end in the agents' names.
-    "session_id": fields.key(fields.PARTITION_KEY_BYTES - 256),
-    "user_id": fields.key(),
-    "project_name": fields.text(1024),
-    "pipeline_type": fields.choice(PipelineType),
-    "status": fields.choice(SessionStatus),
-    "current_agent": fields.text(255),
-    "progress": fields.whole(0, len(AGENTS)),
-    "metadata": fields.json_text(METADATA_BYTES, "keep large data in executions or files"),
-    "failed_agent": fields.text(255),
-    "error_message": fields.text(ERROR_BYTES),
+    "session_id": validation.key(validation.PARTITION_KEY_BYTES - 256),
+    "user_id": validation.key(),
+    "project_name": validation.text(1024),
+    "pipeline_type": validation.choice(PipelineType),
+    "status": validation.choice(SessionStatus),
+    "current_agent": validation.text(255),
+    "progress": validation.whole(0, len(AGENTS)),
+    "metadata": validation.json_text(METADATA_BYTES, "keep large data in executions or files"),
+    "failed_agent": validation.text(255),
+    "error_message": validation.text(ERROR_BYTES),
 }
 _KEPT = ("created_at", "last_updated", "fence", "resume_count", "next_retry_at", "lease_owner")
 
@@ -55,7 +55,7 @@ _FROM: Mapping[str, tuple[SessionStatus, ...]] = {
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked fields of a session."""
-    return fields.checked(data, more, RULES, "session_id", kept=_KEPT)
+    return validation.checked(data, more, RULES, "session_id", kept=_KEPT)
 
 
 async def save_pipeline_session(
@@ -85,11 +85,11 @@ async def save_pipeline_session(
     """
     values = checked_session(data, more)
     session_id, status = values.pop("session_id"), values.get("status")
-    if lease := carried(client, session_id):
+    if lease := current_lease(client, session_id):
         values.pop("progress", None)
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
-        session = await leased_update(client, lease, put_all(PipelineSession, values), ends=ends)
+        session = await leased_update(client, lease, set_fields(PipelineSession, values), ends=ends)
         return record(Session, session)
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
@@ -107,7 +107,7 @@ async def save_pipeline_session(
     except ConditionFailed as refused:
         found = client.sessions.refused(refused.item)
         if found and found.lease_token is not None:
-            raise held(client, found) from None
+            raise lease_held_error(client, found) from None
         raise InvalidTransition(
             f"session {session_id}", found.status if found else "missing", str(status)
         ) from None
@@ -125,7 +125,7 @@ async def _change_status(
     token, last = uuid.uuid4().hex[:16], PipelineSession.write_token
     condition &= last.does_not_exist() | (last != token)
     remember = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
-    actions = [*actions, remember, put(last, token)]
+    actions = [*actions, remember, set_to(last, token)]
     try:
         return await client.sessions.update(session_id, actions=actions, condition=condition)
     except ConditionFailed as refused:
@@ -151,11 +151,11 @@ def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
         "expires_at": client.expiry(now),
     }
     return [
-        *put_all(PipelineSession, values),
+        *set_fields(PipelineSession, values),
         *(forget_failure(values) if values.get("status") == SessionStatus.ACTIVE else ()),
-        put(PipelineSession.last_updated, now),
+        set_to(PipelineSession.last_updated, now),
         *(
-            put_once(PipelineSession.get_attributes()[name], value)
+            set_if_absent(PipelineSession.get_attributes()[name], value)
             for name, value in defaults.items()
             if name not in values and value is not None
         ),
@@ -167,7 +167,7 @@ def cut(text: str) -> str:
     return text.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
 
 
-def held(client: Client, session: PipelineSession) -> LeaseHeld:
+def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
     left = (session.lease_expires or 0) - client.now()
     when = f"in {left:.0f} s, unless it is renewed" if left > 0 else "at once"
@@ -219,7 +219,7 @@ async def list_pipeline_sessions(
     """
     if (status is None) == (user_id is None):
         raise InvalidRequest("status", "give either status or user_id")
-    fields.LIMIT("limit", limit)
+    validation.LIMIT("limit", limit)
     index, value = (
         ("status-index", RULES["status"]("status", status))
         if status is not None
@@ -251,9 +251,9 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         raise InvalidRequest("reason", "must not be empty: the person on call will read it")
     condition: Condition = PipelineSession.status.is_in(*_FROM["ABANDONED"])
     condition &= _not_expired(client)
-    lease = carried(client, session_id)
+    lease = current_lease(client, session_id)
     try:
-        async with turn(client, lease):
+        async with write_lock(client, lease):
             session = await abandon(client, session_id, reason, condition)
             if lease is not None:
                 lease.ended = SessionStatus.ABANDONED
@@ -270,9 +270,9 @@ async def abandon(
 ) -> PipelineSession:
     """End a session for good if a condition holds, else raise ConditionFailed."""
     actions = [
-        put(PipelineSession.status, SessionStatus.ABANDONED),
-        put(PipelineSession.error_message, reason),
-        put(PipelineSession.last_updated, client.now()),
+        set_to(PipelineSession.status, SessionStatus.ABANDONED),
+        set_to(PipelineSession.error_message, reason),
+        set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
         PipelineSession.lease_expires.remove(),
         PipelineSession.next_retry_at.remove(),

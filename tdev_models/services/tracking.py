@@ -7,24 +7,31 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.client_context import ClientContext
+from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, LeaseLost, TdevError
 from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services import executions
-from tdev_models.services.changes import put
-from tdev_models.services.leased_writes import Heartbeat, leased_update
-from tdev_models.services.leases import Lease, carry, carry_no_more, claim, is_stalled, lost
-from tdev_models.services.outcome import Outcome, outcome_of
-from tdev_models.services.sessions import checked_session, cut, held
-from tdev_models.store.client import Client
-from tdev_models.store.colours import EitherColour
-from tdev_models.types import ExecutionStatus, SessionStatus
+from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.services.sessions import checked_session, cut, lease_held_error
+from tdev_models.workers.lease import (
+    Lease,
+    bind_lease,
+    claim,
+    is_stalled,
+    lease_lost_error,
+    unbind_lease,
+)
+from tdev_models.workers.leased_writes import Heartbeat, leased_update
 
 _CLAIMS = 5
-_PAYLOAD = fields.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
+_PAYLOAD = validation.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
 
 
-class Tracker(EitherColour):
+class Tracker(ClientContext):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
@@ -73,11 +80,11 @@ class Tracker(EitherColour):
         if self.lease is None:
             self.lease = await self._create_or_claim()
         if self.lease.over:
-            raise lost(self.lease)
-        self._interrupter = self._client.interrupter()
-        self._heartbeat = Heartbeat(self._client, self.lease, self._interrupter)
+            raise lease_lost_error(self.lease)
+        self._canceller = self._client.task_canceller()
+        self._heartbeat = Heartbeat(self._client, self.lease, self._canceller)
         self._heartbeat.start()
-        carry(self._client, self.lease)
+        bind_lease(self._client, self.lease)
         return self
 
     async def __aexit__(
@@ -88,9 +95,9 @@ class Tracker(EitherColour):
     ) -> bool:
         lease = self.owned
         self._left = True
-        carry_no_more(lease)
+        unbind_lease(lease)
         self._heartbeat.stop()
-        interrupted = await self._interrupter.close()
+        interrupted = await self._canceller.close()
         if self._heartbeat.lost and (interrupted or error is None):
             raise self._heartbeat.lost from error
         if lease.over or isinstance(error, LeaseLost):
@@ -130,7 +137,7 @@ class Tracker(EitherColour):
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
             again = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not is_stalled(seen, now, 0):
-                raise held(self._client, seen)
+                raise lease_held_error(self._client, seen)
             claimed = await claim(self._client, seen, self._values, resumed=again)
             if isinstance(claimed, Lease):
                 if seen.status is not None:
@@ -139,7 +146,7 @@ class Tracker(EitherColour):
                     self.start_agent = executions.AGENTS[0]
                 return claimed
             seen = claimed
-        raise held(self._client, seen or PipelineSession(self.session_id))
+        raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
 
     async def take_over(
         self, lease: Lease, seen: PipelineSession, from_agent: str | None = None
@@ -177,15 +184,15 @@ class Tracker(EitherColour):
         await leased_update(self._client, lease, done, ends=SessionStatus.COMPLETED)
 
     async def _end_as_failed(self, lease: Lease, error: BaseException) -> None:
-        actions = [put(PipelineSession.error_message, error_text(error))]
+        actions = [set_to(PipelineSession.error_message, error_text(error))]
         if self._failed_agent:
-            actions.append(put(PipelineSession.failed_agent, self._failed_agent))
+            actions.append(set_to(PipelineSession.failed_agent, self._failed_agent))
         else:
             actions.append(PipelineSession.failed_agent.remove())
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 
-class AgentRun(EitherColour):
+class AgentRun(ClientContext):
     """One agent's try, as a block.
 
     Where the agent had ended before this claim, `done` is True and `output` what it had stored:
@@ -237,7 +244,7 @@ class AgentRun(EitherColour):
         if self._tracker.owned.over:
             if error is None and self._tracker._left:
                 # A task that outlived the session's block: nothing of it is recorded.
-                raise lost(self._tracker.owned)
+                raise lease_lost_error(self._tracker.owned)
             return False
         refused: InvalidRequest | None = None
         values: dict[str, Any] = {"status": ExecutionStatus.COMPLETED}

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tdev_models.cli.demo.agents import RUN
-from tdev_models.types import AGENTS
+from tdev_models.results import AGENTS
 
 TODO = "a todo app with React and a REST API"
 BLOG = "Ein Blog: a blog with comments, search and login, Vue.js and a GraphQL API on Node.js, dark"

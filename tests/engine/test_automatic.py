@@ -30,8 +30,8 @@ from tdev_models import (
     update_agent_execution,
     usage_report,
 )
+from tdev_models.metrics import recorder as recording
 from tdev_models.settings import Transport
-from tdev_models.store import cells
 from tests import raw
 from tests.faults import Fault, injected
 
@@ -312,12 +312,12 @@ def test_a_broken_table_neither_fails_nor_slows_the_pipeline(
 def test_what_waits_is_bounded(
     strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "_MOST_QUIET", 3)
+    monkeypatch.setattr(recording, "_MOST_QUIET", 3)
     slow = Broken(0.2)
     with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
-        recorder = cells.Recorder.of(settings.current())
+        recorder = recording.Recorder.for_settings(settings.current())
         for _ in range(50):
-            recorder.add(cells.Key(0, "m", "", ""), 1, error=False, awaited=False)
+            recorder.add(recording.CellKey(0, "m", "", ""), 1, error=False, awaited=False)
         assert sum(len(c.pending.values) for c in recorder._cells.values() if c.pending) <= 3
         sync.flush_metrics()
     assert "samples of m lost" in caplog.text
@@ -326,13 +326,15 @@ def test_what_waits_is_bounded(
 def test_what_waits_in_many_cells_is_bounded(
     strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "_MOST_CELLS", 5)
+    monkeypatch.setattr(recording, "_MOST_CELLS", 5)
     slow = Broken(0.1)
     with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
-        recorder = cells.Recorder.of(settings.current())
+        recorder = recording.Recorder.for_settings(settings.current())
         for number in range(50):
             with suppress(Throttled):
-                recorder.add(cells.Key(0, f"m{number}", "", ""), 1, error=False, awaited=False)
+                recorder.add(
+                    recording.CellKey(0, f"m{number}", "", ""), 1, error=False, awaited=False
+                )
         assert len(recorder._cells) == 5
         run_agents()
         sync.flush_metrics()
@@ -345,7 +347,7 @@ def test_an_error_of_their_own_is_logged_only(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cells.Recorder, "of", broken)
+    monkeypatch.setattr(recording.Recorder, "for_settings", broken)
     with settings.use(strict_store, automatic_metrics=True):
         run_agents()
     assert "run_ended: not recorded" in caplog.text

@@ -29,8 +29,8 @@ from tdev_models import (
     settings,
     sync,
 )
+from tdev_models.metrics import recorder as recording
 from tdev_models.settings import Transport
-from tdev_models.store import cells
 from tests import raw, soak
 from tests.faults import Fault, injected
 
@@ -68,7 +68,7 @@ class Gate:
 @pytest.fixture
 def gate(strict_store: Settings, monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
-    gated = replace(strict_store, transport=gate.wrap, clock=lambda: NOW)
+    gated = replace(strict_store, transport=gate.wrap, clock=lambda: NOW, retry_seconds=0)
     monkeypatch.setattr(settings, "_configured", gated)
     return gate
 
@@ -194,7 +194,7 @@ async def test_an_old_hours_cell_is_retired_and_a_late_sample_opens_another(
         await record(2)
         await record(4, timestamp=NOW)
         await record(8, timestamp=NOW)
-        recorder = cells.Recorder.of(settings.current())
+        recorder = recording.Recorder.for_settings(settings.current())
         assert len(recorder._cells) == 2
         await record(16, "another", timestamp=NOW)
     rows = await query_metrics("m", NOW - 3600, NOW + 4 * 3600)
@@ -205,11 +205,11 @@ async def test_an_old_hours_cell_is_retired_and_a_late_sample_opens_another(
 async def test_memory_is_bounded_whatever_the_names(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "_MOST_CELLS", 10)
+    monkeypatch.setattr(recording, "_MOST_CELLS", 10)
     await asyncio.gather(*(record(1, f"m{n}", timestamp=NOW) for n in range(25)))
     await asyncio.sleep(1)  # then it looks again which cells can go
     await record(1, "new", timestamp=NOW)
-    assert len(cells.Recorder.of(strict_store)._cells) <= 10
+    assert len(recording.Recorder.for_settings(strict_store)._cells) <= 10
     await record(1, "m0", timestamp=NOW)
     assert await found("m0") == (2, 2)
 
@@ -329,9 +329,9 @@ with track_session("s") as session:
 
 def test_an_exit_handler_may_record(strict_store: Settings) -> None:
     program = """
-import atexit, time, tdev_models.store.cells as cells
+import atexit, time, tdev_models.metrics.recorder as recording
 from tdev_models.sync import record_metric
-cells._IDLE_SECONDS = 0.01
+recording._IDLE_SECONDS = 0.01
 record_metric(metric_name="m", value=1)
 time.sleep(0.1)
 atexit.register(record_metric, metric_name="m", value=2)
@@ -342,10 +342,10 @@ atexit.register(record_metric, metric_name="m", value=2)
 
 def test_an_exit_waits_for_a_dead_table_only_so_long(strict_store: Settings) -> None:
     program = """
-import time, threading, tdev_models.store.cells as cells
+import time, threading, tdev_models.metrics.recorder as recording
 from tdev_models import Settings, configure
 from tdev_models.sync import save_user_project, track_session
-cells._EXIT_SECONDS = 0.3
+recording._EXIT_SECONDS = 0.3
 def deaf(send):
     async def dead(operation, request):
         if request["TableName"].endswith("metrics"):
@@ -392,8 +392,8 @@ def test_8_processes_under_faults_and_kills_lose_and_double_nothing(
 async def test_awaited_samples_share_a_cell_with_the_packages_own(
     gate: Gate,
 ) -> None:
-    recorder = cells.Recorder.of(settings.current())
-    key = cells.Key(int(NOW // 3600), "m", "", "")
+    recorder = recording.Recorder.for_settings(settings.current())
+    key = recording.CellKey(int(NOW // 3600), "m", "", "")
     gate.verdict = lambda number: "lost" if number <= 2 else "ok"
     gate.open.set()
     recorder.add(key, 1, error=False, awaited=False)
@@ -423,11 +423,11 @@ def test_a_hook_that_records_what_it_sees_hangs_nobody(
 def test_settings_that_are_gone_keep_nothing(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "_MOST_RECORDERS", 5)
+    monkeypatch.setattr(recording, "_MOST_RECORDERS", 5)
     for _ in range(20):
         with settings.use(strict_store, on_request=lambda event: None):
             sync.record_metric(metric_name="m", value=1, timestamp=NOW)
-    assert len(cells.Recorder.all()) <= 5
+    assert len(recording.Recorder.all()) <= 5
     assert asyncio.run(found()) == (20, 20)
 
 
@@ -437,14 +437,14 @@ def test_a_log_that_raises_keeps_nobody_waiting(
     def broken(*arguments: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(cells._log, "warning", broken)
+    monkeypatch.setattr(recording._log, "warning", broken)
     with settings.use(strict_store, automatic_metrics=True):
-        recorder = cells.Recorder.of(settings.current())
+        recorder = recording.Recorder.for_settings(settings.current())
         with injected(Fault("broken", operation="UpdateItem")):
-            quiet = cells.Recorder.of(settings.current())
-            receipt = quiet.add(cells.Key(0, "m", "", ""), 1, error=False, awaited=False)
-            assert receipt.wait(5)
-            assert receipt.error
+            quiet = recording.Recorder.for_settings(settings.current())
+            future = quiet.add(recording.CellKey(0, "m", "", ""), 1, error=False, awaited=False)
+            assert future.wait(5)
+            assert future.error
             sync.record_metric(metric_name="m", value=1, timestamp=NOW)
         assert recorder is not quiet
     assert asyncio.run(found()) == (1, 1)

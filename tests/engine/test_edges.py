@@ -269,7 +269,7 @@ async def test_abandoning_inside_the_block_waits_for_a_heartbeat_under_way(
     store: Settings,
 ) -> None:
     async with track_session("s") as session:
-        with session.owned.turn:
+        with session.owned.write_lock:
             abandoning = asyncio.create_task(abandon_session("s", "enough"))
             await asyncio.sleep(0.1)
             assert (await get_pipeline_session("s")).status == "ACTIVE"

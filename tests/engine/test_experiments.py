@@ -20,9 +20,9 @@ from tdev_models import (
     compare_variants,
     record_metric,
 )
-from tdev_models.models.totals import Totals
-from tdev_models.services.distributions import normal, student, student_quantile
-from tdev_models.services.experiments import compared
+from tdev_models.metrics.distributions import normal, student, student_quantile
+from tdev_models.metrics.experiments import compared
+from tdev_models.metrics.totals import Totals
 
 DAY = 1_780_000_000.0
 

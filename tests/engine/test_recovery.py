@@ -30,7 +30,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.services import workers
+from tdev_models.services import recovery
 from tests import raw
 from tests.faults import Fault, injected
 
@@ -333,7 +333,7 @@ def test_recover_blocks_too_in_threads(store: Settings) -> None:
 async def test_a_worker_remembers_the_last_only(
     store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_KEPT", 2)
+    monkeypatch.setattr(recovery, "_KEPT", 2)
     for name in "abc":
         await fail(name)
     assert (await recover_sessions(finish)).completed == ["b", "c"]

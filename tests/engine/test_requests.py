@@ -27,7 +27,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.store.colours import drive
+from tdev_models.dynamodb.blocking_client import drive
 
 
 async def test_every_request_can_be_observed(strict_store: Settings) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, IncludeProjection
 
-from tdev_models.migrations import environments, spec
+from tdev_models.migrations import declared, environments
 from tdev_models.migrations.apply import Run, plan
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.command import main
-from tdev_models.migrations.plan import ALLOWABLE
-from tdev_models.migrations.spec import Table
+from tdev_models.migrations.declared import Table
+from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.models.base import BaseModel, TableMeta
 from tdev_models.settings import Settings
 
@@ -57,7 +57,7 @@ def model(
 
 def declare(settings: Settings, made: type[BaseModel], **of: Any) -> list[Table]:
     """Return a declaration of `things` in an environment with these settings."""
-    return spec.declared(settings, environments.Environment(**of), [made])
+    return declared.tables(settings, environments.Environment(**of), [made])
 
 
 def apply(settings: Settings, tables: list[Table], allowed: Iterable[str] = ()) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tdev_models.migrations import environments, spec
+from tdev_models.migrations import declared, environments
 from tdev_models.migrations.apply import plan
 from tdev_models.migrations.calls import OPERATIONS, Calls
 from tdev_models.migrations.command import main
@@ -221,7 +221,7 @@ def test_ci_gets_a_line_every_15_seconds_with_the_percentage_of_an_index(
 
 
 def test_a_terminal_gets_one_line_that_is_written_over(settings: Settings) -> None:
-    (table,) = spec.declared(settings, environments.load("dev"))[-1:]
+    (table,) = declared.tables(settings, environments.load("dev"))[-1:]
     screen = Screen(terminal=True)
     progress = Progress(screen, Calls(settings), total=4)
     for _ in range(5):

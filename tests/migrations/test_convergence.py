@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
 from tdev_models.errors import TdevError
-from tdev_models.migrations import environments, spec
+from tdev_models.migrations import declared, environments
 from tdev_models.migrations.apply import Run, plan
 from tdev_models.migrations.calls import Calls, InProgress
-from tdev_models.migrations.spec import Table
+from tdev_models.migrations.declared import Table
 from tdev_models.models import Metric
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, everything_allowed, model, prod, run
@@ -22,11 +22,11 @@ from tests.migrations.strict import Killed, StrictAws
 
 
 def _dev(settings: Settings) -> tuple[list[Table], list[Table]]:
-    return [], spec.declared(settings, environments.load("dev"))[:2]
+    return [], declared.tables(settings, environments.load("dev"))[:2]
 
 
 def _prod(settings: Settings) -> tuple[list[Table], list[Table]]:
-    return [], spec.declared(settings, environments.load("prod"), [Metric])
+    return [], declared.tables(settings, environments.load("prod"), [Metric])
 
 
 def _upgrade(settings: Settings) -> tuple[list[Table], list[Table]]:
@@ -82,7 +82,7 @@ def test_killed_after_each_of_its_mutations_prod_is_made_by_the_runs_together(
     assert prod("plan", environment, *only) == 0
 
 
-def _state(settings: Settings, tables: list[Table]) -> list[spec.State]:
+def _state(settings: Settings, tables: list[Table]) -> list[declared.State]:
     return [planned.live.state for planned in plan(Calls(settings), tables)]
 
 
@@ -154,7 +154,7 @@ def _at_once(runs: list[Callable[[], Any]]) -> list[Any]:
 def test_runners_of_the_same_commit_converge(
     aws: StrictAws, settings: Settings, runners: int
 ) -> None:
-    tables = spec.declared(settings, environments.load("prod"))[2:]
+    tables = declared.tables(settings, environments.load("prod"))[2:]
     results = _at_once([lambda: apply(settings, tables)] * runners)
     assert all(isinstance(result, int) for result in results), results
     assert apply(settings, tables) == 0
@@ -192,8 +192,8 @@ def test_what_another_run_did_since_the_plan_is_not_done_twice(
 
 def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings: Settings) -> None:
     profile = environments.load("prod")
-    old = spec.declared(settings, profile, [model({"by-a": ["a"]})])
-    new = spec.declared(settings, profile, [model({"by-a": ["a"], "by-b": ["b", "c"]})])
+    old = declared.tables(settings, profile, [model({"by-a": ["a"]})])
+    new = declared.tables(settings, profile, [model({"by-a": ["a"], "by-b": ["b", "c"]})])
     results = _at_once([lambda: apply(settings, old), lambda: apply(settings, new)] * 2)
     assert all(isinstance(result, int) for result in results), results
     assert apply(settings, new) == 0

@@ -8,7 +8,7 @@ import pytest
 from tdev_models.errors import AccessDenied
 from tdev_models.migrations.apply import Refused, plan
 from tdev_models.migrations.calls import Calls
-from tdev_models.migrations.spec import Table
+from tdev_models.migrations.declared import Table
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws
@@ -131,7 +131,7 @@ def test_one_refused_table_stops_every_table(aws: StrictAws, environment: str) -
 # ------------------------------------------------------------------------ rows
 
 
-def put(aws: StrictAws, name: str, **attributes: dict[str, Any]) -> None:
+def set_to(aws: StrictAws, name: str, **attributes: dict[str, Any]) -> None:
     item = {"thing_id": {"S": f"row {attributes}"[:60]}, **attributes}
     aws.by_hand("dynamodb", "PutItem", TableName=name, Item=item)
 
@@ -139,11 +139,11 @@ def put(aws: StrictAws, name: str, **attributes: dict[str, Any]) -> None:
 def test_rows_that_a_new_index_would_skip_are_counted_and_shown_before_it_is_made(
     aws: StrictAws, settings: Settings, name: str
 ) -> None:
-    put(aws, name, c={"N": "1"}, d={"S": "fine"})
-    put(aws, name, c={"BOOL": True}, d={"S": "fine"})
-    put(aws, name, c={"S": ""}, d={"S": "x" * 1025})
-    put(aws, name, c={"S": "x" * 2048}, d={"S": "x" * 1024})
-    put(aws, name, c={"S": "x" * 2049})
+    set_to(aws, name, c={"N": "1"}, d={"S": "fine"})
+    set_to(aws, name, c={"BOOL": True}, d={"S": "fine"})
+    set_to(aws, name, c={"S": ""}, d={"S": "x" * 1025})
+    set_to(aws, name, c={"S": "x" * 2048}, d={"S": "x" * 1024})
+    set_to(aws, name, c={"S": "x" * 2049})
     tables = declare(
         settings, model({"by-a": ["a"], "by-b": ["b"], "by-c": ["c", "d"]}, None), **SAFE
     )
@@ -168,7 +168,7 @@ def test_plan_looks_at_one_page_of_rows_and_apply_at_all(
     tables = declare(settings, model({"by-a": ["a"], "by-b": ["b"], "by-c": ["c"]}), **SAFE)
     plan(Calls(settings), tables)
     assert [op for _, op, _ in aws.calls].count("Scan") == 1
-    put(aws, name, c={"N": "1"})
+    set_to(aws, name, c={"N": "1"})
     (planned,) = plan(Calls(settings), tables)
     assert [change.symbol for change in planned.changes] == ["!"]
 
@@ -179,8 +179,8 @@ def test_long_expired_rows_do_not_count_for_ttl_never_deletes_them(
     tables = declare(settings, model({}))
     apply(settings, tables)
     long_ago = str(int(settings.clock()) - 6 * 365 * 86400)
-    put(aws, tables[0].name, gone_at={"N": long_ago})
-    put(aws, tables[0].name, gone_at={"S": "yesterday"})
+    set_to(aws, tables[0].name, gone_at={"N": long_ago})
+    set_to(aws, tables[0].name, gone_at={"S": "yesterday"})
     assert apply(settings, declare(settings, model({}, ttl="gone_at"))) == 1
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tdev_models.migrations import calls, environments, spec
+from tdev_models.migrations import calls, declared, environments
 from tdev_models.migrations.apply import Refused, Run, plan
 from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.command import main
-from tdev_models.migrations.spec import Table
+from tdev_models.migrations.declared import Table
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod
 from tests.migrations.strict import StrictAws, _error, _invalid
@@ -231,7 +231,7 @@ def test_what_is_not_told_in_time_is_in_progress_and_not_done(
 def test_a_table_that_has_to_wait_an_hour_keeps_no_other_waiting(
     aws: StrictAws, settings: Settings
 ) -> None:
-    tables = spec.declared(settings, environments.load("dev"))
+    tables = declared.tables(settings, environments.load("dev"))
     apply(settings, tables[:1])
     aws.by_hand(
         "dynamodb",

@@ -11,8 +11,8 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, strategies as st
 
+from tdev_models.metrics.totals import Totals, bucket, pack, to_item, unpack
 from tdev_models.models import Metric
-from tdev_models.models.totals import Totals, bucket, packed, unpacked
 
 values = st.one_of(st.just(0.0), st.floats(1e-60, 1e60), st.floats(-1e60, -1e-60))
 samples = st.lists(values, min_size=1, max_size=40)
@@ -49,8 +49,8 @@ def test_merging_in_any_order_gives_the_totals_of_all(
 @given(samples, st.integers(1, 10**6))
 def test_a_cell_comes_back_as_it_was(numbers: list[float], seq: int) -> None:
     totals = Totals.of(numbers, errors=1)
-    stored = Metric.of("2026-03-01", "m#parser#07##w", seq, totals).serialize()
-    back = Metric.from_raw_data(stored).totals
+    stored = to_item("2026-03-01", "m#parser#07##w", seq, totals).serialize()
+    back = from_item(Metric.from_raw_data(stored))
     for name in set(Totals.__slots__) - {"rest"}:
         if name in ("sum", "squares", "logs", "log_squares"):
             expected = pytest.approx(getattr(totals, name), rel=1e-15, abs=1e-130)
@@ -61,7 +61,7 @@ def test_a_cell_comes_back_as_it_was(numbers: list[float], seq: int) -> None:
 
 @given(st.dictionaries(st.integers(-7999, 7999), st.integers(1, 10**12)))
 def test_buckets_come_back_as_they_were(buckets: dict[int, int]) -> None:
-    assert unpacked(packed(Counter(buckets))) == buckets
+    assert unpack(pack(Counter(buckets))) == buckets
 
 
 @given(values, values)
@@ -71,7 +71,7 @@ def test_buckets_rise_with_the_values(one: float, other: float) -> None:
 
 def test_a_histogram_of_a_newer_release_is_refused() -> None:
     with pytest.raises(ValueError, match="upgrade"):
-        unpacked(b"\x02")
+        unpack(b"\x02")
 
 
 DRAWS: dict[str, Callable[[random.Random], float]] = {
@@ -93,7 +93,7 @@ def test_percentiles_of_a_million_samples_are_within_2_percent(name: str) -> Non
         exact = numbers[max(0, rank - 1)]
         assert totals.percentile(percent) == pytest.approx(exact, rel=0.02), percent
     if name == "lognormal":
-        assert len(packed(totals.buckets)) < 1500
+        assert len(pack(totals.buckets)) < 1500
 
 
 @given(st.integers(1, 5000), st.decimals(0, 100, places=3))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from tdev_models import InvalidRequest, fields
+from tdev_models import InvalidRequest, validation
+from tdev_models.dynamodb import cursors
 from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, NumberAttribute
+from tdev_models.results import AGENTS
 from tdev_models.services.executions import execution_key
-from tdev_models.store import cursors
-from tdev_models.types import AGENTS
 
 numbers = st.integers(-(10**38) + 1, 10**38 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -34,13 +34,13 @@ json_values = st.recursive(
 def test_a_number_comes_back_equal_or_is_refused(number: float) -> None:
     attribute = NumberAttribute(attr_name="n")
     if number == 0 or 1e-60 <= abs(number) <= 1e60:
-        assert fields.number("n", number) == number
+        assert validation.number("n", number) == number
         back = attribute.deserialize(attribute.serialize(number))
         assert back == number
         assert type(back) is type(number) or back == int(back)
     else:
         with pytest.raises(InvalidRequest, match=r"^n: "):
-            fields.number("n", number)
+            validation.number("n", number)
         with pytest.raises(ValueError, match=r"^n: "):
             attribute.serialize(number)
 
@@ -56,7 +56,7 @@ def test_an_instant_is_kept_to_the_microsecond(seconds: float) -> None:
 @given(json_values)
 def test_a_json_value_comes_back_as_it_was(value: Any) -> None:
     attribute = JSONTextAttribute(attr_name="j")
-    encode = fields.json_text(10**6, "", objects_only=True)
+    encode = validation.json_text(10**6, "", objects_only=True)
     back = attribute.deserialize(encode("j", value))
     assert back == value
     assert json.dumps(back) == json.dumps(value)  # 1 stays 1 and 1.0 stays 1.0

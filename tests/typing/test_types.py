@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, assert_type
 
 import tdev_models as tdev
 from tdev_models import sync
-from tdev_models.types import Execution, MetricRow, Page, Project, Session
+from tdev_models.results import Execution, MetricRow, Page, Project, Session
 
 if TYPE_CHECKING:
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from tdev_models.cli.demo import templates
-from tdev_models.types import AGENTS
+from tdev_models.results import AGENTS
 
 Output: TypeAlias = dict[str, Any]
 Agent: TypeAlias = Callable[[str, Mapping[str, Any]], Output]

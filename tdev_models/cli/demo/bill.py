@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdev_models.types import RequestEvent
+from tdev_models.results import RequestEvent
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tdev_models.cli.demo import bill
 from tdev_models.cli.demo.agents import RUN
-from tdev_models.types import AGENTS, Attempt, Execution, MetricRow, Project, Session
+from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, Session
 
 
 @dataclass(frozen=True, kw_only=True)

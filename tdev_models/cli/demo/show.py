@@ -14,7 +14,7 @@ from rich.table import Table
 from tdev_models.cli.demo import bill
 from tdev_models.cli.demo.checks import Check, Facts, Told, process_of
 from tdev_models.cli.engine import Engine
-from tdev_models.types import AGENTS, Attempt, Execution, MetricRow, Project, Session
+from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, Session
 
 Pair: TypeAlias = tuple[Execution, Attempt]
 

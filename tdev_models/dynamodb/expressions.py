@@ -12,33 +12,33 @@ from pynamodb.expressions.update import Action
 
 from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute
 from tdev_models.models.base import BaseModel, typed
-from tdev_models.types import Record
+from tdev_models.results import Record
 
 R = TypeVar("R", bound=Record)
 
 
-def put(attribute: Attribute[Any], value: Any) -> Action:
+def set_to(attribute: Attribute[Any], value: Any) -> Action:
     """Return the action that sets one attribute."""
     return typed(attribute, {attribute.attr_type: attribute.serialize(value)})
 
 
-def put_all(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action]:
+def set_fields(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that set checked fields; JSON fields are text already."""
     attributes = model.get_attributes()
     return [
         typed(attributes[name], {"S": value})
         if isinstance(attributes[name], JSONTextAttribute)
-        else put(attributes[name], value)
+        else set_to(attributes[name], value)
         for name, value in values.items()
     ]
 
 
-def put_once(attribute: Attribute[Any], value: Any) -> Action:
+def set_if_absent(attribute: Attribute[Any], value: Any) -> Action:
     """Return the action that sets one attribute where the item has none."""
     return attribute.set(attribute | {attribute.attr_type: attribute.serialize(value)})
 
 
-def is_still(attribute: Attribute[Any], value: Any) -> Condition:
+def is_as_read(attribute: Attribute[Any], value: Any) -> Condition:
     """Return the condition that an attribute is as it was read; None means absent."""
     if value is None:
         absent: Condition = attribute.does_not_exist()

@@ -71,7 +71,7 @@ class Table:
         return [target[1] for target in self.state if target[0] == "index"]
 
 
-def declared(
+def tables(
     settings: Settings, environment: Environment, models: Iterable[type[BaseModel]] = TABLES
 ) -> list[Table]:
     """Return what is declared, in the order in which tables are created."""

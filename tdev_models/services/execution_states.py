@@ -9,12 +9,12 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
+from tdev_models.dynamodb.expressions import is_as_read, set_fields, set_to
 from tdev_models.errors import InvalidTransition, LeaseHeld
 from tdev_models.models import AgentExecution
 from tdev_models.models.attributes import AttemptsAttribute
-from tdev_models.services.changes import is_still, put, put_all
-from tdev_models.services.leases import Lease, worker_name
-from tdev_models.types import ExecutionStatus
+from tdev_models.results import ExecutionStatus
+from tdev_models.workers.lease import Lease, worker_name
 
 KEPT_ATTEMPTS = 20
 _ERROR_CHARACTERS = 500
@@ -89,18 +89,18 @@ def change_of(
         or (taken_over and "status" in values)
     )
     number = int((seen.retry_count if seen else None) or 0) + 1 + (begins and tried)
-    actions = put_all(AgentExecution, values)
+    actions = set_fields(AgentExecution, values)
     if "status" not in values:
-        actions.append(put(AgentExecution.status, status))
+        actions.append(set_to(AgentExecution.status, status))
     if lease is not None and (begins or "status" in values or seen is None):
-        actions.append(put(AgentExecution.fence, lease.fence))
+        actions.append(set_to(AgentExecution.fence, lease.fence))
     if begins or seen is None or seen.retry_count is None:
-        actions.append(put(AgentExecution.retry_count, number - 1))
+        actions.append(set_to(AgentExecution.retry_count, number - 1))
     start, end, removed = _times(seen, status, begins, now)
     if seen is None or start != seen.start_time:
-        actions.append(put(AgentExecution.start_time, start))
+        actions.append(set_to(AgentExecution.start_time, start))
     if end is not None:
-        actions.append(put(AgentExecution.end_time, end))
+        actions.append(set_to(AgentExecution.end_time, end))
     outdated = {reference for name, reference in PAYLOADS.items() if name in values}
     outdated |= {name for name, reference in PAYLOADS.items() if reference in values}
     outdated |= set(_OF_ONE_ATTEMPT if begins else ())
@@ -123,7 +123,7 @@ def change_of(
             "end_token": token if end is not None else entry.get("end_token"),
         }
         actions.append(_put_attempt(seen, number, attempt))
-    actions.append(put(AgentExecution.write_token, token))
+    actions.append(set_to(AgentExecution.write_token, token))
     critical = values.get("critical", seen.critical if seen and not begins else None)
     ended: bool | None = status == COMPLETED or (status == FAILED and critical is False)
     if taken_over and "status" not in values:
@@ -145,7 +145,7 @@ def _times(
 
 def _put_attempt(seen: AgentExecution | None, number: int, attempt: dict[str, Any]) -> Action:
     if seen is None or seen.attempts is None:
-        return put(AgentExecution.attempts, {_slot(number): attempt})
+        return set_to(AgentExecution.attempts, {_slot(number): attempt})
     return AgentExecution.attempts[_slot(number)].set(AttemptsAttribute.entry(attempt))
 
 
@@ -163,6 +163,6 @@ def seen_condition(seen: AgentExecution | None) -> Condition:
     """Return the condition that an execution is as it was seen."""
     if seen is None:
         return AgentExecution.execution_id.does_not_exist()
-    same: Condition = is_still(AgentExecution.write_token, seen.write_token)
-    same &= is_still(AgentExecution.status, seen.status)
+    same: Condition = is_as_read(AgentExecution.write_token, seen.write_token)
+    same &= is_as_read(AgentExecution.status, seen.status)
     return same

@@ -1,4 +1,4 @@
-"""PynamoDB as a planner without I/O: each method returns the request that it would send."""
+"""PynamoDB as a maker of requests: each method returns the request that PynamoDB would send."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Request: TypeAlias = tuple[str, dict[str, Any]]
 """An operation of DynamoDB and its parameters."""
 
 
-class Planner(Connection):
-    """Plans the requests of one table."""
+class Requests(Connection):
+    """Makes the requests of one table."""
 
     def __init__(self, model: type[BaseModel], table_name: str) -> None:
         super().__init__(region="planned")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 import time
 import uuid
@@ -27,19 +26,21 @@ from typing import ClassVar, NamedTuple
 
 from pynamodb.expressions.condition import Condition
 
-from tdev_models.errors import ConditionFailed, Conflict, Throttled, Unavailable
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.retry import BACKGROUND_METRIC_SECONDS
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.errors import ConditionFailed, Conflict, Throttled
+from tdev_models.forks import after_fork_in_child
+from tdev_models.metrics.totals import Totals, to_item
 from tdev_models.models import Metric
 from tdev_models.models.base import typed
-from tdev_models.models.totals import Totals
 from tdev_models.settings import Settings
-from tdev_models.store.colours import BlockingClient, drive
-from tdev_models.store.receipts import Receipt
 
 _log = logging.getLogger(__name__)
 
 _THREADS = 8
 _IDLE_SECONDS = 1.0
-_ROUNDS = 3
+_MOST_CELLS_TRIED = 3
 _MOST_CELLS = 10_000
 _MOST_QUIET = 10_000
 _MOST_RECORDERS = 64
@@ -49,7 +50,7 @@ _EXIT_SECONDS = 5.0
 _writing = threading.local()
 
 
-class Key(NamedTuple):
+class CellKey(NamedTuple):
     """What the samples of a cell have in common; `hour` counts from the epoch, UTC."""
 
     hour: int
@@ -65,13 +66,13 @@ class _Batch:
         self.values: list[float] = []
         self.errors = self.dropped = 0
         self.awaited = False
-        self.receipt = Receipt()
+        self.future = SharedFuture()
 
 
-class _Cell:
+class _WriterCell:
     """One item that this process writes; `totals` is what of it was acknowledged."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: CellKey) -> None:
         moment = datetime.fromtimestamp(key.hour * 3600, UTC)
         self.key, self.date = key, moment.date().isoformat()
         name, agent, dimension = key.metric_name, key.agent_name, key.dimension
@@ -90,16 +91,16 @@ class Recorder:
     _open: ClassVar[dict[Settings, Recorder]] = {}
 
     def __init__(self, settings: Settings) -> None:
-        self._client = BlockingClient.of(settings)
-        self._cells: dict[Key, _Cell] = {}
-        self._ready: deque[_Cell] = deque()
-        self._unsettled: set[Receipt] = set()
+        self._client = BlockingClient.for_settings(settings)
+        self._cells: dict[CellKey, _WriterCell] = {}
+        self._ready: deque[_WriterCell] = deque()
+        self._unsettled: set[SharedFuture] = set()
         self._work = threading.Condition(threading.Lock())
         self._threads = self._idle = self._swept = 0
         self._all_busy_until = 0.0
 
     @classmethod
-    def of(cls, settings: Settings) -> Recorder:
+    def for_settings(cls, settings: Settings) -> Recorder:
         """Return this process's recorder of these settings; never keep it, a fork makes others."""
         recorder = cls._open.get(settings)
         if recorder is None:
@@ -115,8 +116,8 @@ class Recorder:
         """Return every recorder of this process."""
         return [*cls._open.values()]
 
-    def add(self, key: Key, value: float, error: bool, *, awaited: bool) -> Receipt:
-        """Take in a sample; the receipt is settled once it is durable, or was lost.
+    def add(self, key: CellKey, value: float, error: bool, *, awaited: bool) -> SharedFuture:
+        """Take in a sample; the future is settled once it is durable, or was lost.
 
         Not awaited are the package's own metrics: when the table does not keep up, their writes are
         tried longer, and what passes 10,000 waiting samples of one cell is dropped.
@@ -133,7 +134,7 @@ class Recorder:
             batch = cell.pending
             if batch is None:
                 batch = cell.pending = _Batch()
-                self._unsettled.add(batch.receipt)
+                self._unsettled.add(batch.future)
                 if not cell.busy:
                     self._enqueue(cell)
             if awaited or len(batch.values) < _MOST_QUIET:
@@ -144,14 +145,14 @@ class Recorder:
             batch.awaited |= awaited
         if not self._threads:  # none can be started while the interpreter ends
             self._drain()
-        return batch.receipt
+        return batch.future
 
-    def unsettled(self) -> list[Receipt]:
-        """Return the receipts of what is not written yet."""
+    def unsettled(self) -> list[SharedFuture]:
+        """Return the futures of what is not written yet."""
         with self._work:
             return [*self._unsettled]
 
-    def _opened(self, key: Key, awaited: bool) -> _Cell:
+    def _opened(self, key: CellKey, awaited: bool) -> _WriterCell:
         hour, now = int(self._client.now() // 3600), time.monotonic()
         full = len(self._cells) >= _MOST_CELLS
         if hour != self._swept or (full and now >= self._all_busy_until):
@@ -166,10 +167,10 @@ class Recorder:
                 self._all_busy_until = now + 1
         if full and not awaited:
             raise Throttled(f"{len(self._cells)} cells wait to be written")
-        self._cells[key] = cell = _Cell(key)
+        self._cells[key] = cell = _WriterCell(key)
         return cell
 
-    def _enqueue(self, cell: _Cell) -> None:
+    def _enqueue(self, cell: _WriterCell) -> None:
         cell.busy = True
         self._ready.append(cell)
         self._work.notify()
@@ -199,13 +200,13 @@ class Recorder:
             assert batch is not None  # of a cell in the queue
             self._flush(cell, batch)
 
-    def _flush(self, cell: _Cell, batch: _Batch) -> None:
+    def _flush(self, cell: _WriterCell, batch: _Batch) -> None:
         error: BaseException | None = None
         _writing.active = True
         try:
             written = self._written(cell, batch)
         except BaseException as raised:  # of a hook, too: nobody may wait for ever
-            error, written = raised, _Cell(cell.key)
+            error, written = raised, _WriterCell(cell.key)
         finally:
             _writing.active = False
         with self._work:
@@ -216,8 +217,8 @@ class Recorder:
             written.busy = written.pending is not None
             if written.busy:
                 self._ready.append(written)  # for this thread, which looks there next
-            self._unsettled.discard(batch.receipt)
-        batch.receipt.settle(error)
+            self._unsettled.discard(batch.future)
+        batch.future.settle(error)
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
             with suppress(Exception):  # of a log handler: this thread goes on
@@ -225,29 +226,25 @@ class Recorder:
                     "%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late"
                 )
 
-    def _written(self, cell: _Cell, batch: _Batch) -> _Cell:
+    def _written(self, cell: _WriterCell, batch: _Batch) -> _WriterCell:
         """Write a cell with a batch, and return the cell that has it now."""
-        for left in reversed(range(_ROUNDS)):
+        for _ in range(_MOST_CELLS_TRIED):
             totals = Totals.of(batch.values, batch.errors)
             totals.add(cell.totals)
-            item = Metric.of(cell.date, cell.name, cell.seq + 1, totals)
+            item = to_item(cell.date, cell.name, cell.seq + 1, totals)
             try:
-                drive(self._send(item))
+                drive(self._send(item, None if batch.awaited else BACKGROUND_METRIC_SECONDS))
             except ConditionFailed as refused:
-                found = self._client.metrics.load(refused.item)
-                if found is None or found.seq != item.seq:
+                stored = self._client.metrics.load(refused.item)
+                if stored is None or stored.seq != item.seq:
                     # Not this writer's any more; what was refused is not in it.
-                    cell = _Cell(cell.key)
+                    cell = _WriterCell(cell.key)
                     continue
-            except (Conflict, Throttled, Unavailable):
-                if batch.awaited or not left:
-                    raise
-                continue
             cell.seq, cell.totals = cell.seq + 1, totals
             return cell
-        raise Conflict(f"cell {cell.name}: others wrote it {_ROUNDS} times in between")
+        raise Conflict(f"cell {cell.name}: others wrote {_MOST_CELLS_TRIED} cells of this process")
 
-    async def _send(self, item: Metric) -> None:
+    async def _send(self, item: Metric, retry_seconds: float | None) -> None:
         raw = item.serialize(null_check=False)
         actions = [
             typed(attribute, raw[attribute.attr_name])
@@ -258,20 +255,21 @@ class Recorder:
             Metric.seq.does_not_exist() if item.seq == 1 else Metric.seq < item.seq
         )
         table = self._client.metrics
-        await self._client.send(
-            *table.plan.update(item.date, item.cell, actions=actions, condition=condition)
+        await self._client.sender.send(
+            *table.requests.update(item.date, item.cell, actions=actions, condition=condition),
+            retry_seconds,
         )
 
 
 def _at_exit() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
     for recorder in Recorder.all():
-        for receipt in recorder.unsettled():
-            if not receipt.wait(max(0.0, deadline - time.monotonic())):
+        for future in recorder.unsettled():
+            if not future.wait(max(0.0, deadline - time.monotonic())):
                 _log.warning("metrics not written within %s s of the exit", _EXIT_SECONDS)
                 return
 
 
 atexit.register(_at_exit)
 # A child of a fork has cells of its own: two writers of one cell would lose samples.
-os.register_at_fork(after_in_child=Recorder._open.clear)
+after_fork_in_child(Recorder._open.clear)

@@ -7,16 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest
-from tdev_models.models.totals import Totals
-from tdev_models.services.distributions import normal, student, student_quantile
-from tdev_models.services.metrics import instants, read_cells
-from tdev_models.store.client import Client
-from tdev_models.types import Comparison, Difference, Variant
+from tdev_models.metrics.distributions import normal, student, student_quantile
+from tdev_models.metrics.samples import instants, read_totals
+from tdev_models.metrics.totals import Totals
+from tdev_models.results import Comparison, Difference, Variant
 
-_PART = fields.key(200, part=True)
-_TEXT = fields.key()
+_PART = validation.key(200, part=True)
+_TEXT = validation.key()
 
 _LEVEL = 0.05
 # The normal quantiles of 1 - _LEVEL / 2, and of the power of 0.8 that `needed` is for.
@@ -59,7 +59,9 @@ def assign_variant(experiment: str, unit_id: str, weights: Mapping[str, float]) 
 def _checked(weights: Mapping[str, float]) -> dict[str, float]:
     if not isinstance(weights, Mapping) or not weights:
         raise InvalidRequest("weights", "must be a mapping of variants to weights")
-    checked = {_PART("weights", name): fields.number("weights", weights[name]) for name in weights}
+    checked = {
+        _PART("weights", name): validation.number("weights", weights[name]) for name in weights
+    }
     if min(checked.values()) < 0 or max(checked.values()) <= 0:
         raise InvalidRequest("weights", "must be at least 0, and one of them above")
     return checked
@@ -105,7 +107,7 @@ async def compare_variants(
         _PART(field, value)
     if a == b:
         raise InvalidRequest("b", "must be another variant than a")
-    if not 0 < fields.number("effect", effect) <= 0.5:
+    if not 0 < validation.number("effect", effect) <= 0.5:
         raise InvalidRequest("effect", "must be above 0, and at most 0.5")
     share = 0.5
     if weights is not None:
@@ -116,7 +118,7 @@ async def compare_variants(
 
     async def totals_of(name: str) -> dict[str, Totals]:
         totals = {a: Totals(), b: Totals()}
-        for cell in await read_cells(client, name, *instants(start, end), agent):
+        for cell in await read_totals(client, name, *instants(start, end), agent):
             if cell.dimension in totals:
                 totals[cell.dimension].add(cell.totals)
         return totals

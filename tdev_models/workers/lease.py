@@ -25,12 +25,13 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models.errors import ConditionFailed, LeaseLost, expired
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import is_as_read, set_fields, set_if_absent, set_to
+from tdev_models.errors import ConditionFailed, LeaseLost, expired_error
+from tdev_models.forks import after_fork_in_child
+from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import PipelineSession
-from tdev_models.services.automatic import session_claimed
-from tdev_models.services.changes import is_still, put, put_all, put_once
-from tdev_models.store.client import Client
-from tdev_models.types import SessionStatus
+from tdev_models.results import SessionStatus
 
 
 @dataclass(slots=True)
@@ -56,13 +57,17 @@ class Lease:
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
-    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    turn_of: int = 0  # the thread whose write has it
+    write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    write_lock_thread: int = 0  # the thread that holds it
 
     @property
     def over(self) -> bool:
         """Whether the session was ended under this lease."""
         return self.ended is not None
+
+    def renewed_now(self, now: float) -> None:
+        """Note that a write of the owner renewed the lease and set `last_updated`."""
+        self.renewed, self.last_updated = time.monotonic(), now
 
     def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:
         """Return the agents that have ended once this one has, or (False) has begun again."""
@@ -73,8 +78,8 @@ class Lease:
     @property
     def condition(self) -> Condition:
         """That the session is still this claim's."""
-        mine: Condition = is_still(PipelineSession.fence, self.fence)
-        mine &= is_still(PipelineSession.lease_token, self.token)
+        mine: Condition = is_as_read(PipelineSession.fence, self.fence)
+        mine &= is_as_read(PipelineSession.lease_token, self.token)
         return mine
 
 
@@ -104,27 +109,27 @@ async def claim(
         TdevError: the request failed; the claim may have happened and will run out.
     """
     if is_expired(client, seen):
-        raise expired(f"session {seen.session_id}")
+        raise expired_error(f"session {seen.session_id}")
     token, now = uuid.uuid4().hex, client.now()
     expires_at = expiry(client, seen)
     fence = int(seen.fence or 0) + 1
     actions = [
-        put(PipelineSession.status, SessionStatus.ACTIVE),
-        put(PipelineSession.fence, fence),
-        put(PipelineSession.lease_token, token),
-        put(PipelineSession.lease_owner, worker_name()),
-        put(PipelineSession.lease_expires, now + client.settings.lease_seconds),
-        put(PipelineSession.last_updated, now),
-        put_once(PipelineSession.created_at, now),
-        put_once(PipelineSession.progress, 0),
-        *put_all(PipelineSession, values),
+        set_to(PipelineSession.status, SessionStatus.ACTIVE),
+        set_to(PipelineSession.fence, fence),
+        set_to(PipelineSession.lease_token, token),
+        set_to(PipelineSession.lease_owner, worker_name()),
+        set_to(PipelineSession.lease_expires, now + client.settings.lease_seconds),
+        set_to(PipelineSession.last_updated, now),
+        set_if_absent(PipelineSession.created_at, now),
+        set_if_absent(PipelineSession.progress, 0),
+        *set_fields(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
         *forget_failure(values),
     ]
     if expires_at is not None:
-        actions.append(put_once(PipelineSession.expires_at, expires_at))
+        actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
     if resumed:
-        actions.append(put(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
+        actions.append(set_to(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
     try:
         await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
     except ConditionFailed as refused:
@@ -156,18 +161,18 @@ def forget_failure(values: Mapping[str, Any]) -> list[Action]:
 
 def unchanged(seen: PipelineSession) -> Condition:
     """Return the condition that nobody claimed, ended or refreshed a session since it was read."""
-    same: Condition = is_still(PipelineSession.status, seen.status)
-    same &= is_still(PipelineSession.fence, seen.fence)
+    same: Condition = is_as_read(PipelineSession.status, seen.status)
+    same &= is_as_read(PipelineSession.fence, seen.fence)
     if seen.status != SessionStatus.ACTIVE:
         return same
     if seen.lease_token is not None:  # a heartbeat may have come in between
-        same &= is_still(PipelineSession.lease_expires, seen.lease_expires)
+        same &= is_as_read(PipelineSession.lease_expires, seen.lease_expires)
     else:
-        same &= is_still(PipelineSession.last_updated, seen.last_updated)
+        same &= is_as_read(PipelineSession.last_updated, seen.last_updated)
     return same
 
 
-def lost(lease: Lease) -> LeaseLost:
+def lease_lost_error(lease: Lease) -> LeaseLost:
     """Return the error of a write under a lease that is no more."""
     return LeaseLost(
         f"session {lease.session_id}: claim {lease.fence} was taken over or ended; "
@@ -176,34 +181,34 @@ def lost(lease: Lease) -> LeaseLost:
 
 
 _NONE: Mapping[str, Lease] = MappingProxyType({})
-_carried: ContextVar[Mapping[str, Lease]] = ContextVar("tdev_leases", default=_NONE)
+_bound: ContextVar[Mapping[str, Lease]] = ContextVar("tdev_leases", default=_NONE)
 
 
-def carried(client: Client, session_id: str | None) -> Lease | None:
+def current_lease(client: Client, session_id: str | None) -> Lease | None:
     """Return the lease that calls on a session carry here, in this task or thread.
 
     It may be over: then the call is refused, rather than taken for one without a lease.
     """
-    return _carried.get().get(_place(client, session_id))
+    return _bound.get().get(_place(client, session_id))
 
 
-def carry(client: Client, lease: Lease) -> None:
+def bind_lease(client: Client, lease: Lease) -> None:
     """Let calls on the lease's session carry it from here on."""
-    _carried.set({**_carried.get(), _place(client, lease.session_id): lease})
+    _bound.set({**_bound.get(), _place(client, lease.session_id): lease})
 
 
 def _after_fork() -> None:
-    # A heartbeat that was under way had the turn, and did not follow into the child.
-    for lease in _carried.get().values():
-        lease.turn, lease.turn_of = threading.Lock(), 0
+    # A heartbeat that was under way held the lock, and did not follow into the child.
+    for lease in _bound.get().values():
+        lease.write_lock, lease.write_lock_thread = threading.Lock(), 0
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
-def carry_no_more(lease: Lease) -> None:
+def unbind_lease(lease: Lease) -> None:
     """Let calls on the lease's session carry it no more."""
-    _carried.set({place: one for place, one in _carried.get().items() if one is not lease})
+    _bound.set({place: one for place, one in _bound.get().items() if one is not lease})
 
 
 def _place(client: Client, session_id: str | None) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
+from tdev_models.dynamodb.client import Client
+from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.models import PipelineSession, UserProject
-from tdev_models.store.cells import Key, Recorder
-from tdev_models.store.client import Client
-from tdev_models.types import SessionStatus
+from tdev_models.results import SessionStatus
 
 _log = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ def _note(
     dimension: str | None = None,
     error: bool = False,
 ) -> None:
-    key = Key(int(client.now() // 3600), metric_name, _part(agent_name), _part(dimension))
-    Recorder.of(client.settings).add(key, float(value), error, awaited=False)
+    key = CellKey(int(client.now() // 3600), metric_name, _part(agent_name), _part(dimension))
+    Recorder.for_settings(client.settings).add(key, float(value), error, awaited=False)
 
 
 def _part(text: str | None) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from tdev_models.models import Metric
+
 # A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
 _WIDTH = 0.0396
 # Above the bucket of the smallest magnitude, 1e-60, so that bucket numbers rise with the values.
@@ -122,7 +124,7 @@ def _exactly(values: Iterable[float]) -> tuple[float, float]:
     return total, math.fsum((*parts, -total))
 
 
-def packed(buckets: Counter[int]) -> bytes:
+def pack(buckets: Counter[int]) -> bytes:
     """Return buckets as bytes: a version, then for each its distance from the last and its count.
 
     Both as numbers of 7 bits a byte, the lowest first; two or three bytes a bucket in all.
@@ -138,8 +140,8 @@ def packed(buckets: Counter[int]) -> bytes:
     return bytes(out)
 
 
-def unpacked(data: bytes) -> Counter[int]:
-    """Return the buckets that `packed` wrote.
+def unpack(data: bytes) -> Counter[int]:
+    """Return the buckets that `pack` wrote.
 
     Raises:
         ValueError: a form of a newer release.
@@ -159,3 +161,39 @@ def unpacked(data: bytes) -> Counter[int]:
         number += distance
         buckets[number] = count
     return buckets
+
+
+def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
+    """Return the item of a writer's cell that holds these totals, its `seq`-th state."""
+    _, agent_name, hour, _, _ = cell.split("#")
+    return Metric(
+        date,
+        cell,
+        value=totals.sum,
+        sample_count=totals.count,
+        avg_response_time=totals.mean,
+        error_rate=totals.error_rate,
+        agent_name=agent_name or None,
+        hour=int(hour),
+        seq=seq,
+        error_count=totals.errors,
+        smallest=totals.min,
+        largest=totals.max,
+        sum_squares=totals.squares,
+        log_count=totals.positives,
+        log_sum=totals.logs,
+        log_sum_squares=totals.log_squares,
+        histogram=pack(totals.buckets),
+    )
+
+
+def from_item(item: Metric) -> Totals:
+    """Return the totals that a writer's cell holds."""
+    totals = Totals()
+    totals.count, totals.errors = int(item.sample_count), int(item.error_count)
+    totals.sum = float(item.value)
+    totals.min, totals.max = float(item.smallest), float(item.largest)
+    totals.squares, totals.positives = item.sum_squares, int(item.log_count)
+    totals.logs, totals.log_squares = item.log_sum, item.log_sum_squares
+    totals.buckets = unpack(item.histogram)
+    return totals

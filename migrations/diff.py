@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tdev_models.migrations.declared import Index, Scaling, Table, Target
 from tdev_models.migrations.live import PARTS, Live
-from tdev_models.migrations.spec import Index, Scaling, Table, Target
 
 _ORDER = (
     "keys",

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tdev_models.models.totals import Totals
-from tdev_models.services.metrics import Cell, instants, read_cells, row
-from tdev_models.store.client import Client
-from tdev_models.types import (
+from tdev_models.dynamodb.client import Client
+from tdev_models.metrics.samples import HourTotals, instants, read_totals, row
+from tdev_models.metrics.totals import Totals
+from tdev_models.results import (
     AGENTS,
     AgentPerformance,
     FunnelStep,
@@ -39,7 +39,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
     """
     first, last = instants(start, end)
     read = {
-        name: await read_cells(client, name, first, last)
+        name: await read_totals(client, name, first, last)
         for name in (
             *(f"sessions_{event}" for event in _EVENTS),
             "session_duration",
@@ -97,9 +97,9 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
     first, last = instants(start, end)
     first, last = first // 3600 * 3600, -(-last // 3600) * 3600
     before = 2 * first - last
-    runs = _by_agent(await read_cells(client, "agent_execution_time", first, last))
-    former = _by_agent(await read_cells(client, "agent_execution_time", before, first))
-    retries = _by_agent(await read_cells(client, "agent_retries", first, last))
+    runs = _by_agent(await read_totals(client, "agent_execution_time", first, last))
+    former = _by_agent(await read_totals(client, "agent_execution_time", before, first))
+    retries = _by_agent(await read_totals(client, "agent_retries", first, last))
     order = [*AGENTS, *sorted(set(runs) - set(AGENTS))]
     agents = [
         AgentPerformance(
@@ -129,7 +129,7 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
 
 
 def _grouped(
-    by_event: Mapping[str, Iterable[Cell]], group_of: Callable[[Cell], str]
+    by_event: Mapping[str, Iterable[HourTotals]], group_of: Callable[[HourTotals], str]
 ) -> tuple[SessionCounts, ...]:
     groups: dict[str, Counter[str]] = {}
     for event, cells in by_event.items():
@@ -141,14 +141,14 @@ def _grouped(
     )
 
 
-def _by_agent(cells: Iterable[Cell]) -> dict[str, Totals]:
+def _by_agent(cells: Iterable[HourTotals]) -> dict[str, Totals]:
     totals: dict[str, Totals] = {}
     for cell in cells:
         totals.setdefault(cell.agent_name, Totals()).add(cell.totals)
     return totals
 
 
-def _total(cells: Iterable[Cell]) -> Totals:
+def _total(cells: Iterable[HourTotals]) -> Totals:
     totals = Totals()
     for cell in cells:
         totals.add(cell.totals)

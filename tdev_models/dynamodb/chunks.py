@@ -11,25 +11,21 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from tdev_models.errors import PayloadDamaged, TdevError, Throttled, Unavailable
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
+from tdev_models.errors import PayloadDamaged
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
-from tdev_models.store.client import Client
-
-T = TypeVar("T")
 
 INLINE_BYTES = 4 * 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
 _AT_ONCE = 4
-# At 5 write units a second 10 MB of source code, 2 MB compressed, take about 7 minutes.
-_WRITE_SECONDS = 900.0
-_READ_SECONDS = 300.0
 _CODEC = "zlib"
 
 
@@ -73,8 +69,8 @@ async def write(
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
-    One UpdateItem for each 62 KB compressed, four at once; safe to send again. What is throttled is
-    tried again for 15 minutes. Nothing is written where `stored`, the envelope that the item has,
+    One UpdateItem for each 62 KB compressed, four at once; safe to send again. Tried for 15
+    minutes in all. Nothing is written where `stored`, the envelope that the item has,
     is of the same text.
     """
     data = text.encode()
@@ -86,44 +82,26 @@ async def write(
     # Named after what they hold: another zlib makes other chunks of the same text.
     name = hashlib.sha256(compressed).hexdigest()[:16]
     envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), len(data), digest)
-    deadline = time.monotonic() + _WRITE_SECONDS
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
-    writes = [
-        partial(
-            client.executions.update,
+    deadline = time.monotonic() + CHUNK_WRITE_SECONDS
+
+    async def write_chunk(number: int, piece: bytes) -> None:
+        await client.executions.update(
             execution_id,
             f"{envelope.key}{number:05}",
             actions=[typed(AgentExecution.chunk, {"B": piece}), *expiry],
+            retry_seconds=deadline - time.monotonic(),
         )
-        for number, piece in enumerate(pieces)
-    ]
-    jobs = [partial(_paced, client, one, deadline, (Throttled, Unavailable)) for one in writes]
+
+    jobs = [partial(write_chunk, number, piece) for number, piece in enumerate(pieces)]
     await client.gather(jobs, _AT_ONCE)
     return envelope.text()
-
-
-async def _paced(
-    client: Client,
-    send: Callable[[], Awaitable[T]],
-    deadline: float,
-    again: tuple[type[TdevError], ...],
-) -> T:
-    """Send a request, and again until the deadline where it failed in one of these ways."""
-    pause = 0.2
-    while True:
-        try:
-            return await send()
-        except again:
-            if time.monotonic() + pause > deadline:
-                raise
-        await client.sleep(pause)
-        pause = min(2 * pause, 5.0)
 
 
 async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     """Return the value that an envelope points at, read consistently and checked by its hash.
 
-    What is throttled is tried again for 5 minutes.
+    Tried for 5 minutes in all.
 
     Raises:
         PayloadDamaged: a chunk is missing or was changed, or the envelope is of a newer release.
@@ -133,17 +111,16 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     except (ValueError, KeyError):
         unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
         raise PayloadDamaged(unknown) from None
-    deadline = time.monotonic() + _READ_SECONDS
+    deadline = time.monotonic() + CHUNK_READ_SECONDS
     pieces: list[bytes] = []
     start = None
     while True:
-        query = partial(
-            client.executions.page,
+        page, start = await client.executions.page(
             execution_id,
             range_condition=AgentExecution.agent_name.startswith(envelope.key),
             start=start,
+            retry_seconds=deadline - time.monotonic(),
         )
-        page, start = await _paced(client, query, deadline, (Throttled,))
         pieces += [item.chunk for item in page]
         if start is None:
             break

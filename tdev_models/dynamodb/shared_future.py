@@ -1,4 +1,9 @@
-"""What calls wait for that ride on one write, in threads and in event loops."""
+"""One write's outcome for the many callers, in threads and in event loops, who wait for it.
+
+Why not `concurrent.futures.Future`: each waiter of an event loop would be woken by a
+`call_soon_threadsafe` of its own, a system call that takes longer than recording a sample. Here all
+waiters of a loop are woken by one (`make bench-futures` prints both).
+"""
 
 from __future__ import annotations
 
@@ -8,42 +13,42 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 
-class Loop(Protocol):
+class EventLoop(Protocol):
     """What is needed of an event loop."""
 
     def call_soon_threadsafe(self, callback: Any, *args: Any) -> object:
         """Call a function in the loop's thread."""
 
 
-class Waiter(Protocol):
+class LoopFuture(Protocol):
     """What is needed of an event loop's future."""
 
     def done(self) -> bool:
         """Return whether it has a result or was cancelled."""
 
     def set_result(self, result: None) -> None:
-        """Wake who waits for it."""
+        """Wake the task that waits for it."""
 
 
-class Receipt:
+class SharedFuture:
     """The outcome of a write that is still to come; settled once, by the thread that wrote.
 
     Attributes:
-        error: why the write failed; None before, and when it did not.
+        error: why the write failed; None before it is settled, and when the write succeeded.
     """
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self._settled = threading.Event()
         self._lock = threading.Lock()
-        self._waiters: dict[Loop, list[Waiter]] = {}
+        self._waiters: dict[EventLoop, list[LoopFuture]] = {}
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Block the thread until settled; return False when the time was over before."""
+        """Block the thread until settled; return False when the time is over before."""
         return self._settled.wait(seconds)
 
-    def join(self, loop: Loop, waiter: Waiter) -> bool:
-        """Let a future of a loop be woken; return False where all is settled already."""
+    def wake_when_settled(self, loop: EventLoop, waiter: LoopFuture) -> bool:
+        """Let a future of a loop be woken; return False, and wake nothing, if already settled."""
         with self._lock:
             if self._settled.is_set():
                 return False
@@ -51,16 +56,16 @@ class Receipt:
             return True
 
     def settle(self, error: BaseException | None) -> None:
-        """Wake everyone."""
+        """Set the outcome and wake every waiter."""
         with self._lock:
             self.error = error
             self._settled.set()
         for loop, waiters in self._waiters.items():
-            with suppress(RuntimeError):  # a loop that is closed has nobody left who waits
+            with suppress(RuntimeError):  # in a closed loop nobody waits any more
                 loop.call_soon_threadsafe(_wake, waiters)
 
 
-def _wake(waiters: Iterable[Waiter]) -> None:
+def _wake(waiters: Iterable[LoopFuture]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.declared import Index, Table
+from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
-from tdev_models.migrations.plan import Change
-from tdev_models.migrations.spec import Index, Table
 
 Row: TypeAlias = Mapping[str, Mapping[str, Any]]
 

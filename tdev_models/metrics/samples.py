@@ -9,22 +9,22 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from tdev_models import fields
+from tdev_models import validation
+from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest
+from tdev_models.metrics.recorder import CellKey, Recorder
+from tdev_models.metrics.totals import Totals, from_item
 from tdev_models.models import Metric
-from tdev_models.models.totals import Totals
-from tdev_models.store.cells import Key, Recorder
-from tdev_models.store.client import Client
-from tdev_models.types import MetricRow
+from tdev_models.results import MetricRow
 
-_PART = fields.key(200, part=True)
-RULES: Mapping[str, fields.Rule] = {
+_PART = validation.key(200, part=True)
+RULES: Mapping[str, validation.Rule] = {
     "metric_name": _PART,
-    "value": fields.number,
+    "value": validation.number,
     "agent_name": _PART,
     "dimension": _PART,
-    "timestamp": fields.instant,
-    "error": fields.flag,
+    "timestamp": validation.instant,
+    "error": validation.flag,
 }
 _GROUPS = ("hour", "day", "agent", "dimension")
 _MOST_DAYS = 366
@@ -51,16 +51,16 @@ async def record_metric(
         Conflict, Throttled, Unavailable: this sample, and those that shared its write, may have
             been counted; a second call is a second sample. Samples of other writes are not touched.
     """
-    values = fields.checked(data, more, RULES, "metric_name", "value")
+    values = validation.checked(data, more, RULES, "metric_name", "value")
     moment = values.get("timestamp")
-    key = Key(
+    key = CellKey(
         int((client.now() if moment is None else moment) // 3600),
         values["metric_name"],
         values.get("agent_name", ""),
         values.get("dimension", ""),
     )
-    await client.settled(
-        Recorder.of(client.settings).add(
+    await client.wait_for(
+        Recorder.for_settings(client.settings).add(
             key, float(values["value"]), values.get("error", False), awaited=True
         )
     )
@@ -73,9 +73,9 @@ async def flush_metrics(client: Client) -> None:
     Needed only before reading them at once, or where a process ends without its exit handlers
     (`os._exit`, children of multiprocessing).
     """
-    for receipt in Recorder.of(client.settings).unsettled():
+    for future in Recorder.for_settings(client.settings).unsettled():
         with suppress(Exception):  # who awaited it was told, else the log
-            await client.settled(receipt)
+            await client.wait_for(future)
 
 
 async def query_metrics(
@@ -117,10 +117,10 @@ async def query_metrics(
     if not isinstance(percentiles, Sequence) or isinstance(percentiles, str | bytes):
         raise InvalidRequest("percentiles", "must be a sequence of numbers: (50, 95)")
     for percent in percentiles:
-        if not 0 <= fields.number("percentiles", percent) <= 100:
+        if not 0 <= validation.number("percentiles", percent) <= 100:
             raise InvalidRequest("percentiles", f"{percent!r} is not from 0 to 100")
     groups: dict[tuple[Any, ...], Totals] = {}
-    for cell in await read_cells(client, name, *instants(start, end), agent_name):
+    for cell in await read_totals(client, name, *instants(start, end), agent_name):
         if dimension in (None, cell.dimension):
             key = {
                 "hour": (cell.day, cell.hour),
@@ -158,7 +158,7 @@ def row(name: str, totals: Totals, percentiles: Sequence[float], **group: Any) -
     )
 
 
-class Cell(NamedTuple):
+class HourTotals(NamedTuple):
     """All writers' totals of one hour, agent and dimension; `day` and `hour` are UTC."""
 
     day: str
@@ -168,9 +168,9 @@ class Cell(NamedTuple):
     totals: Totals
 
 
-async def read_cells(
+async def read_totals(
     client: Client, name: str, first: float, last: float, agent_name: str | None = None
-) -> list[Cell]:
+) -> list[HourTotals]:
     """Return the totals of every hour that [first, last) touches, as `query_metrics` reads them."""
     prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
     days = await client.gather(
@@ -186,7 +186,7 @@ async def read_cells(
 
 def instants(start: Any, end: Any) -> tuple[float, float]:
     """Return a checked range of time as epoch seconds."""
-    first, last = fields.instant("start", start), fields.instant("end", end)
+    first, last = validation.instant("start", start), validation.instant("end", end)
     if not 0 < last - first <= _MOST_DAYS * 86400:
         raise InvalidRequest("end", f"must be after start, by at most {_MOST_DAYS} days")
     return first, last
@@ -198,7 +198,7 @@ def _days(first: float, last: float) -> list[str]:
     return [datetime.fromtimestamp(86400 * number, UTC).date().isoformat() for number in numbers]
 
 
-async def _day(client: Client, day: str, prefix: str) -> list[Cell]:
+async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
     # Merged page by page: a day of many writers is more than should be held.
     merged: dict[tuple[int, str, str], Totals] = {}
     start = None
@@ -208,6 +208,6 @@ async def _day(client: Client, day: str, prefix: str) -> list[Cell]:
         )
         for metric in page:
             _, agent, hour, dimension, _ = metric.cell.split("#")
-            merged.setdefault((int(hour), agent, dimension), Totals()).add(metric.totals)
+            merged.setdefault((int(hour), agent, dimension), Totals()).add(from_item(metric))
         if start is None:
-            return [Cell(day, *key, totals) for key, totals in merged.items()]
+            return [HourTotals(day, *key, totals) for key, totals in merged.items()]

@@ -6,38 +6,33 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from pynamodb.expressions.update import Action
 
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import (
     ConditionFailed,
-    Conflict,
     LeaseLost,
-    Throttled,
-    Unavailable,
 )
+from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
-from tdev_models.services.automatic import session_ended
-from tdev_models.services.changes import put
-from tdev_models.services.leases import Lease, lost
-from tdev_models.store.client import Client, Interrupter
-from tdev_models.store.colours import BlockingClient, drive
-from tdev_models.types import AGENTS, SessionStatus
+from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.workers.lease import Lease, lease_lost_error
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 
 def _renewal(client: Client) -> Action:
-    return put(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
+    return set_to(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
 
 
 def _touch(client: Client) -> Action:
-    return put(PipelineSession.last_updated, client.now())
+    return set_to(PipelineSession.last_updated, client.now())
 
 
 async def leased_update(
@@ -48,46 +43,42 @@ async def leased_update(
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
     """
-    return await client.uninterrupted(_update(client, lease, actions, ends))
+    return await client.shielded(_update(client, lease, actions, ends))
 
 
 async def _update(
     client: Client, lease: Lease, actions: Sequence[Action], ends: SessionStatus | None
 ) -> PipelineSession:
-    async with turn(client, lease):
+    async with write_lock(client, lease):
         if lease.over:
-            raise lost(lease)
+            raise lease_lost_error(lease)
         now = client.now()
-        changes = [put(PipelineSession.last_updated, now), *actions]
+        changes = [set_to(PipelineSession.last_updated, now), *actions]
         if ends is None:
             changes.append(_renewal(client))
         else:
             changes += [
-                put(PipelineSession.status, ends),
+                set_to(PipelineSession.status, ends),
                 PipelineSession.lease_token.remove(),
                 PipelineSession.lease_expires.remove(),
             ]
         if ends == SessionStatus.FAILED and lease.retry_after_seconds:
             retry_at = client.now() + lease.retry_after_seconds
-            changes.append(put(PipelineSession.next_retry_at, retry_at))
+            changes.append(set_to(PipelineSession.next_retry_at, retry_at))
 
-        async def write() -> PipelineSession:
-            try:
-                return await client.sessions.update(
-                    lease.session_id, actions=changes, condition=lease.condition
-                )
-            except ConditionFailed as refused:
-                found = client.sessions.load(refused.item)
-                if (
-                    found
-                    and (found.status, found.fence) == (ends, lease.fence)
-                    # Anyone may have abandoned it.
-                    and (ends != SessionStatus.ABANDONED or found.last_updated == now)
-                ):
-                    return found  # by this very write, whose reply was lost
-                raise lost(lease) from None
-
-        session = await _while_leased(client, lease, write)
+        try:
+            session = await client.sessions.update(
+                lease.session_id,
+                actions=changes,
+                condition=lease.condition,
+                retry_seconds=_left(client, lease),
+            )
+        except ConditionFailed as refused:
+            stored = client.sessions.load(refused.item)
+            if stored is None or not _ended_by(stored, lease, ends, now):
+                raise lease_lost_error(lease) from None
+            session = stored  # ended by this very write, whose reply was lost
+        lease.renewed_now(client.now())
         lease.ended = ends
     if ends is not None:
         session_ended(client, session, ends)
@@ -106,91 +97,85 @@ async def leased_execution(
         LeaseLost: the session is no longer this claim's; nothing was changed.
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
-    await client.uninterrupted(_execution(client, lease, agent_name, part, ended))
+    await client.shielded(_execution(client, lease, agent_name, part, ended))
 
 
 async def _execution(
     client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool | None
 ) -> None:
-    async with turn(client, lease):
+    async with write_lock(client, lease):
         if lease.over:
-            raise lost(lease)
+            raise lease_lost_error(lease)
         agents = lease.ended_after(agent_name, ended)
-        session = client.sessions.plan.update_part(
+        session = client.sessions.requests.update_part(
             lease.session_id,
             actions=[
                 _renewal(client),
                 _touch(client),
-                put(PipelineSession.current_agent, agent_name),
-                put(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                set_to(PipelineSession.current_agent, agent_name),
+                set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
             ],
             condition=lease.condition,
         )
         token = uuid.uuid4().hex
 
-        async def write() -> None:
-            try:
-                await client.transact_write([session, part], token)
-            except ConditionFailed as refused:
-                if refused.position == 0:
-                    raise lost(lease) from None
-                raise
-
-        await _while_leased(client, lease, write)
+        try:
+            await client.sender.transact_write(
+                [session, part], token, retry_seconds=_left(client, lease)
+            )
+        except ConditionFailed as refused:
+            if refused.position == 0:
+                raise lease_lost_error(lease) from None
+            raise
+        lease.renewed_now(client.now())
         lease.ended_agents = agents
 
 
 @asynccontextmanager
-async def turn(client: Client, lease: Lease | None) -> AsyncIterator[None]:
+async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]:
     """Keep heartbeats and the other writes of this process out: they would conflict."""
     if lease is None:
         yield
         return
-    if isinstance(client, BlockingClient) and lease.turn_of == threading.get_ident():
+    if not client.in_event_loop and lease.write_lock_thread == threading.get_ident():
         # Of a task in this thread's event loop, which cannot go on before this call returns.
         raise RuntimeError(
             "a blocking call met an awaitable one of the same session; "
             "use the awaitable functions in an event loop"
         )
-    await client.acquire(lease.turn)
-    lease.turn_of = threading.get_ident()
+    await client.acquire(lease.write_lock)
+    lease.write_lock_thread = threading.get_ident()
     try:
         yield
     finally:
-        lease.turn_of = 0
-        lease.turn.release()
+        lease.write_lock_thread = 0
+        lease.write_lock.release()
 
 
-async def _while_leased(client: Client, lease: Lease, write: Callable[[], Awaitable[T]]) -> T:
-    """Write, and again until the lease would have run out.
+def _left(client: Client, lease: Lease) -> float:
+    """Return for how many seconds a write may be tried: only while the lease is held for sure."""
+    return lease.renewed + client.settings.lease_seconds - time.monotonic()
 
-    Only a failed condition means that the lease is lost: what was throttled, in conflict or
-    without an answer is sent again, and may be.
-    """
-    pause = 0.05
-    while True:
-        try:
-            result = await write()
-        except (Conflict, Throttled, Unavailable):
-            left = lease.renewed + client.settings.lease_seconds - time.monotonic()
-            if left <= pause:
-                raise
-        else:
-            lease.renewed, lease.last_updated = time.monotonic(), client.now()
-            return result
-        await client.sleep(pause)
-        pause = min(2 * pause, 1.0)
+
+def _ended_by(
+    stored: PipelineSession, lease: Lease, ends: SessionStatus | None, now: float
+) -> bool:
+    """Return whether a session was ended by this claim's own write, which was made at `now`."""
+    return (stored.status, stored.fence) == (ends, lease.fence) and (
+        # Any caller may have abandoned it.
+        ends != SessionStatus.ABANDONED or stored.last_updated == now
+    )
 
 
 class Heartbeat(threading.Thread):
     """Renews a lease every third of it, from a thread: agent code may block its own."""
 
     def __init__(
-        self, client: Client, lease: Lease, interrupter: Interrupter | None = None
+        self, client: Client, lease: Lease, canceller: TaskCanceller | None = None
     ) -> None:
         super().__init__(name=f"tdev-heartbeat-{lease.session_id}", daemon=True)
-        self._client, self._lease = BlockingClient.of(client.settings), lease
-        self._interrupter, self._stopped = interrupter, threading.Event()
+        self._client, self._lease = BlockingClient.for_settings(client.settings), lease
+        self._canceller, self._stopped = canceller, threading.Event()
         self.lost: LeaseLost | None = None
 
     def run(self) -> None:
@@ -200,28 +185,28 @@ class Heartbeat(threading.Thread):
                 drive(self._beat())
             except LeaseLost as refused:
                 self.lost = refused
-                if self._interrupter:
-                    self._interrupter.fire()
+                if self._canceller:
+                    self._canceller.cancel()
                 return
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
 
     async def _beat(self) -> None:
         client, lease = self._client, self._lease
-        with lease.turn:
+        with lease.write_lock:
             if lease.over or self._stopped.is_set():
                 return
             now, actions = client.now(), [_renewal(client)]
             touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
             if touched:
                 actions.append(_touch(client))
-            request = client.sessions.plan.update(
+            request = client.sessions.requests.update(
                 lease.session_id, actions=actions, condition=lease.condition
             )
             try:
-                await client.send(*request)
+                await client.sender.send(*request, retry_seconds=_left(client, lease))
             except ConditionFailed:
-                raise lost(lease) from None
+                raise lease_lost_error(lease) from None
             lease.renewed = time.monotonic()
             if touched:
                 lease.last_updated = now

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution
+from tdev_models.results import AGENTS, ExecutionStatus
 from tdev_models.services.executions import payload
-from tdev_models.store.client import Client
-from tdev_models.types import AGENTS, ExecutionStatus
 
 _AT_ONCE = 10
 

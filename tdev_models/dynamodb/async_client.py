@@ -1,0 +1,144 @@
+"""The client of event loops: a thread of the package's own sends while its tasks are suspended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeVar
+
+from tdev_models import aws
+from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.forks import after_fork_in_child
+from tdev_models.settings import Transport
+
+T = TypeVar("T")
+
+_THREADS = 32
+
+
+class AsyncClient(Client):
+    """Suspends the task while it waits; at most 32 requests are sent at once."""
+
+    in_event_loop = True
+
+    def _standard_transport(self) -> Transport:
+        import asyncio
+
+        settings = self.settings
+
+        async def send(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            return await asyncio.get_running_loop().run_in_executor(
+                _executor(), aws.call, settings, operation, request
+            )
+
+        return send
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, letting other tasks run."""
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+        """Run jobs as tasks; the first error cancels the others and is raised."""
+        import asyncio
+
+        slots = asyncio.Semaphore(concurrency)
+
+        async def run(job: Callable[[], Awaitable[T]]) -> T:
+            async with slots:
+                return await job()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(job)) for job in jobs]
+        except BaseExceptionGroup as several:
+            # The others were cancelled for it. Callers expect the error, as of one call.
+            raise several.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Finish the work, and only then be cancelled."""
+        import asyncio
+
+        task = asyncio.ensure_future(work)
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as asked:
+                cancelled = asked
+        if cancelled is not None:
+            if not task.cancelled():
+                task.exception()  # seen; the cancellation goes first
+            raise cancelled
+        return task.result()
+
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do the work in a thread: other tasks run on."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(_executor(), work, *arguments)
+
+    def is_stray_cancellation(self, error: BaseException) -> bool:
+        """Return whether an error is a cancellation that nobody asked of the current task."""
+        import asyncio
+
+        task = asyncio.current_task()
+        return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
+
+    def task_canceller(self) -> TaskCanceller:
+        """Return one that cancels the task that runs now."""
+        return _LoopTaskCanceller()
+
+    async def wait_for(self, future: SharedFuture) -> None:
+        """Wait, letting other tasks run; all that wait in one loop are woken by one call."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        if future.wake_when_settled(loop, waiter):
+            await waiter
+        if future.error:
+            raise future.error.with_traceback(None)
+
+
+class _LoopTaskCanceller:
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._asked_before = self._task.cancelling() if self._task else 0
+        self._fired = self._closed = False
+
+    def cancel(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task and not (self._closed or self._fired):
+            self._fired = True
+            self._task.cancel()
+
+    async def close(self) -> bool:
+        import asyncio
+
+        self._closed = True
+        if not self._fired or self._task is None:
+            return False
+        # Not thrown yet if the task did not wait since: it would hit whoever waits next.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return self._task.uncancel() <= self._asked_before
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="tdev")
+
+
+after_fork_in_child(_executor.cache_clear)

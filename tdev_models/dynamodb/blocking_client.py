@@ -1,0 +1,89 @@
+"""The client of plain threads: it never suspends, so `drive` runs its coroutines without a loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+from tdev_models import aws
+from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.settings import Transport
+
+T = TypeVar("T")
+
+
+class BlockingClient(Client):
+    """Blocks the thread while it waits."""
+
+    in_event_loop = False
+
+    def _standard_transport(self) -> Transport:
+        settings = self.settings
+
+        async def send(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            return aws.call(settings, operation, request)
+
+        return send
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, blocking the thread."""
+        time.sleep(seconds)  # noqa: ASYNC251
+
+    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+        """Run jobs in threads, or one after the other."""
+        if concurrency == 1 or len(jobs) < 2:
+            return [await job() for job in jobs]
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
+            # Each thread sees the settings and leases that are in force here.
+            runs = [
+                threads.submit(copy_context().run, lambda job=job: drive(job())) for job in jobs
+            ]
+            try:
+                return [run.result() for run in runs]
+            except BaseException:  # Ctrl-C, too: what has not begun shall not
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work: nothing cancels a thread."""
+        return await work
+
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do the work here."""
+        return work(*arguments)
+
+    def task_canceller(self) -> TaskCanceller:
+        """Return one that does nothing: blocking code learns of a lost lease at its next write."""
+        return _NoCanceller()
+
+    async def wait_for(self, future: SharedFuture) -> None:
+        """Wait, blocking the thread."""
+        future.wait()
+        if future.error:
+            raise future.error.with_traceback(None)
+
+
+class _NoCanceller:
+    def cancel(self) -> None: ...
+
+    async def close(self) -> bool:
+        return False
+
+
+def drive(coroutine: Awaitable[T]) -> T:
+    """Run a coroutine that never suspends, without an event loop.
+
+    Raises:
+        RuntimeError: it suspended: a blocking call met an awaitable one.
+    """
+    steps = coroutine.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("a blocking call suspended; use the awaitable functions in an event loop")

@@ -1,0 +1,139 @@
+"""The client: the tables of one settings, and how its calls wait.
+
+Services import no event loop. All that differs between waiting in a thread and in an event loop is
+here, abstract; `blocking_client` and `async_client` say how.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+from tdev_models import settings as settings_module
+from tdev_models.dynamodb.retry import LOCK_POLL_SECONDS, wait_until
+from tdev_models.dynamodb.sender import Sender
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.dynamodb.table import Table
+from tdev_models.forks import after_fork_in_child
+from tdev_models.models import AgentExecution, BaseModel, Metric, PipelineSession, UserProject
+from tdev_models.settings import Settings, Transport
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_MOST_CLIENTS = 256
+
+
+class TaskCanceller(Protocol):
+    """Cancels the task that made it, on behalf of another thread."""
+
+    def cancel(self) -> None:
+        """Cancel the task; called from any thread, any number of times."""
+
+    async def close(self) -> bool:
+        """Cancel no more; called by the task. Return whether it was cancelled by this object."""
+
+
+class Client(ABC):
+    """What services need of the world.
+
+    Attributes:
+        in_event_loop: whether its coroutines suspend, and so need an event loop.
+        sender: sends requests that are no table's alone.
+    """
+
+    in_event_loop: ClassVar[bool]
+    _open: dict[Settings, Self]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        transport = self._standard_transport()
+        if settings.transport:
+            transport = settings.transport(transport)
+        self.sender = Sender(transport, settings, self.sleep)
+
+    def __init_subclass__(cls) -> None:
+        cls._open = {}
+        after_fork_in_child(cls._open.clear)
+
+    @classmethod
+    def for_settings(cls, settings: Settings | None = None) -> Self:
+        """Return the process's client of these settings, or of those in force."""
+        chosen = settings or settings_module.current()
+        client = cls._open.get(chosen)
+        if client is None:
+            if len(cls._open) >= _MOST_CLIENTS:
+                cls._open.clear()  # a client holds no connection: those are in `aws`
+            client = cls._open.setdefault(chosen, cls(chosen))
+        return client
+
+    @abstractmethod
+    def _standard_transport(self) -> Transport: ...
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    @abstractmethod
+    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+        """Run jobs, at most so many at once, and return their results in order."""
+
+    @abstractmethod
+    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of work that a cancellation must not cut in two."""
+
+    @abstractmethod
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of work that takes the processor for long."""
+
+    @abstractmethod
+    def task_canceller(self) -> TaskCanceller:
+        """Return what cancels the current task."""
+
+    @abstractmethod
+    async def wait_for(self, future: SharedFuture) -> None:
+        """Wait until a future is settled, and raise the error that it was settled with."""
+
+    def is_stray_cancellation(self, error: BaseException) -> bool:
+        """Return whether an error is a cancellation that nobody asked of the current task."""
+        return False
+
+    async def acquire(self, lock: threading.Lock) -> None:
+        """Take a lock that a thread may hold for the time of a request."""
+        await wait_until(lambda: lock.acquire(blocking=False), self.sleep, LOCK_POLL_SECONDS)
+
+    @cached_property
+    def sessions(self) -> Table[PipelineSession]:
+        """The table of pipeline sessions."""
+        return self._table(PipelineSession)
+
+    @cached_property
+    def executions(self) -> Table[AgentExecution]:
+        """The table of agent executions."""
+        return self._table(AgentExecution)
+
+    @cached_property
+    def projects(self) -> Table[UserProject]:
+        """The table of user projects."""
+        return self._table(UserProject)
+
+    @cached_property
+    def metrics(self) -> Table[Metric]:
+        """The table of metrics."""
+        return self._table(Metric)
+
+    def _table(self, model: type[M]) -> Table[M]:
+        name = self.settings.table_name(model.Meta.table)  # type: ignore[attr-defined]
+        return Table(model, name, self.sender, self.now)
+
+    def now(self) -> float:
+        """Return the time in epoch seconds, to the microsecond."""
+        return round(self.settings.clock(), 6)
+
+    def expiry(self, created_at: float) -> int | None:
+        """Return when a session of this creation, and all of it, expires; epoch seconds."""
+        days = self.settings.retention_days
+        return None if days is None else int(created_at + days * 86400)

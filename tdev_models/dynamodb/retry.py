@@ -1,0 +1,83 @@
+"""The one place that decides when something is tried again, and how long to wait for it.
+
+An error that is not in `FIRST_PAUSE_SECONDS` is never tried again. The pause doubles with each
+try, up to `LONGEST_PAUSE_SECONDS`, and is drawn at random between nothing and that (full jitter).
+It ends when a budget is spent: a number of seconds, never a number of tries.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from tdev_models.errors import Conflict, Throttled, Unavailable
+
+FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float]] = {
+    # Another transaction was at work on the item: nothing was changed.
+    Conflict: 0.02,
+    # No answer: perhaps changed, and every write of this package may be sent twice.
+    Unavailable: 0.05,
+    # Refused for capacity: nothing was changed.
+    Throttled: 0.1,
+}
+LONGEST_PAUSE_SECONDS: Final = 2.0
+
+# Budgets in seconds. That of any other request is the setting `retry_seconds`; a write under a
+# lease is tried until the lease expires.
+CHUNK_WRITE_SECONDS: Final = 900.0  # at 5 write units a second, 2 MB of chunks take 7 minutes
+CHUNK_READ_SECONDS: Final = 300.0
+BACKGROUND_METRIC_SECONDS: Final = 60.0  # nobody waits for the package's own metrics
+
+# How often a state of this process is looked at that nothing announces.
+LOCK_POLL_SECONDS: Final = 0.005
+STOP_POLL_SECONDS: Final = 0.2
+
+
+class Backoff:
+    """The pauses of one thing that is tried until it succeeds or its budget is spent.
+
+    Attributes:
+        attempts: how often it was tried, the one under way included.
+    """
+
+    def __init__(
+        self,
+        budget_seconds: float,
+        first_pause_seconds: Mapping[type[Exception], float] = FIRST_PAUSE_SECONDS,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+    ) -> None:
+        self.attempts = 1
+        self._deadline = time.monotonic() + budget_seconds
+        self._first_pauses, self._longest = first_pause_seconds, longest_pause_seconds
+
+    def pause_after(self, error: Exception) -> float | None:
+        """Return how long to wait before the next try, or None when the error is final."""
+        first = next(
+            (first for kind, first in self._first_pauses.items() if isinstance(error, kind)), None
+        )
+        if first is None:
+            return None
+        limit = min(self._longest, first * 2 ** min(self.attempts - 1, 30))
+        pause = random.uniform(0, limit)
+        if time.monotonic() + pause >= self._deadline:
+            return None
+        self.attempts += 1
+        return pause
+
+
+async def wait_until(
+    ready: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None]],
+    poll_seconds: float,
+    timeout_seconds: float = float("inf"),
+) -> bool:
+    """Wait until something is so that nothing announces; return False when the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while not ready():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        await sleep(min(poll_seconds, left))
+    return True

@@ -1,0 +1,103 @@
+"""Sends requests over a transport: again where that may help, and shown to the request hook."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from tdev_models.aws import tables_of
+from tdev_models.dynamodb.retry import Backoff
+from tdev_models.errors import TdevError
+from tdev_models.results import RequestEvent
+from tdev_models.settings import Settings, Transport
+
+_log = logging.getLogger(__name__)
+
+
+class Sender:
+    """What sends the requests of one client."""
+
+    def __init__(
+        self, transport: Transport, settings: Settings, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._transport, self._sleep = transport, sleep
+        self._hook, self._retry_seconds = settings.on_request, settings.retry_seconds
+
+    async def send(
+        self, operation: str, request: Mapping[str, Any], retry_seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Send one request, again while `retry` allows it, and return the response.
+
+        Args:
+            operation: its name, as DynamoDB's API has it.
+            request: its parameters; sent unchanged each time.
+            retry_seconds: for how long it may be tried again; the setting's when not given.
+
+        Raises:
+            ConditionFailed: a condition was not met.
+            TdevError: the error that any other failure means.
+        """
+        budget = self._retry_seconds if retry_seconds is None else retry_seconds
+        backoff, begun = Backoff(budget), time.perf_counter()
+        response: dict[str, Any] = {}
+        error: TdevError | None = None
+        try:
+            while True:
+                try:
+                    response = await self._transport(operation, request)
+                    return response
+                except TdevError as raised:
+                    error, pause = raised, backoff.pause_after(raised)
+                    if pause is None:
+                        raise
+                error = None
+                await self._sleep(pause)
+        finally:
+            if self._hook is not None:
+                seconds = time.perf_counter() - begun
+                event = RequestEvent(
+                    operation=operation,
+                    table=tables_of(request),
+                    units=_units(response),
+                    seconds=seconds,
+                    attempts=backoff.attempts,
+                    error=None if error is None else error.code or type(error).__name__,
+                )
+                try:
+                    self._hook(event)
+                except Exception:  # what was sent is done, whatever its watcher makes of it
+                    _log.warning("the on_request hook failed", exc_info=True)
+
+    async def transact_write(
+        self,
+        parts: Sequence[Mapping[str, Any]],
+        token: str,
+        retry_seconds: float | None = None,
+    ) -> None:
+        """Write all parts or none; a resend with the same token does nothing twice.
+
+        Raises:
+            ConditionFailed: a condition was not met; `position` says whose.
+        """
+        request = {
+            "TransactItems": parts,
+            "ClientRequestToken": token,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        await self.send("TransactWriteItems", request, retry_seconds)
+
+    async def transact_get(self, parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return up to 100 items as they were at one moment, `{}` for those that do not exist."""
+        if not parts:
+            return []
+        request = {"TransactItems": parts, "ReturnConsumedCapacity": "TOTAL"}
+        response = await self.send("TransactGetItems", request)
+        return [answer.get("Item", {}) for answer in response["Responses"]]
+
+
+def _units(response: Mapping[str, Any]) -> float:
+    consumed = response.get("ConsumedCapacity", ())
+    tables = consumed if isinstance(consumed, list | tuple) else [consumed]
+    return float(sum(table["CapacityUnits"] for table in tables if table))

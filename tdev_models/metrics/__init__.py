@@ -1,0 +1,1 @@
+"""Samples in, totals, reports and comparisons out."""

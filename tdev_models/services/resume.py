@@ -1,0 +1,147 @@
+"""Take over a session that failed or stalled, exactly once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tdev_models.dynamodb.blocking_client import BlockingClient
+from tdev_models.dynamodb.client import Client
+from tdev_models.errors import InvalidRequest, LeaseLost
+from tdev_models.models import PipelineSession
+from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
+from tdev_models.services.executions import execution_key, write_execution
+from tdev_models.services.sessions import stored_session
+from tdev_models.services.tracking import Tracker
+from tdev_models.workers.lease import Lease, claim, is_expired, is_stalled
+
+
+class Resume(Tracker):
+    """A try to take over a session: true when it was claimed, else `reason` says why not.
+
+    Inside `async with resume` it is a tracker: it beats, `.agent(...)` tracks, calls on the session
+    carry the lease, and the end of the block ends the session. A claim that is not entered runs out
+    after `lease_seconds`.
+
+    Attributes:
+        reason: why the session was not claimed; None when it was.
+    """
+
+    def __init__(self, client: Client, session_id: str) -> None:
+        super().__init__(client, session_id, {})
+        self.reason: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            super().__repr__() if self else f"Resume({self.session_id!r}, reason={self.reason!r})"
+        )
+
+    def __bool__(self) -> bool:
+        return self.lease is not None
+
+    async def _create_or_claim(self) -> Lease:
+        return self.owned  # raises: what was not claimed cannot be entered
+
+
+Runner = Callable[[Resume], Any]
+"""Runs what is left of a pipeline; its result is awaited where it can be."""
+
+
+async def resume_pipeline(
+    client: Client, session_id: str, runner: Runner | None = None, from_agent: str | None = None
+) -> Resume:
+    """Claim a failed or stalled session, and run the rest of it where a runner is given.
+
+    Exactly one of any number of callers gets it: one GetItem, one conditional UpdateItem, then the
+    executions (one TransactGetItems, Queries on project-index). Losing is no error: the result is
+    falsy and says why. Safe to call again: a claim whose reply was lost is recognised.
+
+    Args:
+        session_id: the session.
+        runner: called with the `Resume` inside its block; what it raises ends the session as
+            FAILED and is raised.
+        from_agent: one of the nine agents to begin again at, even if it had ended.
+
+    Raises:
+        NotFound: there is no such session.
+        InvalidRequest: from_agent is none of the nine, or runner takes no Resume.
+        LeaseLost: the runner's session was taken over.
+        PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
+        Throttled, Unavailable: after all retries; a claim may have happened and will run out.
+    """
+    if from_agent is not None and from_agent not in AGENTS:
+        raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
+    if runner is not None:
+        checked_runner(client, runner)
+    resume = await claimed(client, await stored_session(client, session_id), from_agent)
+    if resume and runner is not None:
+        await run(resume, runner)
+    return resume
+
+
+def checked_runner(client: Client, runner: Runner) -> None:
+    """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
+    if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(runner):
+        raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
+    try:
+        inspect.signature(runner).bind(None)
+    except TypeError as error:
+        raise InvalidRequest(
+            "runner", f"must be a function that takes a Resume ({error})"
+        ) from None
+    except ValueError:  # of a builtin, which has no signature
+        pass
+
+
+async def claimed(
+    client: Client,
+    seen: PipelineSession,
+    from_agent: str | None,
+    retry_after_seconds: float = 0.0,
+) -> Resume:
+    """Return the try to take over a session as it was read."""
+    resume = Resume(client, seen.session_id)
+    resume.reason = _not_now(client, seen)
+    if resume.reason is not None:
+        return resume
+    lease = await claim(client, seen, {}, resumed=True)
+    if isinstance(lease, PipelineSession):
+        resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
+        return resume
+    lease.retry_after_seconds = retry_after_seconds
+    try:
+        outcome = await resume.take_over(lease, seen, from_agent)
+    except LeaseLost:
+        resume.reason = "it was taken over while its outputs were read"
+        return resume
+    resume.lease = lease
+    if from_agent is not None:
+        # Whoever resumes next must begin there too.
+        key = execution_key(f"{seen.session_id}-{from_agent}")
+        values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
+        await write_execution(client, *key[:2], values, outcome.executions.get(from_agent), lease)
+    return resume
+
+
+def _not_now(client: Client, session: PipelineSession) -> str | None:
+    """Return why a session cannot be resumed, or None if it can."""
+    if is_expired(client, session):
+        return "it has expired"
+    if session.status == SessionStatus.FAILED or is_stalled(
+        session, client.now(), client.settings.stalled_after_seconds
+    ):
+        return None
+    if session.status != SessionStatus.ACTIVE:
+        return f"it is {session.status}"
+    if session.lease_token is not None:
+        return f"{session.lease_owner} owns it (claim {int(session.fence or 0)})"
+    return "it is ACTIVE, and was updated too recently to be stalled"
+
+
+async def run(resume: Resume, runner: Runner) -> None:
+    """Run what is left of a session inside its block."""
+    async with resume:
+        result = runner(resume)
+        if inspect.isawaitable(result):
+            await result

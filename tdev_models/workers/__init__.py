@@ -1,0 +1,1 @@
+"""Who owns a session, and the writes that require the ownership."""

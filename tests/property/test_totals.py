@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, strategies as st
 
-from tdev_models.metrics.totals import Totals, bucket, pack, to_item, unpack
+from tdev_models.metrics.totals import Totals, bucket, from_item, pack, to_item, unpack
 from tdev_models.models import Metric
 
 values = st.one_of(st.just(0.0), st.floats(1e-60, 1e60), st.floats(-1e60, -1e-60))

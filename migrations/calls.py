@@ -145,7 +145,7 @@ class Calls:
                 meaning = TdevError(f"{meaning}: a wrong AWS_ENDPOINT_URL?")
             raise meaning from error
         except BotoCoreError as error:
-            meaning = aws.from_botocore(error)
+            meaning = aws.error_of(error)
             raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
         return response
 

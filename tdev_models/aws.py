@@ -53,10 +53,8 @@ def call(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict
         method = getattr(dynamodb(settings), xform_name(operation))
         with quiet():
             response: dict[str, Any] = method(**request)
-    except ClientError as error:
-        raise from_response(error.response, tables_of(request)) from error
-    except BotoCoreError as error:
-        raise from_botocore(error) from error
+    except (ClientError, BotoCoreError) as error:
+        raise error_of(error, tables_of(request)) from error
     return response
 
 
@@ -67,8 +65,10 @@ def tables_of(request: Mapping[str, Any]) -> str:
     return request.get("TableName") or ",".join(sorted(names))
 
 
-def from_botocore(error: BotoCoreError) -> TdevError:
-    """Return the error that a failure without an answer means."""
+def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
+    """Return the error that a failure of a request to these tables means."""
+    if isinstance(error, ClientError):
+        return from_response(error.response, tables)
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
     if isinstance(error, PartialCredentialsError):

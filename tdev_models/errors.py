@@ -175,6 +175,8 @@ def from_response(response: Mapping[str, Any], tables: str = "") -> TdevError:
 def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
     message = response.get("Error", {}).get("Message", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code.isdigit():  # an answer without a code: botocore puts the HTTP status in its place
+        status = int(code)
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(response.get("Item"))
     if code == "TransactionCanceledException":

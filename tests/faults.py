@@ -22,22 +22,28 @@ class Died(BaseException):
 
 REFUSALS = {
     "lost": Unavailable("injected: never arrived"),
+    "missed": Unavailable("injected: never arrived"),
     "throttled": Throttled("injected"),
+    "slowed": Throttled("injected"),
     "conflict": Conflict("injected"),
     "broken": StoreError("Injected", 400, "broken"),
     "dies": Died(),
 }
 
 
+# After these the package itself sends the request again, and its caller notices nothing.
+RETRIED_KINDS = ("missed", "resent", "slowed", "conflict")
+
+
 class Fault:
     """One fault at the n-th request that matches.
 
-    Kinds: `lost` the request never arrives; `unanswered` it is carried out, its reply is lost and
-    nobody sends it again; `resent` its reply is lost, and the same request is sent again, as
-    botocore does; in both, `between` runs after the first; `before` runs it first and nothing else
-    is wrong; `throttled`, `conflict`, `broken` it is refused; `short` a query returns one item a
-    page; `delayed` it leaves late; `stale` an index shows nothing yet; `dies` and `dies-after` the
-    process ends there.
+    Kinds: `lost` the request never arrives; `unanswered` it is carried out and its reply is lost;
+    `throttled`, `broken` it is refused; after these nothing is tried again. `missed`, `resent`,
+    `slowed`: the same, and the package sends it again; `conflict` it is refused, and sent again.
+    In `unanswered` and `resent`, `between` runs after the first; in `before` it runs first and
+    nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves late;
+    `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
     """
 
     def __init__(
@@ -86,10 +92,8 @@ class Fault:
         await self._run_between()
         if self.kind == "dies-after":
             raise Died
-        if self.kind == "unanswered":
-            raise Unavailable("injected: the reply was lost")
-        assert self.kind == "resent", self.kind
-        return await send(operation, request)
+        assert self.kind in ("unanswered", "resent"), self.kind
+        raise Unavailable("injected: the reply was lost")
 
     async def _run_between(self) -> None:
         result = self.between() if self.between else None
@@ -114,8 +118,7 @@ def injected(fault: Fault, *, needed: bool = True) -> Iterator[Fault]:
     def transport(send: Transport) -> Transport:
         return fault.wrap(calm.transport(send) if calm.transport else send)
 
-    # Where one failure is to be the call's own, nothing is tried again; a conflict always was.
-    retry_seconds = calm.retry_seconds if fault.kind == "conflict" else 0
+    retry_seconds = calm.retry_seconds if fault.kind in RETRIED_KINDS else 0
     # A copy, so that the block has a client of its own.
     with settings.use(replace(calm, transport=transport, retry_seconds=retry_seconds)):
         yield fault

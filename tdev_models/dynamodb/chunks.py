@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any, Self
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
 from tdev_models.errors import PayloadDamaged
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
+from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
 
 INLINE_BYTES = 4 * 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from tdev_models import settings as settings_module
-from tdev_models.dynamodb.retry import LOCK_POLL_SECONDS, wait_until
 from tdev_models.dynamodb.sender import Sender
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.table import Table
 from tdev_models.forks import after_fork_in_child
 from tdev_models.models import AgentExecution, BaseModel, Metric, PipelineSession, UserProject
+from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
 from tdev_models.settings import Settings, Transport
 
 T = TypeVar("T")

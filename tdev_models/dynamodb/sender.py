@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from tdev_models.aws import tables_of
-from tdev_models.dynamodb.retry import Backoff
 from tdev_models.errors import TdevError
 from tdev_models.results import RequestEvent
+from tdev_models.retry import Backoff
 from tdev_models.settings import Settings, Transport
 
 _log = logging.getLogger(__name__)

@@ -27,7 +27,6 @@ from typing import ClassVar, NamedTuple
 from pynamodb.expressions.condition import Condition
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
-from tdev_models.dynamodb.retry import BACKGROUND_METRIC_SECONDS
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.errors import ConditionFailed, Conflict, Throttled
 from tdev_models.forks import after_fork_in_child
@@ -119,8 +118,8 @@ class Recorder:
     def add(self, key: CellKey, value: float, error: bool, *, awaited: bool) -> SharedFuture:
         """Take in a sample; the future is settled once it is durable, or was lost.
 
-        Not awaited are the package's own metrics: when the table does not keep up, their writes are
-        tried longer, and what passes 10,000 waiting samples of one cell is dropped.
+        Not awaited are the package's own metrics: when the table does not keep up, what passes
+        10,000 waiting samples of one cell is dropped.
 
         Raises:
             Throttled: 10,000 cells wait to be written, and nobody awaits this sample.
@@ -233,7 +232,7 @@ class Recorder:
             totals.add(cell.totals)
             item = to_item(cell.date, cell.name, cell.seq + 1, totals)
             try:
-                drive(self._send(item, None if batch.awaited else BACKGROUND_METRIC_SECONDS))
+                drive(self._send(item))
             except ConditionFailed as refused:
                 stored = self._client.metrics.load(refused.item)
                 if stored is None or stored.seq != item.seq:
@@ -244,7 +243,7 @@ class Recorder:
             return cell
         raise Conflict(f"cell {cell.name}: others wrote {_MOST_CELLS_TRIED} cells of this process")
 
-    async def _send(self, item: Metric, retry_seconds: float | None) -> None:
+    async def _send(self, item: Metric) -> None:
         raw = item.serialize(null_check=False)
         actions = [
             typed(attribute, raw[attribute.attr_name])
@@ -256,8 +255,7 @@ class Recorder:
         )
         table = self._client.metrics
         await self._client.sender.send(
-            *table.requests.update(item.date, item.cell, actions=actions, condition=condition),
-            retry_seconds,
+            *table.requests.update(item.date, item.cell, actions=actions, condition=condition)
         )
 
 

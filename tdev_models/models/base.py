@@ -5,6 +5,7 @@ All use of PynamoDB's private names is in this file (docs/adr/0002).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, Self
@@ -21,6 +22,7 @@ from pynamodb.models import Model
 
 from tdev_models import aws, settings
 from tdev_models.errors import InvalidRequest
+from tdev_models.retry import Backoff
 
 Item = Mapping[str, Mapping[str, Any]]
 """An item as DynamoDB sends it: attribute name to typed value."""
@@ -195,15 +197,23 @@ def typed(attribute: Attribute[Any], raw: Any) -> Action:
 
 
 class _OrmConnection(Connection):
-    """PynamoDB's connection on the shared botocore client; it logs no request."""
+    """PynamoDB's connection on the shared botocore client: logs no request, retries as services."""
 
     @property
     def client(self) -> Any:
         return aws.dynamodb(settings.current())
 
     def dispatch(self, operation_name: str, operation_kwargs: dict[str, Any]) -> Any:
-        with aws.quiet():
-            return self._make_api_call(operation_name, operation_kwargs)
+        backoff = Backoff(settings.current().retry_seconds)
+        while True:
+            try:
+                with aws.quiet():
+                    return self._make_api_call(operation_name, operation_kwargs)
+            except BOTOCORE_EXCEPTIONS as error:
+                pause = backoff.pause_after(aws.error_of(error))
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
 
 @cache

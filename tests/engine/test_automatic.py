@@ -299,7 +299,7 @@ def test_a_broken_table_neither_fails_nor_slows_the_pipeline(
     strict_store: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken(0.3)
-    with settings.use(strict_store, automatic_metrics=True, transport=broken.wrap):
+    with settings.use(strict_store, automatic_metrics=True, transport=broken.wrap, retry_seconds=1):
         begun = time.monotonic()
         run_agents()
         assert time.monotonic() - begun < 1
@@ -314,7 +314,7 @@ def test_what_waits_is_bounded(
 ) -> None:
     monkeypatch.setattr(recording, "_MOST_QUIET", 3)
     slow = Broken(0.2)
-    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
+    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap, retry_seconds=0.5):
         recorder = recording.Recorder.for_settings(settings.current())
         for _ in range(50):
             recorder.add(recording.CellKey(0, "m", "", ""), 1, error=False, awaited=False)
@@ -328,7 +328,7 @@ def test_what_waits_in_many_cells_is_bounded(
 ) -> None:
     monkeypatch.setattr(recording, "_MOST_CELLS", 5)
     slow = Broken(0.1)
-    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap):
+    with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap, retry_seconds=0.5):
         recorder = recording.Recorder.for_settings(settings.current())
         for number in range(50):
             with suppress(Throttled):

@@ -28,7 +28,6 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 # lease is tried until the lease expires.
 CHUNK_WRITE_SECONDS: Final = 900.0  # at 5 write units a second, 2 MB of chunks take 7 minutes
 CHUNK_READ_SECONDS: Final = 300.0
-BACKGROUND_METRIC_SECONDS: Final = 60.0  # nobody waits for the package's own metrics
 
 # How often a state of this process is looked at that nothing announces.
 LOCK_POLL_SECONDS: Final = 0.005

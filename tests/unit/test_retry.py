@@ -1,0 +1,106 @@
+"""When something is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tdev_models import Settings, errors, settings, sync
+from tdev_models.errors import Conflict, TdevError, Throttled, Unavailable
+from tdev_models.results import RequestEvent
+from tdev_models.retry import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, wait_until
+
+FINAL = [
+    errors.InvalidRequest("field", "wrong"),
+    errors.ConfigurationError("no table"),
+    errors.AccessDenied("no"),
+    errors.ConditionFailed(None),
+    errors.StoreError("Validation", 400, "wrong"),
+    errors.ItemTooLarge("too large"),
+]
+
+
+@pytest.mark.parametrize("error", FINAL)
+def test_what_trying_again_cannot_help_is_final(error: TdevError) -> None:
+    assert Backoff(60).pause_after(error) is None
+
+
+@pytest.mark.parametrize("kind", FIRST_PAUSE_SECONDS)
+def test_pauses_double_up_to_the_longest_in_full_jitter(kind: type[TdevError]) -> None:
+    rounds = []
+    for _ in range(200):
+        backoff = Backoff(60)
+        rounds.append([pause(backoff, kind) for _ in range(9)])
+    for number in range(9):
+        limit = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS[kind] * 2**number)
+        drawn = [pauses[number] for pauses in rounds]
+        assert 0 <= min(drawn) < limit / 4
+        assert limit * 3 / 4 < max(drawn) <= limit
+
+
+def pause(backoff: Backoff, kind: type[TdevError]) -> float:
+    seconds = backoff.pause_after(kind("again"))
+    assert seconds is not None
+    return seconds
+
+
+def test_a_budget_is_a_number_of_seconds() -> None:
+    assert Backoff(0).pause_after(Unavailable("again")) is None
+    begun, backoff = time.monotonic(), Backoff(0.2)
+    while (seconds := backoff.pause_after(Unavailable("again"))) is not None:
+        time.sleep(seconds)
+    assert time.monotonic() - begun <= 0.2
+    assert backoff.attempts > 2
+
+
+class Refusing:
+    """A transport that refuses the first requests."""
+
+    def __init__(self, error: TdevError, times: int) -> None:
+        self.error, self.times, self.requests = error, times, list[Mapping[str, Any]]()
+
+    def wrap(self, send: settings.Transport) -> settings.Transport:
+        async def refusing(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            self.requests.append(request)
+            if len(self.requests) <= self.times:
+                raise self.error
+            return await send(operation, request)
+
+        return refusing
+
+
+@pytest.mark.parametrize("error", [Conflict("x"), Throttled("x"), Unavailable("x")])
+def test_a_request_is_sent_again_as_it_was_and_its_attempts_are_counted(
+    strict_store: Settings, error: TdevError
+) -> None:
+    refusing, events = Refusing(error, 3), list[RequestEvent]()
+    with settings.use(strict_store, transport=refusing.wrap, on_request=events.append):
+        sync.save_pipeline_session(session_id="s")
+    assert len(refusing.requests) == 4
+    assert all(request == refusing.requests[0] for request in refusing.requests)
+    (event,) = events
+    assert (event.attempts, event.error) == (4, None)
+    assert event.units > 0
+
+
+def test_a_budget_that_is_spent_raises_the_last_error(strict_store: Settings) -> None:
+    refusing, events = Refusing(Unavailable("gone"), 10**6), list[RequestEvent]()
+    with settings.use(
+        strict_store, transport=refusing.wrap, on_request=events.append, retry_seconds=0.2
+    ):
+        with pytest.raises(Unavailable, match="gone"):
+            sync.get_pipeline_session("s")
+    (event,) = events
+    assert event.attempts == len(refusing.requests) > 1
+    assert event.error == "Unavailable"
+    assert event.seconds < 0.3
+
+
+def test_waiting_ends_when_it_is_so_or_the_time_is_over() -> None:
+    looks = iter([False, False, True])
+    assert asyncio.run(wait_until(lambda: next(looks), asyncio.sleep, 0.001))
+    assert not asyncio.run(wait_until(lambda: False, asyncio.sleep, 0.001, 0.01))

@@ -24,6 +24,7 @@ check: .venv/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.complexity
 
 # Ten minutes of killed and frozen workers, and of a killed engine.
 soak: .venv/.ready

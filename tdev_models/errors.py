@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -175,30 +175,39 @@ def from_response(response: Mapping[str, Any], tables: str = "") -> TdevError:
 def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
     message = response.get("Error", {}).get("Message", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code.isdigit():  # an answer without a code: botocore puts the HTTP status in its place
-        status = int(code)
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(response.get("Item"))
     if code == "TransactionCanceledException":
-        reasons = response.get("CancellationReasons", [])
-        codes = [reason.get("Code") for reason in reasons]
-        if "ConditionalCheckFailed" in codes:
-            position = codes.index("ConditionalCheckFailed")
-            return ConditionFailed(reasons[position].get("Item"), position)
-        for reason, kind in _CANCELLATIONS:
-            if reason in codes:
-                return kind(message)
-        message = " ".join(filter(None, (reason.get("Message") for reason in reasons)))
-        code = "ValidationException" if "ValidationError" in codes else code
+        return _cancelled(response.get("CancellationReasons", []), code, status, message)
     if code == "ResourceNotFoundException":
         return ConfigurationError(
             f"{message or 'table not found'}{tables and f' ({tables})'}; "
             "create the tables with 'tdev migrate apply --env ...'"
         )
-    if code == "ValidationException" and "size" in message.lower() and "exceed" in message.lower():
-        return ItemTooLarge(message)
     if code in _BY_CODE:
         return _BY_CODE[code](message or code)
-    if status >= 500:
+    # An answer without a code: botocore puts the HTTP status in its place.
+    if status >= 500 or (code.isdigit() and int(code) >= 500):
         return Unavailable(f"{code} ({status}): {message}")
+    return _refused(code, status, message)
+
+
+def _cancelled(
+    reasons: Sequence[Mapping[str, Any]], code: str, status: int, message: str
+) -> TdevError:
+    """Return what a cancelled transaction means."""
+    codes = [reason.get("Code") for reason in reasons]
+    if "ConditionalCheckFailed" in codes:
+        position = codes.index("ConditionalCheckFailed")
+        return ConditionFailed(reasons[position].get("Item"), position)
+    for reason, kind in _CANCELLATIONS:
+        if reason in codes:
+            return kind(message)
+    message = " ".join(filter(None, (reason.get("Message") for reason in reasons)))
+    return _refused("ValidationException" if "ValidationError" in codes else code, status, message)
+
+
+def _refused(code: str, status: int, message: str) -> TdevError:
+    if code == "ValidationException" and "size" in message.lower() and "exceed" in message.lower():
+        return ItemTooLarge(message)
     return StoreError(code, status, message)

@@ -35,7 +35,7 @@ ALWAYS = ast.parse(
 
 # What recognises an own write, or makes a resent one do nothing.
 TOKENS = (
-    ("workers/lease.py", "found is None or found.lease_token != token", "True"),
+    ("workers/lease.py", "stored is None or stored.lease_token != token", "True"),
     (
         "workers/leased_writes.py",
         "(stored.status, stored.fence) == (ends, lease.fence)",

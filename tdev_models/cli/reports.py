@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> int:
     start = end - 86400 * options.days
     if options.start is not None:
         start = instant("start", options.start)
-    found, tables = _REPORTS[options.command](options, start, end)
+    report, tables = _REPORTS[options.command](options, start, end)
     if options.json:
-        sys.stdout.write(json.dumps(found, default=dict, indent=2) + "\n")
+        sys.stdout.write(json.dumps(report, default=dict, indent=2) + "\n")
         return 0
     # Names are the users' own: nothing in them is markup.
     console = Console(markup=False, emoji=False, highlight=False)
@@ -89,7 +89,7 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
     if (row := report.seconds) is not None:
         numbers = (row.mean, row.min, row.max, *row.percentiles.values())
         lasted.append(["completed sessions", *map(_short, numbers)])
-    funnel = [[one.agent_name, str(one.completed), str(one.stopped)] for one in report.funnel]
+    funnel = [[step.agent_name, str(step.completed), str(step.stopped)] for step in report.funnel]
     made = [[name, str(count)] for name, count in report.technologies.items()]
     return report, [
         _sessions(f"Sessions by day: {rates}", "day", [*report.by_day, all_of]),
@@ -104,7 +104,7 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
 
 def _sessions(title: str, group: str, counts: Iterable[SessionCounts]) -> Table:
     events = ("started", "completed", "failed", "abandoned", "resumed")
-    lines = [[one.group or "(none)", *(str(one[event]) for event in events)] for one in counts]
+    lines = [[row.group or "(none)", *(str(row[event]) for event in events)] for row in counts]
     return _table(title, group, *events, lines=lines)
 
 
@@ -114,24 +114,24 @@ def _agents(
     report = agent_performance(start, end)
     lines = [
         [
-            one.agent_name,
-            str(one.runs),
-            _percent(one.success_rate),
-            str(one.retries),
-            *map(_short, (one.mean, one.p50, one.p95, one.p99)),
-            "" if one.trend is None else f"{100 * one.trend:+.0f}%",
+            agent.agent_name,
+            str(agent.runs),
+            _percent(agent.success_rate),
+            str(agent.retries),
+            *map(_short, (agent.mean, agent.p50, agent.p95, agent.p99)),
+            "" if agent.trend is None else f"{100 * agent.trend:+.0f}%",
         ]
-        for one in report.agents
+        for agent in report.agents
     ]
     columns = ("runs", "ok", "again", "mean", "p50", "p95", "p99", "trend")
-    said = (
+    summary = (
         f"Slowest (p95): {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
     )
-    return report, [_table("Agents, in seconds", "agent", *columns, lines=lines), said]
+    return report, [_table("Agents, in seconds", "agent", *columns, lines=lines), summary]
 
 
 def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparison, list[Any]]:
-    found = compare_variants(
+    comparison = compare_variants(
         options.agent,
         options.a,
         options.b,
@@ -142,25 +142,25 @@ def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparis
     )
     lines = [
         [
-            one.name,
-            str(one.count),
-            _percent(one.success_rate),
-            *("" if value is None else _short(value) for value in (one.mean, one.typical)),
-            *map(_short, (one.p50, one.p95, one.p99)),
+            variant.name,
+            str(variant.count),
+            _percent(variant.success_rate),
+            *("" if value is None else _short(value) for value in (variant.mean, variant.typical)),
+            *map(_short, (variant.p50, variant.p95, variant.p99)),
         ]
-        for one in (found.a, found.b)
-        if one is not None
+        for variant in (comparison.a, comparison.b)
+        if variant is not None
     ]
     effects = [
         line
         for line in (
-            _effect("success, points", found.success, 100, 0),
-            _effect("typical value, %", found.ratio, 100, 1),
+            _effect("success, points", comparison.success, 100, 0),
+            _effect("typical value, %", comparison.ratio, 100, 1),
         )
         if line
     ]
     columns = ("count", "ok", "mean", "typical", "p50", "p95", "p99")
-    return found, [
+    return comparison, [
         _table(f"{options.metric} of {options.agent}", "variant", *columns, lines=lines),
         _table(
             f"{options.b} against {options.a}",
@@ -171,17 +171,18 @@ def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparis
             "needed",
             lines=effects,
         ),
-        found.verdict,
+        comparison.verdict,
     ]
 
 
-def _effect(name: str, found: Difference | None, scale: float, same: float) -> list[str]:
-    if found is None:
+def _effect(name: str, difference: Difference | None, scale: float, same: float) -> list[str]:
+    if difference is None:
         return []
     effect, low, high = (
-        f"{scale * (value - same):+.1f}" for value in (found.effect, found.low, found.high)
+        f"{scale * (value - same):+.1f}"
+        for value in (difference.effect, difference.low, difference.high)
     )
-    return [name, effect, f"{low} to {high}", f"{found.p_value:.3f}", str(found.needed)]
+    return [name, effect, f"{low} to {high}", f"{difference.p_value:.3f}", str(difference.needed)]
 
 
 _REPORTS = {"metrics": _metrics, "usage": _usage, "agents": _agents, "ab": _ab}
@@ -221,4 +222,6 @@ def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
 
 def _plain(text: str) -> str:
     """Return a text without what would steer the terminal."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

@@ -130,7 +130,7 @@ class _LoopTaskCanceller:
         self._closed = True
         if not self._fired or self._task is None:
             return False
-        # Not thrown yet if the task did not wait since: it would hit whoever waits next.
+        # The cancellation is raised only where the task next waits: here, and not in its caller.
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         return self._task.uncancel() <= self._asked_before

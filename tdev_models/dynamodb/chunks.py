@@ -135,7 +135,7 @@ def _value(execution_id: str, envelope: Envelope, pieces: Sequence[bytes]) -> An
         raise PayloadDamaged(f"{damage}: {len(pieces)} of {envelope.chunks} chunks are there")
     inflater = zlib.decompressobj()
     try:
-        # One byte more than declared is enough to know that it lies.
+        # One byte more than declared is enough to know that the envelope is wrong.
         data = inflater.decompress(b"".join(pieces), envelope.size + 1)
     except zlib.error as error:
         raise PayloadDamaged(f"{damage}: {error}") from None

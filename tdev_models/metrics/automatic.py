@@ -105,7 +105,7 @@ def session_ended(
 def project_saved(client: Client, project: UserProject) -> None:
     """Record the first 20 technologies of a project that this call made, one sample each."""
     if project.created_at == project.last_accessed and isinstance(project.tech_stack, list):
-        names = dict.fromkeys(one for one in project.tech_stack if isinstance(one, str))
+        names = dict.fromkeys(name for name in project.tech_stack if isinstance(name, str))
         for technology in [*names][:_MOST_TECHNOLOGIES]:  # each is an item of its own
             _note(client, "projects_saved", dimension=technology)
 

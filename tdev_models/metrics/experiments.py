@@ -111,8 +111,8 @@ async def compare_variants(
         raise InvalidRequest("effect", "must be above 0, and at most 0.5")
     share = 0.5
     if weights is not None:
-        one, other = (_checked(weights).get(name, 0.0) for name in (a, b))
-        share = one / (one + other) if one + other else 0.0
+        weight_a, weight_b = (_checked(weights).get(name, 0.0) for name in (a, b))
+        share = weight_a / (weight_a + weight_b) if weight_a + weight_b else 0.0
         if not 0 < share < 1:
             raise InvalidRequest("weights", f"must be above 0 for {a} and {b}")
 

@@ -2,7 +2,7 @@
 
 A cell is one item that this process alone writes, with the totals of all its samples so far::
 
-    samples  1 2 3 4 5 6 7 8        calls made while a write is under way ride on the next
+    samples  1 2 3 4 5 6 7 8        calls made during a write share the next one
     write    [1]  seq 1, count 1
                 [2 3 4 5]  seq 2, count 5
                         [6 7 8]  seq 3, count 8
@@ -59,7 +59,7 @@ class CellKey(NamedTuple):
 
 
 class _Batch:
-    """Samples that one write carries."""
+    """Samples that one write adds to a cell."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -84,7 +84,7 @@ class _WriterCell:
 class Recorder:
     """The cells of one process and its settings, and the threads that write them.
 
-    Both colours share it: fewer writers are fewer items to read.
+    Awaitable and blocking calls share it: fewer writers are fewer items to read.
     """
 
     _open: ClassVar[dict[Settings, Recorder]] = {}
@@ -104,8 +104,8 @@ class Recorder:
         recorder = cls._open.get(settings)
         if recorder is None:
             if len(cls._open) >= _MOST_RECORDERS:
-                for key, one in [*cls._open.items()]:
-                    if not one.unsettled():
+                for key, idle in [*cls._open.items()]:
+                    if not idle.unsettled():
                         cls._open.pop(key, None)
             recorder = cls._open.setdefault(settings, cls(settings))
         return recorder
@@ -183,9 +183,9 @@ class Recorder:
             self._drain()
             with self._work:
                 self._idle += 1
-                found = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
+                has_work = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
                 self._idle -= 1
-                if not found:
+                if not has_work:
                     self._threads -= 1
                     return
 

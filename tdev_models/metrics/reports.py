@@ -120,11 +120,13 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
         for name in order
         if name in runs
     ]
-    failing = [one for one in agents if one.failures]
+    failing = [agent for agent in agents if agent.failures]
     return PerformanceReport(
         agents=tuple(agents),
-        slowest=max(agents, key=lambda one: one.p95).agent_name if agents else None,
-        most_failing=min(failing, key=lambda one: one.success_rate).agent_name if failing else None,
+        slowest=max(agents, key=lambda agent: agent.p95).agent_name if agents else None,
+        most_failing=min(failing, key=lambda agent: agent.success_rate).agent_name
+        if failing
+        else None,
     )
 
 

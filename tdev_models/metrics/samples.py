@@ -74,7 +74,7 @@ async def flush_metrics(client: Client) -> None:
     (`os._exit`, children of multiprocessing).
     """
     for future in Recorder.for_settings(client.settings).unsettled():
-        with suppress(Exception):  # who awaited it was told, else the log
+        with suppress(Exception):  # its own caller got the error, or the log has it
             await client.wait_for(future)
 
 

@@ -1,12 +1,12 @@
-"""Who owns a session, and which calls carry the ownership.
+"""Who owns a session, and which calls act under that ownership.
 
 Two workers and one lease in time::
 
     A  claim(fence 1, token a) .. heartbeat .. frozen ...................... write: refused
     B                                      lease runs out   claim(fence 2, token b) .. write
 
-The clock only says when B may try. What decides is the condition of each write: a claim requires
-the session as it was read, every write of an owner requires its own fence and token.
+Clocks only say when B may try to claim. The condition of each write decides: a claim requires the
+session as it was read, every write of an owner requires its own fence and token.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ async def claim(
     try:
         await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
     except ConditionFailed as refused:
-        found = client.sessions.load(refused.item)
-        if found is None or found.lease_token != token:
-            return found or seen
+        stored = client.sessions.load(refused.item)
+        if stored is None or stored.lease_token != token:
+            return stored or seen
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
     return Lease(seen.session_id, fence, token, time.monotonic(), now, expires_at)
@@ -185,15 +185,15 @@ _bound: ContextVar[Mapping[str, Lease]] = ContextVar("tdev_leases", default=_NON
 
 
 def current_lease(client: Client, session_id: str | None) -> Lease | None:
-    """Return the lease that calls on a session carry here, in this task or thread.
+    """Return the lease under which calls on a session act in this task or thread, if any.
 
-    It may be over: then the call is refused, rather than taken for one without a lease.
+    It may be over: then the call is refused, rather than taken for a call without a lease.
     """
     return _bound.get().get(_place(client, session_id))
 
 
 def bind_lease(client: Client, lease: Lease) -> None:
-    """Let calls on the lease's session carry it from here on."""
+    """Let calls on the lease's session act under it from here on, in this task or thread."""
     _bound.set({**_bound.get(), _place(client, lease.session_id): lease})
 
 
@@ -207,7 +207,7 @@ after_fork_in_child(_after_fork)
 
 
 def unbind_lease(lease: Lease) -> None:
-    """Let calls on the lease's session carry it no more."""
+    """End what `bind_lease` began."""
     _bound.set({place: one for place, one in _bound.get().items() if one is not lease})
 
 

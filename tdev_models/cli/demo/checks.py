@@ -15,7 +15,7 @@ from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Story:
     """What happened, as the demo saw it: `left` is the session right after the kill."""
 
     request: str
@@ -53,26 +53,23 @@ class Check(NamedTuple):
     expected: Any
 
 
-def check(facts: Facts, told: Told) -> list[Check]:
+def check(facts: Facts, story: Story) -> list[Check]:
     """Return every claim of the demo with what was found and what must be."""
-    killed, winner, session = told.pids[0], told.winner, facts.session
-    claimed = next(step for step in told.steps if step["step"] == "claimed")
-    once = {name: [("COMPLETED", killed)] for name in AGENTS[:6]}
-    once |= {name: [("COMPLETED", winner)] for name in AGENTS[7:]}
-    made: dict[str, Any] = {}
-    for name, agent in RUN.items():
-        made[name] = agent(told.request, made)
-    requests = [event for _, event in bill.read(facts.bill)]
+    return [*_takeover(story), *_store(facts, story)]
+
+
+def _takeover(story: Story) -> list[Check]:
+    claimed = next(step for step in story.steps if step["step"] == "claimed")
     return [
-        Check("worker 1 died of SIGKILL", told.died_of, 9),
+        Check("worker 1 died of SIGKILL", story.died_of, 9),
         Check(
             "and left the session ACTIVE inside generation, 6 of 9 agents ended",
-            (told.left.status, told.left.current_agent, told.left.progress, told.left.fence),
+            (story.left.status, story.left.current_agent, story.left.progress, story.left.fence),
             ("ACTIVE", "generation", 6, 1),
         ),
         Check(
             "of two claims at once one won",
-            sorted(step["step"] for step in told.steps),
+            sorted(step["step"] for step in story.steps),
             ["claimed", "refused"],
         ),
         Check(
@@ -80,6 +77,18 @@ def check(facts: Facts, told: Told) -> list[Check]:
             (claimed["fence"], claimed["start_agent"], claimed["outputs"]),
             (2, "generation", list(AGENTS[:6])),
         ),
+    ]
+
+
+def _store(facts: Facts, story: Story) -> list[Check]:
+    killed, winner, session = story.pids[0], story.winner, facts.session
+    once = {name: [("COMPLETED", killed)] for name in AGENTS[:6]}
+    once |= {name: [("COMPLETED", winner)] for name in AGENTS[7:]}
+    made: dict[str, Any] = {}
+    for name, agent in RUN.items():
+        made[name] = agent(story.request, made)
+    requests = [event for _, event in bill.read(facts.bill)]
+    return [
         Check(
             "the session is COMPLETED, 9 of 9, resumed once",
             (session.status, session.progress, session.fence, session.resume_count),
@@ -88,35 +97,35 @@ def check(facts: Facts, told: Told) -> list[Check]:
         Check(
             "each agent ran once, generation again by the winner",
             {
-                one.agent_name: [(attempt.status, process_of(attempt)) for attempt in one.attempts]
-                for one in facts.executions
+                run.agent_name: [(attempt.status, process_of(attempt)) for attempt in run.attempts]
+                for run in facts.executions
             },
             once | {"generation": [("RUNNING", killed), ("COMPLETED", winner)]},
         ),
         Check(
             "the stored outputs are what the agents make of the request",
-            {one.agent_name: one.output_data for one in facts.executions},
+            {run.agent_name: run.output_data for run in facts.executions},
             made,
         ),
         Check(
             "the zip holds the files of the manifest, by checksum",
             _checksums(facts.file),
-            {path: one["sha256"] for path, one in made["assembly"]["manifest"].items()},
+            {path: file["sha256"] for path, file in made["assembly"]["manifest"].items()},
         ),
         Check(
             "the history has the project, one download though it was reported twice",
-            [(one.project_id, one.download_count, one.tech_stack) for one in facts.projects],
-            [(told.session_id, 1, list(made["search"].values()))],
+            [(item.project_id, item.download_count, item.tech_stack) for item in facts.projects],
+            [(story.session_id, 1, list(made["search"].values()))],
         ),
         Check(
             "the metrics have one run of each agent, none failed",
             {row.agent_name: (row.count, row.error_rate) for row in facts.metrics},
             dict.fromkeys(AGENTS, (1, 0)),
         ),
-        Check("nothing is left to recover", [one.session_id for one in facts.stalled], []),
+        Check("nothing is left to recover", [stalled.session_id for stalled in facts.stalled], []),
         Check(
             "the bill has each agent's begin and end, and the begin that was cut off",
-            sum(one.operation == "TransactWriteItems" and not one.error for one in requests),
+            sum(sent.operation == "TransactWriteItems" and not sent.error for sent in requests),
             2 * len(AGENTS) + 1,
         ),
     ]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tdev_models.cli.demo import bill
-from tdev_models.cli.demo.checks import Check, Facts, Told, process_of
+from tdev_models.cli.demo.checks import Check, Facts, Story, process_of
 from tdev_models.cli.engine import Engine
 from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, Session
 
@@ -34,14 +34,14 @@ _SUMMARIES: dict[str, Callable[[Any], str]] = {
 }
 
 
-def tables(console: Console, facts: Facts, told: Told) -> None:
+def tables(console: Console, facts: Facts, story: Story) -> None:
     """Print the timeline, the attempts, the history, the metrics and the cost."""
-    attempts = [(one, attempt) for one in facts.executions for attempt in one.attempts]
+    attempts = [(run, attempt) for run in facts.executions for attempt in run.attempts]
     attempts.sort(key=lambda pair: pair[1].start_time or 0)
     for table in (
-        _timeline(facts.session, told, attempts),
-        _attempts(told, attempts),
-        _history(facts.projects, told),
+        _timeline(facts.session, story, attempts),
+        _attempts(story, attempts),
+        _history(facts.projects, story),
         _metrics(facts.metrics),
         _cost(facts.bill),
     ):
@@ -49,37 +49,37 @@ def tables(console: Console, facts: Facts, told: Told) -> None:
         console.print()
 
 
-def _timeline(session: Session, told: Told, attempts: Sequence[Pair]) -> Table:
+def _timeline(session: Session, story: Story, attempts: Sequence[Pair]) -> Table:
     def at(moment: float | None) -> str:
         return "" if moment is None else f"+{moment - (session.created_at or 0):.2f} s"
 
     table = _table(f"Session {session.session_id}", "from", "to", "what", "by", right=(0, 1))
-    table.add_row(at(session.created_at), "", "session created", _who(told, attempts[0][1]))
+    table.add_row(at(session.created_at), "", "session created", _who(story, attempts[0][1]))
     for _, group in groupby(attempts, lambda pair: (pair[1].worker, pair[1].status)):
         (first, begun), *_, (last, ended) = 2 * list(group)
         agents = " … ".join(dict.fromkeys([first.agent_name, last.agent_name]))
         what = f"{agents} {ended.status}{'' if ended.end_time else ', never ended'}"
-        table.add_row(at(begun.start_time), at(ended.end_time), what, _who(told, ended))
+        table.add_row(at(begun.start_time), at(ended.end_time), what, _who(story, ended))
     what = f"session {session.status}, {session.progress} of {len(AGENTS)} agents"
-    table.add_row("", at(session.last_updated), what, _who(told, attempts[-1][1]))
+    table.add_row("", at(session.last_updated), what, _who(story, attempts[-1][1]))
     return table
 
 
-def _attempts(told: Told, attempts: Sequence[Pair]) -> Table:
+def _attempts(story: Story, attempts: Sequence[Pair]) -> Table:
     table = _table("Attempts", "agent", "#", "status", "took", "by", "output", right=(1, 3))
     for execution, attempt in attempts:
         took, output = "cut off", ""
         if attempt.start_time and attempt.end_time:
             took = _milliseconds(attempt.end_time - attempt.start_time)
             output = _SUMMARIES[execution.agent_name](execution.output_data)
-        number, by = str(attempt.number), _who(told, attempt)
+        number, by = str(attempt.number), _who(story, attempt)
         table.add_row(execution.agent_name, number, attempt.status, took, by, output)
     return table
 
 
-def _history(projects: Sequence[Project], told: Told) -> Table:
+def _history(projects: Sequence[Project], story: Story) -> Table:
     table = _table(
-        f"History of {told.user_id}", "project", "made of", "downloads", "size", right=(2, 3)
+        f"History of {story.user_id}", "project", "made of", "downloads", "size", right=(2, 3)
     )
     for project in projects:
         size = f"{1000 * (project.size_mb or 0):.1f} KB"
@@ -123,22 +123,22 @@ def checked(console: Console, checks: Sequence[Check]) -> bool:
     return all(found == expected for _, found, expected in checks)
 
 
-def further(console: Console, engine: Engine, directory: Path, told: Told) -> None:
+def further(console: Console, engine: Engine, directory: Path, story: Story) -> None:
     """Print how to look further at what is left running."""
     exports = "\n".join(f"export {name}={value}" for name, value in engine.environ.items())
     console.print(
         f"\nThe engine runs on, pid {engine.pid}. To look further:\n\n{exports}\n"
         "python -c 'from tdev_models.sync import get_pipeline_session as get; "
-        f'print(get("{told.session_id}"))\'\n'
+        f'print(get("{story.session_id}"))\'\n'
         f"unzip -l {directory}/*.zip\n"
         f"kill {engine.pid}; rm -r {directory}  # ends it",
         soft_wrap=True,
     )
 
 
-def _who(told: Told, attempt: Attempt) -> str:
+def _who(story: Story, attempt: Attempt) -> str:
     pid = process_of(attempt)
-    return f"worker {told.pids.index(pid) + 1}" if pid in told.pids else f"process {pid}"
+    return f"worker {story.pids.index(pid) + 1}" if pid in story.pids else f"process {pid}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -23,7 +23,7 @@ from rich.console import Console
 from tdev_models import configure, settings
 from tdev_models.cli.demo import show
 from tdev_models.cli.demo.bill import Bill
-from tdev_models.cli.demo.checks import Facts, Told, check
+from tdev_models.cli.demo.checks import Facts, Story, check
 from tdev_models.cli.engine import Engine
 from tdev_models.cli.local import prepare
 from tdev_models.errors import TdevError
@@ -61,19 +61,19 @@ def run(request: str, keep: bool) -> int:
             console.print(f"{engine.name} answers on {engine.endpoint}")
             if engine.notice:
                 console.print(f"[yellow]{engine.notice}[/]")
-            told = _tell(console, request, directory)
-            right = _show(console, told, directory)
+            story = _run(console, request, directory)
+            right = _show(console, story, directory)
             if keep:
                 engine.detach()
                 kept = True
-                show.further(console, engine, directory, told)
+                show.further(console, engine, directory, story)
     finally:
         if not kept:
             shutil.rmtree(directory)
     return 0 if right else 1
 
 
-def _tell(console: Console, request: str, directory: Path) -> Told:
+def _run(console: Console, request: str, directory: Path) -> Story:
     session_id, bill = f"demo-{uuid.uuid4().hex[:8]}", directory / "bill"
     configure(on_request=Bill(bill, "the demo, reading back"))
     with _worker("worker 1, killed", bill, session_id, USER, request) as first:
@@ -105,7 +105,7 @@ def _tell(console: Console, request: str, directory: Path) -> Told:
                 console.print(f"Worker {number} is refused: {step['reason']}")
     if all(step["step"] == "refused" for step in steps):
         raise TdevError("both workers were refused")
-    return Told(
+    return Story(
         request=request,
         session_id=session_id,
         user_id=USER,
@@ -116,15 +116,15 @@ def _tell(console: Console, request: str, directory: Path) -> Told:
     )
 
 
-def _show(console: Console, told: Told, directory: Path) -> bool:
+def _show(console: Console, story: Story, directory: Path) -> bool:
     with settings.use(on_request=Bill(directory / "bill", "history and download")):
-        file = _download(told, directory)
-    session = get_pipeline_session(told.session_id)
-    listed = get_agent_executions(told.session_id)
+        file = _download(story, directory)
+    session = get_pipeline_session(story.session_id)
+    listed = get_agent_executions(story.session_id)
     facts = Facts(
         session=session,
-        executions=[get_agent_execution(one.execution_id) for one in listed],
-        projects=list_user_projects(told.user_id),
+        executions=[get_agent_execution(run.execution_id) for run in listed],
+        projects=list_user_projects(story.user_id),
         metrics=query_metrics(
             "agent_execution_time", session.created_at, time.time() + 1, group_by="agent"
         ),
@@ -132,30 +132,30 @@ def _show(console: Console, told: Told, directory: Path) -> bool:
         file=file,
         bill=directory / "bill",
     )
-    show.tables(console, facts, told)
-    return show.checked(console, check(facts, told))
+    show.tables(console, facts, story)
+    return show.checked(console, check(facts, story))
 
 
-def _download(told: Told, directory: Path) -> Path:
+def _download(story: Story, directory: Path) -> Path:
     """Hand the zip to the user, and remember it; the download is reported twice."""
     outputs = {
-        name: get_agent_execution(f"{told.session_id}-{name}").output_data
+        name: get_agent_execution(f"{story.session_id}-{name}").output_data
         for name in ("search", "download")
     }
     zipped = base64.b64decode(outputs["download"]["base64"])
     file = directory / str(outputs["download"]["file_name"])
     file.write_bytes(zipped)
     save_user_project(
-        user_id=told.user_id,
-        project_id=told.session_id,
+        user_id=story.user_id,
+        project_id=story.session_id,
         project_name=file.stem,
-        description=told.request[:1000],
+        description=story.request[:1000],
         tech_stack=list(outputs["search"].values()),
         file_path=str(file),
         size_mb=len(zipped) / 1e6,
     )
     for _ in range(2):
-        record_download(told.user_id, told.session_id, download_id="the first")
+        record_download(story.user_id, story.session_id, download_id="the first")
     return file
 
 
@@ -169,9 +169,9 @@ class _Worker:
         """Return the next of these steps."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            said: dict[str, Any] = json.loads(line)
-            if said["step"] in steps:
-                return said
+            message: dict[str, Any] = json.loads(line)
+            if message["step"] in steps:
+                return message
         raise TdevError(f"a worker ended before it was {' or '.join(steps)}")
 
     def go(self) -> None:

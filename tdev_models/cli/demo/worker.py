@@ -45,7 +45,7 @@ def begin(session_id: str, user_id: str, request: str) -> None:
 def recover(session_id: str) -> None:
     """Find the stalled session, try to claim it, and complete it when claimed."""
     deadline = time.monotonic() + SECONDS
-    while not (found := [one for one in get_failed_sessions() if one.session_id == session_id]):
+    while not (stalled := [s for s in get_failed_sessions() if s.session_id == session_id]):
         if time.monotonic() > deadline:
             raise SystemExit(f"{session_id} did not show as stalled within {SECONDS} s")
         time.sleep(0.5)
@@ -62,7 +62,7 @@ def recover(session_id: str) -> None:
         outputs=[*resume.outputs],
     )
     with resume:
-        work(resume, found[0].metadata["request"], lambda agent: None)
+        work(resume, stalled[0].metadata["request"], lambda agent: None)
     flush_metrics()  # the demo ends this process once it has heard
     say("completed")
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
-from tdev_models.errors import Conflict, Throttled, Unavailable
+from tdev_models.errors import Conflict, TdevError, Throttled, Unavailable
+
+T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float]] = {
     # Another transaction was at work on the item: nothing was changed.
@@ -24,10 +26,13 @@ FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float]] = {
 }
 LONGEST_PAUSE_SECONDS: Final = 2.0
 
-# Budgets in seconds. That of any other request is the setting `retry_seconds`; a write under a
-# lease is tried until the lease expires.
+# Budgets in seconds. Those of other requests are the settings `retry_seconds` and, for writes of a
+# session's owner, `owner_retry_seconds`.
 CHUNK_WRITE_SECONDS: Final = 900.0  # at 5 write units a second, 2 MB of chunks take 7 minutes
 CHUNK_READ_SECONDS: Final = 300.0
+
+# What a cancelled task may still take to record its end.
+CANCELLED_SECONDS: Final = 2.0
 
 # How often a state of this process is looked at that nothing announces.
 LOCK_POLL_SECONDS: Final = 0.005
@@ -64,6 +69,20 @@ class Backoff:
             return None
         self.attempts += 1
         return pause
+
+
+async def retry(
+    attempt: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]], backoff: Backoff
+) -> T:
+    """Return the result of the first attempt that succeeds, or raise the error that is final."""
+    while True:
+        try:
+            return await attempt()
+        except TdevError as error:
+            pause = backoff.pause_after(error)
+            if pause is None:
+                raise
+        await sleep(pause)
 
 
 async def wait_until(

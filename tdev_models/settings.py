@@ -59,6 +59,7 @@ _SECONDS_ABOVE_0 = (
     "connect_timeout_seconds",
     "read_timeout_seconds",
 )
+_SECONDS_FROM_0 = ("retry_seconds", "owner_retry_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,10 @@ class Settings:
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
         retry_seconds: how long a request is tried again after its first attempt, where that may
-            help (throttled, in conflict, without an answer); 0 never. Writes under a lease are
-            tried until it expires, large payloads for minutes.
+            help (throttled, in conflict, without an answer); 0 never. Large payloads are tried
+            for minutes.
+        owner_retry_seconds: how long the owner of a session tries to store what its agents did:
+            finished work is thrown away only then, or when the session was taken over.
         on_request: called with a `RequestEvent` after every request, where the call was made (in an
             event loop: be quick) or in a thread of the package's own. It may record metrics, but of
             a request that writes metrics that is refused, and logged.
@@ -98,6 +101,7 @@ class Settings:
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
     retry_seconds: float = 20.0
+    owner_retry_seconds: float = 900.0
     on_request: Callable[[RequestEvent], None] | None = None
     transport: Callable[[Transport], Transport] | None = None
     clock: Callable[[], float] = time.time
@@ -109,7 +113,8 @@ class Settings:
             _check_number(field, getattr(self, field))
         if self.retention_days is not None:
             _check_number("retention_days", self.retention_days)
-        _check_number("retry_seconds", self.retry_seconds, zero=True)
+        for field in _SECONDS_FROM_0:
+            _check_number(field, getattr(self, field), zero=True)
         for field in ("clock", "on_request", "transport"):
             _check_function(field, getattr(self, field))
         for field in ("environment", "prefix"):
@@ -130,7 +135,8 @@ class Settings:
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
         TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
-        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, AWS_REGION or AWS_DEFAULT_REGION,
+        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
+        AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -142,7 +148,7 @@ class Settings:
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
         }
-        for field in (*_SECONDS_ABOVE_0, "retry_seconds", "retention_days"):
+        for field in (*_SECONDS_ABOVE_0, *_SECONDS_FROM_0, "retention_days"):
             if text := environ.get(f"TDEV_{field.upper()}"):
                 try:
                     given[field] = float(text)

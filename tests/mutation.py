@@ -44,8 +44,8 @@ TOKENS = (
     ("workers/leased_writes.py", "stored.last_updated == now", "True"),
     (
         "workers/leased_writes.py",
-        "transact_write([session, part], token",
-        "transact_write([session, part], uuid.uuid4().hex",
+        "transact_write([request, part], token",
+        "transact_write([request, part], uuid.uuid4().hex",
     ),
     ("services/sessions.py", "found is None or found.write_token != token", "True"),
     ("services/executions.py", "found is None or not is_own(found, token)", "True"),

@@ -12,6 +12,7 @@ from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.forks import after_fork_in_child
+from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.settings import Transport
 
 T = TypeVar("T")
@@ -61,15 +62,17 @@ class AsyncClient(Client):
         return [task.result() for task in tasks]
 
     async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Finish the work, and only then be cancelled."""
+        """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
-        task = asyncio.ensure_future(work)
+        task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError as asked:
+                if cancelled is None:
+                    loop.call_later(CANCELLED_SECONDS, task.cancel)
                 cancelled = asked
         if cancelled is not None:
             if not task.cancelled():

@@ -10,7 +10,7 @@ from typing import Any
 from tdev_models.aws import tables_of
 from tdev_models.errors import TdevError
 from tdev_models.results import RequestEvent
-from tdev_models.retry import Backoff
+from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings, Transport
 
 _log = logging.getLogger(__name__)
@@ -44,16 +44,13 @@ class Sender:
         response: dict[str, Any] = {}
         error: TdevError | None = None
         try:
-            while True:
-                try:
-                    response = await self._transport(operation, request)
-                    return response
-                except TdevError as raised:
-                    error, pause = raised, backoff.pause_after(raised)
-                    if pause is None:
-                        raise
-                error = None
-                await self._sleep(pause)
+            response = await retry(
+                lambda: self._transport(operation, request), self._sleep, backoff
+            )
+            return response
+        except TdevError as raised:
+            error = raised
+            raise
         finally:
             if self._hook is not None:
                 seconds = time.perf_counter() - begun

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -50,7 +49,6 @@ class Lease:
     session_id: str
     fence: int
     token: str = field(repr=False)
-    renewed: float
     last_updated: float
     expires_at: float | None = None
     ended_agents: set[str] = field(default_factory=set)
@@ -64,10 +62,6 @@ class Lease:
     def over(self) -> bool:
         """Whether the session was ended under this lease."""
         return self.ended is not None
-
-    def renewed_now(self, now: float) -> None:
-        """Note that a write of the owner renewed the lease and set `last_updated`."""
-        self.renewed, self.last_updated = time.monotonic(), now
 
     def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:
         """Return the agents that have ended once this one has, or (False) has begun again."""
@@ -138,7 +132,7 @@ async def claim(
             return stored or seen
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(seen.session_id, fence, token, time.monotonic(), now, expires_at)
+    return Lease(seen.session_id, fence, token, now, expires_at)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:

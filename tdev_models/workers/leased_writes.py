@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pynamodb.expressions.update import Action
 
@@ -22,17 +21,16 @@ from tdev_models.errors import (
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.retry import Backoff, retry
 from tdev_models.workers.lease import Lease, lease_lost_error
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 def _renewal(client: Client) -> Action:
     return set_to(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
-
-
-def _touch(client: Client) -> Action:
-    return set_to(PipelineSession.last_updated, client.now())
 
 
 async def leased_update(
@@ -43,43 +41,37 @@ async def leased_update(
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
     """
-    return await client.shielded(_update(client, lease, actions, ends))
+    now = client.now()
+    changes = [set_to(PipelineSession.last_updated, now), *actions]
+    if ends is not None:
+        changes += [
+            set_to(PipelineSession.status, ends),
+            PipelineSession.lease_token.remove(),
+            PipelineSession.lease_expires.remove(),
+        ]
+    if ends == SessionStatus.FAILED and lease.retry_after_seconds:
+        changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
 
+    async def attempt() -> PipelineSession:
+        async with write_lock(client, lease):
+            if lease.over:
+                raise lease_lost_error(lease)
+            try:
+                session = await client.sessions.update(
+                    lease.session_id,
+                    actions=[*changes, *([] if ends else [_renewal(client)])],
+                    condition=lease.condition,
+                    retry_seconds=0,
+                )
+            except ConditionFailed as refused:
+                stored = client.sessions.load(refused.item)
+                if stored is None or not _ended_by(stored, lease, ends, now):
+                    raise lease_lost_error(lease) from None
+                session = stored  # ended by this very write, whose reply was lost
+            lease.last_updated, lease.ended = now, ends
+            return session
 
-async def _update(
-    client: Client, lease: Lease, actions: Sequence[Action], ends: SessionStatus | None
-) -> PipelineSession:
-    async with write_lock(client, lease):
-        if lease.over:
-            raise lease_lost_error(lease)
-        now = client.now()
-        changes = [set_to(PipelineSession.last_updated, now), *actions]
-        if ends is None:
-            changes.append(_renewal(client))
-        else:
-            changes += [
-                set_to(PipelineSession.status, ends),
-                PipelineSession.lease_token.remove(),
-                PipelineSession.lease_expires.remove(),
-            ]
-        if ends == SessionStatus.FAILED and lease.retry_after_seconds:
-            retry_at = client.now() + lease.retry_after_seconds
-            changes.append(set_to(PipelineSession.next_retry_at, retry_at))
-
-        try:
-            session = await client.sessions.update(
-                lease.session_id,
-                actions=changes,
-                condition=lease.condition,
-                retry_seconds=_left(client, lease),
-            )
-        except ConditionFailed as refused:
-            stored = client.sessions.load(refused.item)
-            if stored is None or not _ended_by(stored, lease, ends, now):
-                raise lease_lost_error(lease) from None
-            session = stored  # ended by this very write, whose reply was lost
-        lease.renewed_now(client.now())
-        lease.ended = ends
+    session = await _until_stored(client, attempt)
     if ends is not None:
         session_ended(client, session, ends)
     return session
@@ -97,38 +89,48 @@ async def leased_execution(
         LeaseLost: the session is no longer this claim's; nothing was changed.
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
-    await client.shielded(_execution(client, lease, agent_name, part, ended))
+    request: dict[str, Any] = {}
+    token, now, agents = "", 0.0, set[str]()
+
+    async def attempt() -> None:
+        nonlocal request, token, now, agents
+        async with write_lock(client, lease):
+            if lease.over:
+                raise lease_lost_error(lease)
+            stale = client.now() > now + client.settings.lease_seconds / 3
+            if stale or agents != lease.ended_after(agent_name, ended):
+                # Sent again as it was, DynamoDB knows it by its token. But it must not take back
+                # what a heartbeat, or another agent's end, has written since.
+                token, now = uuid.uuid4().hex, client.now()
+                agents = lease.ended_after(agent_name, ended)
+                request = client.sessions.requests.update_part(
+                    lease.session_id,
+                    actions=[
+                        _renewal(client),
+                        set_to(PipelineSession.last_updated, now),
+                        set_to(PipelineSession.current_agent, agent_name),
+                        set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                    ],
+                    condition=lease.condition,
+                )
+            try:
+                await client.sender.transact_write([request, part], token, retry_seconds=0)
+            except ConditionFailed as refused:
+                if refused.position == 0:
+                    raise lease_lost_error(lease) from None
+                raise
+            lease.last_updated, lease.ended_agents = now, agents
+
+    await _until_stored(client, attempt)
 
 
-async def _execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], ended: bool | None
-) -> None:
-    async with write_lock(client, lease):
-        if lease.over:
-            raise lease_lost_error(lease)
-        agents = lease.ended_after(agent_name, ended)
-        session = client.sessions.requests.update_part(
-            lease.session_id,
-            actions=[
-                _renewal(client),
-                _touch(client),
-                set_to(PipelineSession.current_agent, agent_name),
-                set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
-            ],
-            condition=lease.condition,
-        )
-        token = uuid.uuid4().hex
+async def _until_stored(client: Client, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try a write of an owner until it is stored or refused, or its budget is spent.
 
-        try:
-            await client.sender.transact_write(
-                [session, part], token, retry_seconds=_left(client, lease)
-            )
-        except ConditionFailed as refused:
-            if refused.position == 0:
-                raise lease_lost_error(lease) from None
-            raise
-        lease.renewed_now(client.now())
-        lease.ended_agents = agents
+    Between two attempts the write lock is free: heartbeats go on, however long the pauses are.
+    """
+    backoff = Backoff(client.settings.owner_retry_seconds, longest_pause_seconds=5.0)
+    return await client.shielded(retry(attempt, client.sleep, backoff))
 
 
 @asynccontextmanager
@@ -150,11 +152,6 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
     finally:
         lease.write_lock_thread = 0
         lease.write_lock.release()
-
-
-def _left(client: Client, lease: Lease) -> float:
-    """Return for how many seconds a write may be tried: only while the lease is held for sure."""
-    return lease.renewed + client.settings.lease_seconds - time.monotonic()
 
 
 def _ended_by(
@@ -181,8 +178,9 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Beat until stopped, or until the lease is lost."""
         while not self._stopped.wait(self._client.settings.lease_seconds / 3):
+            backoff = Backoff(self._client.settings.lease_seconds / 3)
             try:
-                drive(self._beat())
+                drive(retry(self._beat, self._client.sleep, backoff))
             except LeaseLost as refused:
                 self.lost = refused
                 if self._canceller:
@@ -199,15 +197,14 @@ class Heartbeat(threading.Thread):
             now, actions = client.now(), [_renewal(client)]
             touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
             if touched:
-                actions.append(_touch(client))
+                actions.append(set_to(PipelineSession.last_updated, now))
             request = client.sessions.requests.update(
                 lease.session_id, actions=actions, condition=lease.condition
             )
             try:
-                await client.sender.send(*request, retry_seconds=_left(client, lease))
+                await client.sender.send(*request, retry_seconds=0)
             except ConditionFailed:
                 raise lease_lost_error(lease) from None
-            lease.renewed = time.monotonic()
             if touched:
                 lease.last_updated = now
 

@@ -9,13 +9,16 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from tdev_models import json_form
 from tdev_models.errors import InvalidRequest
-from tdev_models.models.attributes import LARGEST, SMALLEST, JSONTextAttribute
 
 Rule: TypeAlias = Callable[[str, Any], Any]
 """Takes a field's name and value; returns the value to store or raises InvalidRequest."""
 
 PARTITION_KEY_BYTES, SORT_KEY_BYTES = 2048, 1024
+
+SMALLEST, LARGEST = 1e-60, 1e60
+"""The magnitudes between which numbers are kept exactly; DynamoDB's own range is wider."""
 
 
 def checked(
@@ -32,7 +35,7 @@ def checked(
         more: the caller's keywords; they win.
         rules: what is allowed.
         required: fields that must be given.
-        kept: fields that the service keeps itself, to say so.
+        kept: fields that the package keeps itself where no rule allows them, to say so.
     """
     if data is not None and not isinstance(data, Mapping):
         raise InvalidRequest("data", f"must be a mapping, not {type(data).__name__}")
@@ -41,7 +44,7 @@ def checked(
         if name not in given:
             raise InvalidRequest(name, "is required")
     for name in given:
-        if name in kept:
+        if name in kept and name not in rules:
             raise InvalidRequest(str(name), "is kept by the package; leave it out")
         if name not in rules:
             raise InvalidRequest(str(name), f"unknown field; use {', '.join(rules)}")
@@ -148,15 +151,14 @@ def json_text(most_bytes: int, remedy: str, *, objects_only: bool = False) -> Ru
     A string is JSON text already, as in the plan's calls; with `objects_only` it is a value like
     any other, so that what is stored comes back as it was.
     """
-    attribute = JSONTextAttribute(attr_name="value")
-    encode = attribute.encode if objects_only else attribute.serialize
+    encode = json_form.encode if objects_only else json_form.text_of
 
     def rule(field: str, value: Any) -> str:
         try:
             stored = encode(value)
             size = len(stored.encode())
         except ValueError as error:
-            raise InvalidRequest(field, str(error).removeprefix("value: ")) from None
+            raise InvalidRequest(field, str(error)) from None
         if size > most_bytes:
             raise InvalidRequest(field, f"has {size:,} bytes, at most {most_bytes:,}; {remedy}")
         return stored

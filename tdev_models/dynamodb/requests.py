@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from pynamodb.connection.base import Connection
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
+from pynamodb.indexes import Index
 
 from tdev_models.models.base import BaseModel
 
@@ -83,21 +84,21 @@ class Requests(Connection):
         self,
         hash_key: Any,
         *,
-        index: str | None = None,
+        index: Index[Any] | None = None,
         range_condition: Condition | None = None,
         limit: int | None = None,
         newest_first: bool = False,
         start: Mapping[str, Any] | None = None,
     ) -> Request:
         """Return one page of a query: eventually consistent on an index, else consistent."""
-        partition_key, _ = self.model.index_keys(index)
+        partition_key, _ = self.model.key_attributes(index)
         return self.query(  # type: ignore[return-value]
             self.table_name,
             partition_key.serialize(hash_key),
             range_key_condition=range_condition,
             consistent_read=index is None,
             exclusive_start_key=start,
-            index_name=index,
+            index_name=index.Meta.index_name if index else None,
             limit=limit,
             scan_index_forward=not newest_first,
         )

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
+from pynamodb.indexes import Index
 
 from tdev_models.dynamodb.requests import Requests
 from tdev_models.dynamodb.sender import Sender
@@ -86,13 +87,13 @@ class Table(Generic[M]):
         """
         if item and self._expired(item):
             raise expired_error(
-                next(iter(item[self._model.index_keys(None)[0].attr_name].values()))
+                next(iter(item[self._model.key_attributes()[0].attr_name].values()))
             )
         return self.load(item)
 
-    def position(self, item: M, index: str | None) -> dict[str, Mapping[str, Any]]:
+    def position(self, item: M, index: Index[Any]) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
-        keys = [*self._model.index_keys(None), *(self._model.index_keys(index) if index else ())]
+        keys = [*self._model.key_attributes(), *self._model.key_attributes(index)]
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 

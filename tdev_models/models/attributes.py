@@ -3,38 +3,89 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from datetime import date, datetime, time
-from decimal import Decimal
-from enum import Enum
+from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from pynamodb.attributes import Attribute
+from pynamodb.attributes import (
+    Attribute,
+    BinaryAttribute,
+    BooleanAttribute,
+    ListAttribute,
+    UnicodeAttribute,
+)
 from pynamodb.constants import MAP, NUMBER, STRING
 from pynamodb.expressions.update import RemoveAction, SetAction
 
-SMALLEST, LARGEST = 1e-60, 1e60
-"""The magnitudes between which numbers are kept exactly; DynamoDB's own range is wider."""
+from tdev_models import json_form
+from tdev_models.validation import Rule, number
+
+ERROR_BYTES = 4 * 1024
+"""What an `error_message` may hold."""
 
 _SMALLEST_STORED, _LARGEST_STORED = 1e-130, 9.9e125
 
 
-class NumberAttribute(Attribute[float]):
+class Declared:
+    """The facts of an attribute, said where it is declared; whatever else knows them reads them.
+
+    All but keys may be missing in an item. `tests/unit/test_attributes.py` fails when the parts of
+    an attribute that stand elsewhere are missing: a field of the frozen result, a line of the docs.
+
+    Attributes:
+        given: checks what a caller gives; None: the package alone sets it, and says so to callers.
+        listed: whether lists show it: each `ListIndex` of the table then holds it. To be said of
+            each attribute that is returned.
+        returned: whether the frozen result in `tdev_models.results` has it.
+        lease: whether it belongs to a lease: `save()` never writes it.
+    """
+
+    def __init__(
+        self,
+        given: Rule | None = None,
+        *,
+        listed: bool | None = None,
+        returned: bool = True,
+        lease: bool = False,
+        **options: Any,
+    ) -> None:
+        key = options.get("hash_key") or options.get("range_key")
+        super().__init__(**{"null": not key, **options})
+        self.given, self.listed, self.returned, self.lease = given, listed, returned, lease
+
+
+def declared(model: type) -> dict[str, Declared]:
+    """Return the attributes of a model, in the order of their declaration."""
+    return {name: facts for name, facts in vars(model).items() if isinstance(facts, Declared)}
+
+
+class TextAttribute(Declared, UnicodeAttribute):
+    """A string."""
+
+
+class FlagAttribute(Declared, BooleanAttribute):
+    """True or False."""
+
+
+class BytesAttribute(Declared, BinaryAttribute):
+    """Bytes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, legacy_encoding=False, **options)
+
+
+class TextListAttribute(Declared, ListAttribute[str]):
+    """A list of strings."""
+
+
+class NumberAttribute(Declared, Attribute[float]):
     """A finite number: int, float or Decimal in, int or float out."""
 
     attr_type = NUMBER
 
     def serialize(self, value: Any) -> str:
         """Return the number's decimal text, in which a float survives unchanged."""
-        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-            raise ValueError(f"{self.attr_name}: {value!r} is not a number")
-        if not math.isfinite(value):
-            raise ValueError(f"{self.attr_name}: {value!r} cannot be stored; use a finite number")
-        if value != 0 and not SMALLEST <= abs(float(value)) <= LARGEST:
-            raise ValueError(f"{self.attr_name}: {value!r} is outside 1e-60..1e60")
+        number(self.attr_name, value)
         return str(value)
 
     def deserialize(self, value: str) -> float:
@@ -65,41 +116,17 @@ class InstantAttribute(NumberAttribute):
         return super().serialize(round(value, 6) if isinstance(value, float) else value)
 
 
-class JSONTextAttribute(Attribute[Any]):
+class JSONTextAttribute(Declared, Attribute[Any]):
     """A JSON value, stored as String: text is checked and kept, other values are encoded."""
 
     attr_type = STRING
 
     def serialize(self, value: Any) -> str:
         """Return JSON text."""
-        if isinstance(value, str):
-            try:
-                json.loads(value, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"{self.attr_name}: a string must be JSON text ({error}); "
-                    "pass the object itself, or json.dumps(...) of it"
-                ) from None
-            return value
-        return self.encode(value)
-
-    def encode(self, value: Any) -> str:
-        """Return the JSON text of a Python value; a string becomes a JSON string.
-
-        Dates and times become ISO text, UUIDs text, enums their value, dataclasses and pydantic
-        models objects, a Decimal the number that equals it. Tuples come back as lists, keys as
-        strings.
-        """
         try:
-            return json.dumps(
-                value,
-                ensure_ascii=False,
-                allow_nan=False,
-                separators=(",", ":"),
-                default=_json_form,
-            )
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{self.attr_name}: no JSON form: {error}") from None
+            return json_form.text_of(value)
+        except ValueError as error:
+            raise ValueError(f"{self.attr_name}: {error}") from None
 
     def deserialize(self, value: str) -> Any:
         """Return the Python value of the text."""
@@ -110,30 +137,7 @@ class JSONTextAttribute(Attribute[Any]):
         return super().set({STRING: self.serialize(value)})
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_form(value: Any) -> Any:
-    """Return what stands in JSON for a value that `json` does not know."""
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Decimal) and Decimal(repr(float(value))) == value:
-        return float(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if callable(dump := getattr(value, "model_dump", None)):
-        return dump(mode="json")
-    remedy = {"bytes": "; encode it as text", "Decimal": " that a float can hold; pass str(...)"}
-    kind = type(value).__name__
-    raise TypeError(f"{kind} has none{remedy.get(kind, '')}")
-
-
-class AttemptsAttribute(Attribute[dict[str, dict[str, Any]]]):
+class AttemptsAttribute(Declared, Attribute[dict[str, dict[str, Any]]]):
     """The tries of one execution: a map from slot (number modulo 20) to a flat map."""
 
     attr_type = MAP

@@ -5,8 +5,12 @@ All use of PynamoDB's private names is in this file (docs/adr/0002).
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import time
 from collections.abc import Mapping, Sequence
+=======
+from collections.abc import Mapping
+>>>>>>> c764d94bfa9896bc2d5b02fe045de2f3900ae7ff
 from functools import cache
 from typing import Any, NoReturn, Self
 
@@ -17,12 +21,14 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
-from pynamodb.indexes import IncludeProjection
+from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
 from tdev_models.errors import InvalidRequest
+from tdev_models.models.attributes import Declared, declared
 from tdev_models.retry import Backoff
+from tdev_models.validation import Rule
 
 Item = Mapping[str, Mapping[str, Any]]
 """An item as DynamoDB sends it: attribute name to typed value."""
@@ -59,15 +65,9 @@ def _settings_for_import() -> settings.Settings:
         return settings.Settings()
 
 
-def projecting(listed: Sequence[str], *keys: str) -> IncludeProjection:
-    """Return the projection of what lists show onto an index that has these keys anyway."""
-    return IncludeProjection([name for name in listed if name not in keys])
-
-
 class BaseModel(Model):
     """A model whose writes touch only what was changed, and never a lease."""
 
-    _lease_attributes: frozenset[str] = frozenset()
     _stored: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -137,7 +137,8 @@ class BaseModel(Model):
     def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
         changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
         for name, attribute in self.get_attributes().items():
-            if attribute.is_hash_key or attribute.is_range_key or name in self._lease_attributes:
+            leased = isinstance(attribute, Declared) and attribute.lease
+            if attribute.is_hash_key or attribute.is_range_key or leased:
                 continue
             stored = self._stored.get(attribute.attr_name)
             before = attribute.deserialize(attribute.get_value(stored)) if stored else None
@@ -170,16 +171,23 @@ class BaseModel(Model):
         )
 
     @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        """Return the checks of the fields that callers give."""
+        return {name: facts.given for name, facts in declared(cls).items() if facts.given}
+
+    @classmethod
     def serialized_keys(cls, hash_key: Any, range_key: Any = None) -> tuple[Any, Any]:
         """Return a key in DynamoDB's form."""
         return cls._serialize_keys(hash_key, range_key)
 
     @classmethod
-    def index_keys(cls, index_name: str | None) -> tuple[Attribute[Any], Attribute[Any] | None]:
+    def key_attributes(
+        cls, index: Index[Any] | None = None
+    ) -> tuple[Attribute[Any], Attribute[Any] | None]:
         """Return the partition and sort key attributes of an index, or of the table."""
-        if index_name is None:
+        if index is None:
             return cls._hash_key_attribute(), cls._range_key_attribute()
-        keys = cls._indexes[index_name].Meta.attributes.values()
+        keys = index.Meta.attributes.values()
         return (
             next(key for key in keys if key.is_hash_key),
             next((key for key in keys if key.is_range_key), None),

@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import BinaryAttribute, BooleanAttribute, UnicodeAttribute
-from pynamodb.indexes import GlobalSecondaryIndex
-
 from tdev_models.models.attributes import (
+    ERROR_BYTES,
     AttemptsAttribute,
+    BytesAttribute,
+    FlagAttribute,
     InstantAttribute,
     JSONTextAttribute,
     NumberAttribute,
+    TextAttribute,
 )
-from tdev_models.models.base import BaseModel, TableMeta, projecting
+from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.models.indexes import ListIndex
+from tdev_models.results import ExecutionStatus
+from tdev_models.validation import choice, json_text, key, text
 
-# What lists show: all but payloads, attempts and the write token.
-_LISTED = (
-    "project_id",
-    "status",
-    "start_time",
-    "end_time",
-    "error_message",
-    "retry_count",
-    "variant",
-    "critical",
-    "fence",
-    "expires_at",
-)
+PAYLOAD_BYTES = 32 * 1024 * 1024
+TOO_LARGE = "store a reference to it instead"
+_PAYLOAD = json_text(PAYLOAD_BYTES, TOO_LARGE)
 
 
-class ProjectIndex(GlobalSecondaryIndex["AgentExecution"]):
+class ProjectIndex(ListIndex["AgentExecution"], name="project-index"):
     """Executions of one project by `start_time`."""
 
-    class Meta:
-        """How the index is stored."""
-
-        index_name = "project-index"
-        projection = projecting(_LISTED, "project_id", "start_time")
-
-    project_id = UnicodeAttribute(hash_key=True)
+    project_id = TextAttribute(hash_key=True)
     start_time = InstantAttribute(range_key=True)
 
 
-class StatusIndex(GlobalSecondaryIndex["AgentExecution"]):
+class StatusIndex(ListIndex["AgentExecution"], name="status-index"):
     """Ended executions of one status by `end_time`."""
 
-    class Meta:
-        """How the index is stored."""
-
-        index_name = "status-index"
-        projection = projecting(_LISTED, "status", "end_time")
-
-    status = UnicodeAttribute(hash_key=True)
+    status = TextAttribute(hash_key=True)
     end_time = InstantAttribute(range_key=True)
 
 
 class AgentExecution(BaseModel):
-    """One agent's work in one run."""
+    """One agent's work in one run.
+
+    What callers give:
+        execution_id: at most 2,048 bytes, usually `{project_id}-{agent_name}`.
+        agent_name: at most 255 bytes, without '#'; the id's end when not given.
+        project_id: at most 2,048 bytes; the id's other part when not given.
+        status: PENDING, RUNNING, COMPLETED or FAILED.
+        input_data: JSON, at most 32 MB.
+        output_data: JSON, at most 32 MB.
+        error_message: at most 4 KB.
+        variant: of an A/B test; at most 200 bytes, without '#'.
+    """
 
     class Meta(metaclass=TableMeta):
         """How the table is stored."""
@@ -63,31 +56,29 @@ class AgentExecution(BaseModel):
         table = "agent-executions"
         ttl_attribute = "expires_at"
 
-    execution_id = UnicodeAttribute(hash_key=True)
-    agent_name = UnicodeAttribute(range_key=True)
-    project_id = UnicodeAttribute(null=True)
-    status = UnicodeAttribute(null=True)
-    start_time = InstantAttribute(null=True)
-    end_time = InstantAttribute(null=True)
-    input_data = JSONTextAttribute(null=True)
-    output_data = JSONTextAttribute(null=True)
-    error_message = UnicodeAttribute(null=True)
-    retry_count = NumberAttribute(null=True)
+    execution_id = TextAttribute(key(), hash_key=True)
+    agent_name = TextAttribute(key(255, part=True), range_key=True)
+    project_id = TextAttribute(key(), listed=True)
+    status = TextAttribute(choice(ExecutionStatus), listed=True)
+    start_time = InstantAttribute(listed=True)
+    end_time = InstantAttribute(listed=True)
+    input_data = JSONTextAttribute(_PAYLOAD, listed=False)
+    output_data = JSONTextAttribute(_PAYLOAD, listed=False)
+    error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    retry_count = NumberAttribute(listed=True)
 
-    fence = NumberAttribute(null=True)
-    variant = UnicodeAttribute(null=True)
+    fence = NumberAttribute(listed=True, lease=True)
+    variant = TextAttribute(key(200, part=True), listed=True)
     # False where the session went on after this agent failed.
-    critical = BooleanAttribute(null=True)
-    attempts = AttemptsAttribute(null=True)
-    write_token = UnicodeAttribute(null=True)
+    critical = FlagAttribute(listed=True, returned=False)
+    attempts = AttemptsAttribute(listed=False)
+    write_token = TextAttribute(returned=False, lease=True)
     # Where a payload is too large to stand in the item: the envelope of its chunks.
-    input_ref = UnicodeAttribute(null=True)
-    output_ref = UnicodeAttribute(null=True)
+    input_ref = TextAttribute(returned=False)
+    output_ref = TextAttribute(returned=False)
     # Of a chunk item alone.
-    chunk = BinaryAttribute(legacy_encoding=False, null=True)
-    expires_at = NumberAttribute(null=True)
+    chunk = BytesAttribute(returned=False)
+    expires_at = NumberAttribute(listed=True, returned=False)
 
     project_index = ProjectIndex()
     status_index = StatusIndex()
-
-    _lease_attributes = frozenset({"fence", "write_token"})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import BinaryAttribute, UnicodeAttribute
-
-from tdev_models.models.attributes import NumberAttribute, TotalAttribute
+from tdev_models.models.attributes import (
+    BytesAttribute,
+    NumberAttribute,
+    TextAttribute,
+    TotalAttribute,
+)
 from tdev_models.models.base import BaseModel, TableMeta
 
 
@@ -20,22 +23,22 @@ class Metric(BaseModel):
 
         table = "metrics"
 
-    date = UnicodeAttribute(hash_key=True)
-    cell = UnicodeAttribute(range_key=True, attr_name="metric_name")
-    value = TotalAttribute(null=True)
+    date = TextAttribute(hash_key=True)
+    cell = TextAttribute(range_key=True, attr_name="metric_name")
+    value = TotalAttribute()
     # `count` is a method of PynamoDB's models.
-    sample_count = NumberAttribute(null=True, attr_name="count")
-    avg_response_time = TotalAttribute(null=True)
-    error_rate = TotalAttribute(null=True)
-    agent_name = UnicodeAttribute(null=True)
-    hour = NumberAttribute(null=True)
+    sample_count = NumberAttribute(attr_name="count")
+    avg_response_time = TotalAttribute()
+    error_rate = TotalAttribute()
+    agent_name = TextAttribute()
+    hour = NumberAttribute()
 
-    seq = NumberAttribute(null=True)
-    error_count = NumberAttribute(null=True)
-    smallest = NumberAttribute(null=True, attr_name="min")
-    largest = NumberAttribute(null=True, attr_name="max")
-    sum_squares = TotalAttribute(null=True)
-    log_count = NumberAttribute(null=True)
-    log_sum = TotalAttribute(null=True)
-    log_sum_squares = TotalAttribute(null=True)
-    histogram = BinaryAttribute(legacy_encoding=False, null=True)
+    seq = NumberAttribute()
+    error_count = NumberAttribute()
+    smallest = NumberAttribute(attr_name="min")
+    largest = NumberAttribute(attr_name="max")
+    sum_squares = TotalAttribute()
+    log_count = NumberAttribute()
+    log_sum = TotalAttribute()
+    log_sum_squares = TotalAttribute()
+    histogram = BytesAttribute()

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import ListAttribute, UnicodeAttribute
-from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
-
-from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, NumberAttribute
+from tdev_models.models.attributes import (
+    InstantAttribute,
+    JSONTextAttribute,
+    NumberAttribute,
+    TextAttribute,
+    TextListAttribute,
+)
 from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.models.indexes import ListIndex
+from tdev_models.validation import SORT_KEY_BYTES, json_text, key, number, text
 
 
-class RecentIndex(GlobalSecondaryIndex["UserProject"]):
+class RecentIndex(ListIndex["UserProject"], name="recent-index"):
     """Projects of one user by `last_accessed`."""
 
-    class Meta:
-        """How the index is stored."""
-
-        index_name = "recent-index"
-        projection = IncludeProjection(
-            [
-                "project_name",
-                "description",
-                "tech_stack",
-                "download_count",
-                "file_path",
-                "size_mb",
-                "created_at",
-            ]
-        )
-
-    user_id = UnicodeAttribute(hash_key=True)
+    user_id = TextAttribute(hash_key=True)
     last_accessed = InstantAttribute(range_key=True)
 
 
 class UserProject(BaseModel):
-    """One generated project of one user."""
+    """One generated project of one user.
+
+    What callers give:
+        user_id: at most 2,048 bytes.
+        project_id: at most 1,024 bytes.
+        project_name: at most 1,024 bytes.
+        description: at most 8 KB.
+        tech_stack: JSON, at most 8 KB; usually a list of names.
+        file_path: at most 2,048 bytes.
+        size_mb: a number.
+    """
 
     class Meta(metaclass=TableMeta):
         """How the table is stored."""
 
         table = "user-projects"
 
-    user_id = UnicodeAttribute(hash_key=True)
-    project_id = UnicodeAttribute(range_key=True)
-    project_name = UnicodeAttribute(null=True)
-    description = UnicodeAttribute(null=True)
-    tech_stack = JSONTextAttribute(null=True)
-    download_count = NumberAttribute(null=True)
-    last_accessed = InstantAttribute(null=True)
-    file_path = UnicodeAttribute(null=True)
-    size_mb = NumberAttribute(null=True)
+    user_id = TextAttribute(key(), hash_key=True)
+    project_id = TextAttribute(key(SORT_KEY_BYTES), range_key=True)
+    project_name = TextAttribute(text(1024), listed=True)
+    description = TextAttribute(text(8 * 1024), listed=True)
+    tech_stack = JSONTextAttribute(json_text(8 * 1024, "name technologies only"), listed=True)
+    download_count = NumberAttribute(listed=True)
+    last_accessed = InstantAttribute(listed=True)
+    file_path = TextAttribute(text(2048), listed=True)
+    size_mb = NumberAttribute(number, listed=True)
 
-    created_at = InstantAttribute(null=True)
-    download_ids: ListAttribute[str] = ListAttribute(null=True)
+    created_at = InstantAttribute(listed=True)
+    download_ids = TextListAttribute(returned=False)
 
     recent_index = RecentIndex()

@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import UnicodeAttribute
-from pynamodb.indexes import GlobalSecondaryIndex
-
-from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, NumberAttribute
-from tdev_models.models.base import BaseModel, TableMeta, projecting
-
-# What lists show. Never a lease attribute: a heartbeat would then be billed for each index too.
-_LISTED = (
-    "user_id",
-    "project_name",
-    "pipeline_type",
-    "status",
-    "current_agent",
-    "progress",
-    "created_at",
-    "last_updated",
-    "resume_count",
-    "failed_agent",
-    "error_message",
-    "expires_at",
+from tdev_models.models.attributes import (
+    ERROR_BYTES,
+    InstantAttribute,
+    JSONTextAttribute,
+    NumberAttribute,
+    TextAttribute,
 )
+from tdev_models.models.base import BaseModel, TableMeta
+from tdev_models.models.indexes import ListIndex
+from tdev_models.results import AGENTS, PipelineType, SessionStatus
+from tdev_models.validation import PARTITION_KEY_BYTES, choice, json_text, key, text, whole
 
 
-class StatusIndex(GlobalSecondaryIndex["PipelineSession"]):
+class StatusIndex(ListIndex["PipelineSession"], name="status-index"):
     """Sessions of one status by `last_updated`."""
 
-    class Meta:
-        """How the index is stored."""
-
-        index_name = "status-index"
-        projection = projecting(_LISTED, "status", "last_updated")
-
-    status = UnicodeAttribute(hash_key=True)
+    status = TextAttribute(hash_key=True)
     last_updated = InstantAttribute(range_key=True)
 
 
-class UserIndex(GlobalSecondaryIndex["PipelineSession"]):
+class UserIndex(ListIndex["PipelineSession"], name="user-index"):
     """Sessions of one user by `created_at`."""
 
-    class Meta:
-        """How the index is stored."""
-
-        index_name = "user-index"
-        projection = projecting(_LISTED, "user_id", "created_at")
-
-    user_id = UnicodeAttribute(hash_key=True)
+    user_id = TextAttribute(hash_key=True)
     created_at = InstantAttribute(range_key=True)
 
 
 class PipelineSession(BaseModel):
-    """One pipeline run."""
+    """One pipeline run.
+
+    What callers give:
+        session_id: at most 1,792 bytes; the ids of its executions end in the agents' names.
+        user_id: at most 2,048 bytes.
+        project_name: at most 1,024 bytes.
+        pipeline_type: SIMPLE or PRODUCTION.
+        status: ACTIVE, COMPLETED, FAILED or ABANDONED.
+        current_agent: at most 255 bytes.
+        progress: the number of ended agents, 0..9.
+        metadata: JSON, at most 16 KB.
+        failed_agent: at most 255 bytes.
+        error_message: at most 4 KB.
+    """
 
     class Meta(metaclass=TableMeta):
         """How the table is stored."""
@@ -60,32 +51,31 @@ class PipelineSession(BaseModel):
         table = "pipeline-sessions"
         ttl_attribute = "expires_at"
 
-    session_id = UnicodeAttribute(hash_key=True)
-    user_id = UnicodeAttribute(null=True)
-    project_name = UnicodeAttribute(null=True)
-    pipeline_type = UnicodeAttribute(null=True)
-    status = UnicodeAttribute(null=True)
-    current_agent = UnicodeAttribute(null=True)
-    progress = NumberAttribute(null=True)
-    created_at = InstantAttribute(null=True)
-    last_updated = InstantAttribute(null=True)
-    metadata = JSONTextAttribute(null=True)
+    session_id = TextAttribute(key(PARTITION_KEY_BYTES - 256), hash_key=True)
+    user_id = TextAttribute(key(), listed=True)
+    project_name = TextAttribute(text(1024), listed=True)
+    pipeline_type = TextAttribute(choice(PipelineType), listed=True)
+    status = TextAttribute(choice(SessionStatus), listed=True)
+    current_agent = TextAttribute(text(255), listed=True)
+    progress = NumberAttribute(whole(0, len(AGENTS)), listed=True)
+    created_at = InstantAttribute(listed=True)
+    last_updated = InstantAttribute(listed=True)
+    metadata = JSONTextAttribute(
+        json_text(16 * 1024, "keep large data in executions or files"), listed=False
+    )
 
-    fence = NumberAttribute(null=True)
-    lease_owner = UnicodeAttribute(null=True)
-    lease_token = UnicodeAttribute(null=True)
-    lease_expires = InstantAttribute(null=True)
-    resume_count = NumberAttribute(null=True)
-    next_retry_at = InstantAttribute(null=True)
-    failed_agent = UnicodeAttribute(null=True)
-    error_message = UnicodeAttribute(null=True)
-    previous_status = UnicodeAttribute(null=True)
-    write_token = UnicodeAttribute(null=True)
-    expires_at = NumberAttribute(null=True)
+    # A lease is never listed: a heartbeat would then be billed for each index too.
+    fence = NumberAttribute(listed=False, lease=True)
+    lease_owner = TextAttribute(listed=False, lease=True)
+    lease_token = TextAttribute(returned=False, lease=True)
+    lease_expires = InstantAttribute(listed=False, lease=True)
+    resume_count = NumberAttribute(listed=True)
+    next_retry_at = InstantAttribute(listed=False)
+    failed_agent = TextAttribute(text(255), listed=True)
+    error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    previous_status = TextAttribute(returned=False)
+    write_token = TextAttribute(returned=False, lease=True)
+    expires_at = NumberAttribute(listed=True, returned=False)
 
     status_index = StatusIndex()
     user_index = UserIndex()
-
-    _lease_attributes = frozenset(
-        {"fence", "lease_owner", "lease_token", "lease_expires", "write_token"}
-    )

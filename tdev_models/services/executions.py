@@ -16,27 +16,12 @@ from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
 from tdev_models.services.execution_states import PAYLOADS, change_of, is_own, seen_condition
-from tdev_models.services.sessions import ERROR_BYTES
 from tdev_models.workers.lease import Lease, current_lease
 from tdev_models.workers.leased_writes import leased_execution
 
-PAYLOAD_BYTES = 32 * 1024 * 1024
-TOO_LARGE = "store a reference to it instead"
+RULES = AgentExecution.rules()
 _TRIES = 10
 _OUTPUT = {"output_data", "output_ref"}
-
-_PAYLOAD = validation.json_text(PAYLOAD_BYTES, TOO_LARGE)
-RULES: Mapping[str, validation.Rule] = {
-    "execution_id": validation.key(),
-    "agent_name": validation.key(255, part=True),
-    "project_id": validation.key(),
-    "status": validation.choice(ExecutionStatus),
-    "input_data": _PAYLOAD,
-    "output_data": _PAYLOAD,
-    "error_message": validation.text(ERROR_BYTES),
-    "variant": validation.key(200, part=True),
-}
-_KEPT = ("start_time", "end_time", "retry_count", "attempts", "fence")
 
 
 def execution_key(execution_id: str, agent_name: str | None = None) -> tuple[str, str, str]:
@@ -74,10 +59,9 @@ async def update_agent_execution(
     Safe to call again with the same fields.
 
     Args:
-        data: the fields, by name: execution_id (required), agent_name (when the id does not end
-            in a known one), project_id (when it is not the id's other part), status, input_data
-            and output_data (JSON, at most 32 MB), error_message (at most 4 KB), variant (of an A/B
-            test). None means not given.
+        data: the fields, by name; `help(AgentExecution)` lists them with their limits. execution_id
+            is required, and agent_name when the id does not end in a known one. None means not
+            given.
         more: the same as keywords.
 
     Raises:
@@ -87,7 +71,8 @@ async def update_agent_execution(
         LeaseLost: the lease that the call carries is over; nothing was changed.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    values = validation.checked(data, more, RULES, "execution_id", kept=_KEPT)
+    kept = AgentExecution.get_attributes()
+    values = validation.checked(data, more, RULES, "execution_id", kept=kept)
     execution_id, agent_name, project_id = execution_key(
         values.pop("execution_id"), values.pop("agent_name", None)
     )
@@ -254,7 +239,7 @@ async def get_agent_executions(
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
     found, last = await client.executions.page(
-        project_id, index="project-index", limit=limit, start=start
+        project_id, index=AgentExecution.project_index, limit=limit, start=start
     )
     return Page(map(record_of, found), cursors.encode(query, last) if last else None)
 
@@ -292,7 +277,7 @@ async def get_failed_executions(
     while True:
         found, last = await client.executions.page(
             ExecutionStatus.FAILED,
-            index="status-index",
+            index=AgentExecution.status_index,
             range_condition=None if begin is None else AgentExecution.end_time >= begin,
             limit=limit,
             newest_first=True,
@@ -302,7 +287,7 @@ async def get_failed_executions(
             if agent_name in (None, execution.agent_name):
                 results.append(execution)
                 if len(results) == limit:
-                    last = client.executions.position(execution, "status-index")
+                    last = client.executions.position(execution, AgentExecution.status_index)
                     break
         if last is None or len(results) == limit:
             return Page(map(record_of, results), cursors.encode(query, last) if last else None)

@@ -74,7 +74,7 @@ async def failed_or_stalled(
         if status in begin:
             found[status], more[status] = await client.sessions.page(
                 status,
-                index="status-index",
+                index=PipelineSession.status_index,
                 range_condition=PipelineSession.last_updated < until[status],
                 limit=limit,
                 start=begin[status],
@@ -86,7 +86,9 @@ async def failed_or_stalled(
         if len(taken) < len(sessions):
             last = taken[-1] if taken else None
             position[status] = (
-                client.sessions.position(last, "status-index") if last else begin[status]
+                client.sessions.position(last, PipelineSession.status_index)
+                if last
+                else begin[status]
             )
         elif more[status]:
             position[status] = more[status]

@@ -94,7 +94,9 @@ async def _of_other_ids(
     keys: list[tuple[str, str]] = []
     start = None
     while True:
-        page, start = await client.executions.page(session_id, index="project-index", start=start)
+        page, start = await client.executions.page(
+            session_id, index=AgentExecution.project_index, start=start
+        )
         keys += [key for one in page if (key := (one.execution_id, one.agent_name)) not in known]
         if start is None:
             break

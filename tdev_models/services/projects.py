@@ -17,16 +17,7 @@ from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
 from tdev_models.results import Page, Project
 
-RULES: Mapping[str, validation.Rule] = {
-    "user_id": validation.key(),
-    "project_id": validation.key(validation.SORT_KEY_BYTES),
-    "project_name": validation.text(1024),
-    "description": validation.text(8 * 1024),
-    "tech_stack": validation.json_text(8 * 1024, "name technologies only"),
-    "file_path": validation.text(2048),
-    "size_mb": validation.number,
-}
-_KEPT = ("created_at", "last_accessed", "download_count", "download_ids")
+RULES = UserProject.rules()
 _DOWNLOAD_ID = validation.key(128)
 
 # The last 100 ids at least: at 150 they are cut to the last 100, so one call in 50 pays for it.
@@ -43,15 +34,16 @@ async def save_user_project(
     Safe to call again with the same fields.
 
     Args:
-        data: the fields, by name: user_id and project_id (required), project_name, description,
-            tech_stack (JSON, usually a list of names), file_path, size_mb. None means not given.
+        data: the fields, by name; `help(UserProject)` lists them with their limits. user_id and
+            project_id are required. None means not given.
         more: the same as keywords.
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    values = validation.checked(data, more, RULES, "user_id", "project_id", kept=_KEPT)
+    kept = UserProject.get_attributes()
+    values = validation.checked(data, more, RULES, "user_id", "project_id", kept=kept)
     key = values.pop("user_id"), values.pop("project_id")
     now = client.now()
     project = await client.projects.update(
@@ -108,7 +100,7 @@ async def list_user_projects(
     recent = order == "recent"
     found, last = await client.projects.page(
         user_id,
-        index="recent-index" if recent else None,
+        index=UserProject.recent_index if recent else None,
         newest_first=recent,
         limit=limit,
         start=start,

@@ -22,27 +22,12 @@ from tdev_models.errors import (
 )
 from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, Page, PipelineType, Session, SessionStatus
+from tdev_models.models.attributes import ERROR_BYTES
+from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.workers.lease import current_lease, forget_failure
 from tdev_models.workers.leased_writes import leased_update, write_lock
 
-METADATA_BYTES = 16 * 1024
-ERROR_BYTES = 4 * 1024
-
-RULES: Mapping[str, validation.Rule] = {
-    # The ids of its executions end in the agents' names.
-    "session_id": validation.key(validation.PARTITION_KEY_BYTES - 256),
-    "user_id": validation.key(),
-    "project_name": validation.text(1024),
-    "pipeline_type": validation.choice(PipelineType),
-    "status": validation.choice(SessionStatus),
-    "current_agent": validation.text(255),
-    "progress": validation.whole(0, len(AGENTS)),
-    "metadata": validation.json_text(METADATA_BYTES, "keep large data in executions or files"),
-    "failed_agent": validation.text(255),
-    "error_message": validation.text(ERROR_BYTES),
-}
-_KEPT = ("created_at", "last_updated", "fence", "resume_count", "next_retry_at", "lease_owner")
+RULES = PipelineSession.rules()
 
 # The statuses from which each may be reached; the same again is no error.
 _FROM: Mapping[str, tuple[SessionStatus, ...]] = {
@@ -55,7 +40,8 @@ _FROM: Mapping[str, tuple[SessionStatus, ...]] = {
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked fields of a session."""
-    return validation.checked(data, more, RULES, "session_id", kept=_KEPT)
+    kept = PipelineSession.get_attributes()
+    return validation.checked(data, more, RULES, "session_id", kept=kept)
 
 
 async def save_pipeline_session(
@@ -71,9 +57,8 @@ async def save_pipeline_session(
     Safe to call again with the same fields.
 
     Args:
-        data: the fields, by name: session_id (required), user_id, project_name, pipeline_type,
-            status, current_agent, progress (0..9), metadata (JSON, at most 16 KB), failed_agent,
-            error_message (at most 4 KB). None means not given.
+        data: the fields, by name; `help(PipelineSession)` lists them with their limits. session_id
+            is required. None means not given.
         more: the same as keywords.
 
     Raises:
@@ -221,11 +206,11 @@ async def list_pipeline_sessions(
         raise InvalidRequest("status", "give either status or user_id")
     validation.LIMIT("limit", limit)
     index, value = (
-        ("status-index", RULES["status"]("status", status))
+        (PipelineSession.status_index, RULES["status"]("status", status))
         if status is not None
-        else ("user-index", RULES["user_id"]("user_id", user_id))
+        else (PipelineSession.user_index, RULES["user_id"]("user_id", user_id))
     )
-    query = ("list_pipeline_sessions", client.sessions.name, index, value)
+    query = ("list_pipeline_sessions", client.sessions.name, index.Meta.index_name, value)
     start = cursors.decode(query, cursor)
     found, last = await client.sessions.page(
         value, index=index, limit=limit, newest_first=True, start=start

@@ -13,6 +13,7 @@ from tdev_models.dynamodb.client_context import ClientContext
 from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseHeld, LeaseLost, TdevError
 from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.models.execution import PAYLOAD_BYTES, TOO_LARGE
 from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services import executions
 from tdev_models.services.progress import Outcome, outcome_of
@@ -28,7 +29,7 @@ from tdev_models.workers.lease import (
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
 
 _CLAIMS = 5
-_PAYLOAD = validation.json_text(executions.PAYLOAD_BYTES, executions.TOO_LARGE, objects_only=True)
+_PAYLOAD = validation.json_text(PAYLOAD_BYTES, TOO_LARGE, objects_only=True)
 
 
 class Tracker(ClientContext):

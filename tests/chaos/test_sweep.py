@@ -46,7 +46,6 @@ from tdev_models import (
     save_pipeline_session,
     save_user_project,
     settings,
-    sync,
     track_session,
     update_agent_execution,
     usage_report,
@@ -365,12 +364,6 @@ async def test_a_fault_at_any_request_of_a_read_changes_no_answer(dynoxide: str,
                 else:
                     assert answer == expected, (kind, nth)
         assert world.state() == before
-
-
-def test_every_public_call_is_swept() -> None:
-    swept = {name.partition(",")[0] for name in (*CALLS, *READS)}
-    send_nothing = {"assign_variant", "flush_metrics"}
-    assert swept == set(sync.__all__) - send_nothing
 
 
 def test_the_state_tells_what_was_lost_or_doubled() -> None:

@@ -11,7 +11,13 @@ from pynamodb.expressions.condition import size
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import is_as_read, record, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.expressions import (
+    is_as_read,
+    result_of,
+    set_fields,
+    set_if_absent,
+    set_to,
+)
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
@@ -26,7 +32,7 @@ RULES: Mapping[str, validation.Rule] = {
     "file_path": validation.text(2048),
     "size_mb": validation.number,
 }
-_KEPT = ("created_at", "last_accessed", "download_count", "download_ids")
+_SET_BY_PACKAGE = ("created_at", "last_accessed", "download_count", "download_ids")
 _DOWNLOAD_ID = validation.key(128)
 
 # The last 100 ids at least: at 150 they are cut to the last 100, so one call in 50 pays for it.
@@ -51,7 +57,7 @@ async def save_user_project(
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    values = validation.checked(data, more, RULES, "user_id", "project_id", kept=_KEPT)
+    values = validation.checked(data, more, RULES, "user_id", "project_id", kept=_SET_BY_PACKAGE)
     key = values.pop("user_id"), values.pop("project_id")
     now = client.now()
     project = await client.projects.update(
@@ -64,7 +70,7 @@ async def save_user_project(
         ],
     )
     project_saved(client, project)
-    return record(Project, project)
+    return result_of(Project, project)
 
 
 async def get_user_project(client: Client, user_id: str, project_id: str) -> Project:
@@ -77,7 +83,7 @@ async def get_user_project(client: Client, user_id: str, project_id: str) -> Pro
     project = await client.projects.get(*_key(user_id, project_id))
     if project is None:
         raise _missing(user_id, project_id)
-    return record(Project, project)
+    return result_of(Project, project)
 
 
 async def list_user_projects(
@@ -106,7 +112,7 @@ async def list_user_projects(
     query = ("list_user_projects", client.projects.name, user_id, order)
     start = cursors.decode(query, cursor)
     recent = order == "recent"
-    found, last = await client.projects.page(
+    projects, last = await client.projects.page(
         user_id,
         index="recent-index" if recent else None,
         newest_first=recent,
@@ -114,7 +120,7 @@ async def list_user_projects(
         start=start,
     )
     return Page(
-        (record(Project, project) for project in found),
+        (result_of(Project, project) for project in projects),
         cursors.encode(query, last) if last else None,
     )
 
@@ -170,12 +176,12 @@ async def record_download(
             if chosen in (seen.download_ids or ()):
                 if download_id is None or seen.last_accessed in tried:
                     project_downloaded(client)  # this call's own, whose reply was lost
-                return record(Project, seen)
+                return result_of(Project, seen)
             if len(seen.download_ids or ()) < _IDS_MOST:
                 seen = None
         else:
             project_downloaded(client)
-            return record(Project, project)
+            return result_of(Project, project)
     raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
 
 

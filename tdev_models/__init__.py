@@ -59,9 +59,10 @@ from tdev_models.services import (
     sessions as _sessions,
     tracking as _tracking,
 )
+from tdev_models.services.agent_runs import AgentRun
 from tdev_models.services.recovery import Recovery
 from tdev_models.services.resume import Resume
-from tdev_models.services.tracking import AgentRun, Tracker
+from tdev_models.services.tracking import Tracker
 from tdev_models.settings import Settings, configure
 
 __version__ = "0.1.0"
@@ -75,9 +76,9 @@ track_session = context(_AsyncClient, _tracking.track_session)
 update_agent_execution = awaitable(_executions.update_agent_execution)
 get_agent_execution = awaitable(_executions.get_agent_execution)
 get_agent_executions = awaitable(_executions.get_agent_executions)
-get_failed_executions = awaitable(_executions.get_failed_executions)
 
 get_failed_sessions = awaitable(_failures.get_failed_sessions)
+get_failed_executions = awaitable(_failures.get_failed_executions)
 resume_pipeline = awaitable(_resume.resume_pipeline)
 recover_sessions = awaitable(_recovery.recover_sessions)
 

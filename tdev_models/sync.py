@@ -30,9 +30,9 @@ track_session = context(_BlockingClient, _tracking.track_session)
 update_agent_execution = blocking(_executions.update_agent_execution)
 get_agent_execution = blocking(_executions.get_agent_execution)
 get_agent_executions = blocking(_executions.get_agent_executions)
-get_failed_executions = blocking(_executions.get_failed_executions)
 
 get_failed_sessions = blocking(_failures.get_failed_sessions)
+get_failed_executions = blocking(_failures.get_failed_executions)
 resume_pipeline = blocking(_resume.resume_pipeline)
 recover_sessions = blocking(_recovery.recover_sessions)
 

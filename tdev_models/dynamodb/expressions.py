@@ -49,7 +49,7 @@ def is_as_read(attribute: Attribute[Any], value: Any) -> Condition:
     return same
 
 
-def record(kind: type[R], item: BaseModel) -> R:
+def result_of(kind: type[R], item: BaseModel) -> R:
     """Return the frozen result of one item."""
     names = kind.__dataclass_fields__  # type: ignore[attr-defined]
     return kind(**{name: getattr(item, name) for name in names})

@@ -5,12 +5,8 @@ All use of PynamoDB's private names is in this file (docs/adr/0002).
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import time
-from collections.abc import Mapping, Sequence
-=======
 from collections.abc import Mapping
->>>>>>> c764d94bfa9896bc2d5b02fe045de2f3900ae7ff
 from functools import cache
 from typing import Any, NoReturn, Self
 

@@ -1,9 +1,42 @@
-"""The state machine of one execution: which change a write makes, without I/O."""
+"""The state machine of one execution: what a write makes of the stored item, without I/O.
+
+What a write does to the execution's attempts follows from the status that is stored and from the
+status that the write gives::
+
+    stored       no status    PENDING    RUNNING    COMPLETED          FAILED
+    ---------    ---------    -------    -------    ---------------    ---------------
+    no status    waits        waits      begins     begins and ends    begins and ends
+    PENDING      waits        waits      begins     begins and ends    begins and ends
+    RUNNING      stays        refused    stays      ends               ends
+    COMPLETED    stays        refused    refused    stays              refused
+    FAILED       stays        refused    begins     refused            stays
+    any other    refused      refused    refused    refused            refused
+    older        stays        waits      begins     begins and ends    begins and ends
+
+- no status, stored: there is no item, or it was made without the services.
+- older: some status, stored under an older claim of the session than that of the write, or under
+  none. A new owner may run any agent again, so what came before is a former attempt.
+- waits: the execution is PENDING. Attempts that it had are kept.
+- stays: no attempt begins or ends; other fields may change.
+- begins: a new attempt begins. What the former one left (output, error) is removed.
+- refused: InvalidTransition, for FAILED with the remedy that a retry begins with RUNNING.
+
+A write without a claim to an execution that was written under one is refused before that, with
+LeaseHeld.
+
+Whether the pipeline may go on past the agent after the write::
+
+    COMPLETED                        yes
+    FAILED                           only if the agent is not critical
+    PENDING, RUNNING                 no
+    older, and no status is given    as before: the stored status may be outdated
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
@@ -14,149 +47,248 @@ from tdev_models.errors import InvalidTransition, LeaseHeld
 from tdev_models.models import AgentExecution
 from tdev_models.models.attributes import AttemptsAttribute
 from tdev_models.results import ExecutionStatus
-from tdev_models.workers.lease import Lease, worker_name
+from tdev_models.workers.lease import worker_name
 
 KEPT_ATTEMPTS = 20
 _ERROR_CHARACTERS = 500
 
 PENDING, RUNNING = ExecutionStatus.PENDING, ExecutionStatus.RUNNING
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
+_FINAL = (COMPLETED, FAILED)
 
-# The same status again is no error. COMPLETED or FAILED at once is a whole attempt.
-_NEXT: Mapping[str | None, tuple[ExecutionStatus, ...]] = {
-    None: (PENDING, RUNNING, COMPLETED, FAILED),
-    PENDING: (PENDING, RUNNING, COMPLETED, FAILED),
-    RUNNING: (RUNNING, COMPLETED, FAILED),
-    COMPLETED: (COMPLETED,),
-    FAILED: (FAILED, RUNNING),
+
+class Step(Enum):
+    """What a write does to the attempts of an execution; the words of the table above."""
+
+    WAITS = "waits"
+    STAYS = "stays"
+    BEGINS = "begins"
+    ENDS = "ends"
+    WHOLE = "begins and ends"
+    REFUSED = "refused"
+
+    @property
+    def begins(self) -> bool:
+        """Whether a new attempt begins."""
+        return self in (Step.BEGINS, Step.WHOLE)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the attempt ends."""
+        return self in (Step.ENDS, Step.WHOLE)
+
+
+_WAITS, _STAYS, _BEGINS, _ENDS, _WHOLE, _REFUSED = Step
+
+# fmt: off
+_GIVEN =     (None,     PENDING,  RUNNING,  COMPLETED, FAILED)
+_STEPS: Mapping[str | None, tuple[Step, ...]] = {
+    None:      (_WAITS, _WAITS,   _BEGINS,  _WHOLE,    _WHOLE),
+    PENDING:   (_WAITS, _WAITS,   _BEGINS,  _WHOLE,    _WHOLE),
+    RUNNING:   (_STAYS, _REFUSED, _STAYS,   _ENDS,     _ENDS),
+    COMPLETED: (_STAYS, _REFUSED, _REFUSED, _STAYS,    _REFUSED),
+    FAILED:    (_STAYS, _REFUSED, _BEGINS,  _REFUSED,  _STAYS),
 }
+_OLDER =       (_STAYS, _WAITS,   _BEGINS,  _WHOLE,    _WHOLE)
+# fmt: on
+_OTHER = (_REFUSED,) * len(_GIVEN)
 
 PAYLOADS = {"input_data": "input_ref", "output_data": "output_ref"}
 """The payload fields, and the attributes that hold the envelope of a large one instead."""
 
 # What a new attempt does not take over from the one before.
-_OF_ONE_ATTEMPT = ("error_message", "output_data", "output_ref", "critical")
+_OF_ONE_ATTEMPT = {"error_message", "output_data", "output_ref", "critical"}
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What happens to an execution.
+
+    Attributes:
+        step: what happens to its attempts.
+        status: its status from then on.
+        is_outdated: the status is still that of an older claim.
+    """
+
+    step: Step
+    status: str
+    is_outdated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one write does.
+    """What one write changes.
 
     Attributes:
-        ends: the attempt ends with it.
-        ended: the pipeline goes on past this agent; None leaves it as it was.
+        sets: the attributes to set, by name; payloads are JSON text.
+        removes: the names of the attributes to remove.
+        attempt: the attempt as it is to be stored; None while the execution is PENDING.
+        ends: the attempt ends with this write.
+        counts_as_ended: the pipeline may go on past this agent; None leaves it as it was.
         retried: the attempt came after one that had ended.
     """
 
-    actions: list[Action]
+    sets: Mapping[str, Any]
+    removes: frozenset[str]
+    attempt: Mapping[str, Any] | None
     ends: bool
-    ended: bool | None
+    counts_as_ended: bool | None
     retried: bool
+
+
+def step_of(stored: str | None, given: str | None, *, older: bool) -> Step:
+    """Return the table's entry for a stored and a given status; `older` chooses its last row."""
+    row = _OLDER if older and stored is not None else _STEPS.get(stored, _OTHER)
+    return row[_GIVEN.index(given)]
+
+
+def counts_as_ended(status: str | None, critical: bool | None) -> bool:
+    """Return whether a pipeline may go on past an agent whose execution is like this."""
+    return status == COMPLETED or (status == FAILED and critical is False)
+
+
+def transition_of(
+    stored: AgentExecution, execution_id: str, given: str | None, fence: int | None
+) -> Transition:
+    """Return what happens to a stored execution that is given a status under a claim.
+
+    Raises:
+        InvalidTransition: the status may not become the given one.
+        LeaseHeld: the execution was written under a claim, and `fence` is None.
+    """
+    if fence is None and stored.fence is not None:
+        raise LeaseHeld(
+            f"execution {execution_id} was written under claim {int(stored.fence)} of its session; "
+            "call inside track_session or resume"
+        )
+    older = fence is not None and (stored.fence or 0) < fence and stored.status is not None
+    status = given or stored.status or PENDING
+    step = step_of(stored.status, given, older=older)
+    if step is Step.REFUSED:
+        remedy = "a retry begins with RUNNING" if stored.status == FAILED else ""
+        raise InvalidTransition(f"execution {execution_id}", stored.status, status, remedy)
+    return Transition(step, status, older and given is None)
 
 
 def change_of(
     seen: AgentExecution | None,
     execution_id: str,
     values: Mapping[str, Any],
-    lease: Lease | None,
+    fence: int | None,
     now: float,
     token: str,
 ) -> Change:
-    """Return the change that makes an execution, as it was seen, what the fields say.
+    """Return what a write changes in an execution as it was seen.
+
+    Args:
+        seen: the stored execution; None where there is none.
+        execution_id: names it in errors.
+        values: the checked fields that the write gives.
+        fence: the number of the claim under which it is written; None without one.
+        now: the time of the write.
+        token: tells this write from all others.
 
     Raises:
         InvalidTransition: the status may not become the given one.
-        LeaseHeld: the execution was written under a lease, and there is none.
+        LeaseHeld: the execution was written under a claim, and `fence` is None.
     """
-    before = seen.status if seen else None
-    fence = seen.fence if seen else None
-    if lease is None and fence is not None:
-        raise LeaseHeld(
-            f"execution {execution_id} was written under claim {int(fence)} of its session; "
-            "call inside track_session or resume"
-        )
-    # A new owner may do any agent again: what a former one wrote is a former attempt.
-    taken_over = lease is not None and (fence or 0) < lease.fence and before is not None
-    status = ExecutionStatus(values.get("status") or before or PENDING)
-    if not taken_over and status not in _NEXT.get(before, ()):
-        remedy = "a retry begins with RUNNING" if before == FAILED else ""
-        raise InvalidTransition(f"execution {execution_id}", before, status, remedy)
-
-    tried = seen is not None and (seen.attempts is not None or before not in (None, PENDING))
-    begins = status != PENDING and (
-        before in (None, PENDING)
-        or (before == FAILED and status == RUNNING)
-        or (taken_over and "status" in values)
+    stored = AgentExecution() if seen is None else seen
+    transition = transition_of(stored, execution_id, values.get("status"), fence)
+    step, status = transition.step, transition.status
+    number = _attempt_number(stored, step)
+    sets = {**values, "status": status, "write_token": token}
+    sets |= _new_times(stored, status, step, now)
+    if step.begins or stored.retry_count is None:
+        sets["retry_count"] = number - 1
+    if fence is not None and (seen is None or "status" in values):
+        sets["fence"] = fence
+    critical = values.get("critical", None if step.begins else stored.critical)
+    return Change(
+        sets,
+        frozenset() if seen is None else _outdated(values, status, step),
+        None if status == PENDING else _attempt(stored, sets, number, step),
+        ends="end_time" in sets,
+        counts_as_ended=None if transition.is_outdated else counts_as_ended(status, critical),
+        retried=number > 1 and _kept_attempt(stored, number - 1).get("end_time") is not None,
     )
-    number = int((seen.retry_count if seen else None) or 0) + 1 + (begins and tried)
-    actions = set_fields(AgentExecution, values)
-    if "status" not in values:
-        actions.append(set_to(AgentExecution.status, status))
-    if lease is not None and (begins or "status" in values or seen is None):
-        actions.append(set_to(AgentExecution.fence, lease.fence))
-    if begins or seen is None or seen.retry_count is None:
-        actions.append(set_to(AgentExecution.retry_count, number - 1))
-    start, end, removed = _times(seen, status, begins, now)
-    if seen is None or start != seen.start_time:
-        actions.append(set_to(AgentExecution.start_time, start))
-    if end is not None:
-        actions.append(set_to(AgentExecution.end_time, end))
-    outdated = {reference for name, reference in PAYLOADS.items() if name in values}
-    outdated |= {name for name, reference in PAYLOADS.items() if reference in values}
-    outdated |= set(_OF_ONE_ATTEMPT if begins else ())
-    attributes = AgentExecution.get_attributes()
-    removed += [attributes[name] for name in sorted(outdated - values.keys())]
-    if seen is not None:
-        actions += [attribute.remove() for attribute in removed]
-    if status != PENDING:
-        former = seen if seen and not begins else AgentExecution()  # what this attempt wrote
-        error = values.get("error_message") or former.error_message
-        entry = (former.attempts or {}).get(_slot(number), {})
-        attempt = {
-            "number": number,
-            "status": str(status),
-            "start_time": start,
-            "end_time": end or former.end_time,
-            "error_message": error and error[:_ERROR_CHARACTERS],
-            "worker": worker_name(),
-            "begin_token": token if begins else entry.get("begin_token"),
-            "end_token": token if end is not None else entry.get("end_token"),
-        }
-        actions.append(_put_attempt(seen, number, attempt))
-    actions.append(set_to(AgentExecution.write_token, token))
-    critical = values.get("critical", seen.critical if seen and not begins else None)
-    ended: bool | None = status == COMPLETED or (status == FAILED and critical is False)
-    if taken_over and "status" not in values:
-        ended = None  # still a former claim's, which may be outdated
-    former_end = ((seen and seen.attempts) or {}).get(_slot(number - 1), {}).get("end_time")
-    return Change(actions, end is not None, ended, number > 1 and former_end is not None)
 
 
-def _times(
-    seen: AgentExecution | None, status: ExecutionStatus, begins: bool, now: float
-) -> tuple[float, float | None, list[Any]]:
-    """Return the start, the end to set if any, and the attributes to remove."""
-    start = now if begins or seen is None or seen.start_time is None else seen.start_time
-    if status in (COMPLETED, FAILED):
-        ended_before = seen is not None and seen.end_time is not None and not begins
-        return start, None if ended_before else now, []
-    return start, None, [AgentExecution.end_time]
+def _attempt_number(stored: AgentExecution, step: Step) -> int:
+    """Return the number of the attempt that a write belongs to, from 1."""
+    was_tried = stored.attempts is not None or stored.status not in (None, PENDING)
+    return int(stored.retry_count or 0) + 1 + (step.begins and was_tried)
 
 
-def _put_attempt(seen: AgentExecution | None, number: int, attempt: dict[str, Any]) -> Action:
-    if seen is None or seen.attempts is None:
-        return set_to(AgentExecution.attempts, {_slot(number): attempt})
-    return AgentExecution.attempts[_slot(number)].set(AttemptsAttribute.entry(attempt))
+def _new_times(
+    stored: AgentExecution, status: str, step: Step, now: float
+) -> dict[str, float | None]:
+    """Return the start and the end of the attempt, where they change."""
+    times: dict[str, float | None] = {}
+    if step.begins or stored.start_time is None:
+        times["start_time"] = now
+    # An execution that the services did not write may be in a final status without an end.
+    if step.ends or (status in _FINAL and stored.end_time is None):
+        times["end_time"] = now
+    return times
+
+
+def _outdated(values: Mapping[str, Any], status: str, step: Step) -> frozenset[str]:
+    """Return the attributes that do not hold any more after the write."""
+    names = {reference for field, reference in PAYLOADS.items() if field in values}
+    names |= {field for field, reference in PAYLOADS.items() if reference in values}
+    if step.begins:
+        names |= _OF_ONE_ATTEMPT
+    if status not in _FINAL:
+        names.add("end_time")
+    return frozenset(names - values.keys())
+
+
+def _attempt(
+    stored: AgentExecution, sets: Mapping[str, Any], number: int, step: Step
+) -> dict[str, Any]:
+    """Return the attempt as it is to be stored, once the other attributes are set."""
+    former = AgentExecution() if step.begins else stored  # what this attempt has left so far
+    kept, token = _kept_attempt(former, number), sets["write_token"]
+    error = sets.get("error_message") or former.error_message
+    return {
+        "number": number,
+        "status": str(sets["status"]),
+        "start_time": sets.get("start_time", stored.start_time),
+        "end_time": sets.get("end_time", former.end_time),
+        "error_message": error and error[:_ERROR_CHARACTERS],
+        "worker": worker_name(),
+        "begin_token": token if step.begins else kept.get("begin_token"),
+        "end_token": token if "end_time" in sets else kept.get("end_token"),
+    }
+
+
+def _kept_attempt(execution: AgentExecution, number: int) -> Mapping[str, Any]:
+    return (execution.attempts or {}).get(_slot(number), {})
 
 
 def _slot(number: int) -> str:
     return str(number % KEPT_ATTEMPTS)
 
 
-def is_own(execution: AgentExecution, token: str) -> bool:
-    """Return whether an attempt began or ended with this write, whatever came after it."""
+def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
+    """Return the update actions that make a change of an execution as it was seen."""
+    attributes = AgentExecution.get_attributes()
+    actions = set_fields(AgentExecution, change.sets)
+    actions += [attributes[name].remove() for name in sorted(change.removes)]
+    if change.attempt is not None:
+        slot = _slot(change.attempt["number"])
+        if seen is None or seen.attempts is None:
+            actions.append(set_to(AgentExecution.attempts, {slot: change.attempt}))
+        else:
+            entry = AttemptsAttribute.entry(change.attempt)
+            actions.append(AgentExecution.attempts[slot].set(entry))
+    return actions
+
+
+def began_or_ended_with(execution: AgentExecution, token: str) -> bool:
+    """Return whether an attempt began or ended with the write of a token, whatever came after."""
     attempts = (execution.attempts or {}).values()
-    return any(token in (one.get("begin_token"), one.get("end_token")) for one in attempts)
+    return any(token in (entry.get("begin_token"), entry.get("end_token")) for entry in attempts)
 
 
 def seen_condition(seen: AgentExecution | None) -> Condition:

@@ -15,7 +15,13 @@ from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFou
 from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
-from tdev_models.services.execution_states import PAYLOADS, change_of, is_own, seen_condition
+from tdev_models.services.execution_states import (
+    PAYLOADS,
+    actions_of,
+    began_or_ended_with,
+    change_of,
+    seen_condition,
+)
 from tdev_models.workers.lease import Lease, current_lease
 from tdev_models.workers.leased_writes import leased_execution
 
@@ -81,7 +87,7 @@ async def update_agent_execution(
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
     lease = current_lease(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
-    return await _with_payloads(client, written or await _stored(client, *key))
+    return await _with_payloads(client, written or await _read_execution(client, *key))
 
 
 async def write_execution(
@@ -95,43 +101,54 @@ async def write_execution(
 ) -> AgentExecution | None:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
-    The attempt that it ends is counted, and its `seconds` where they are given.
+    Where others wrote it in between, the change is decided again from what they wrote. Where the
+    reply of this call's own write was lost, the token in the attempt that it began or ended
+    recognises it, and what others wrote since stays. An attempt that ends is counted in the
+    metrics, with its `seconds` where they are given.
 
-    Returns the execution, or None under a lease: transactions return nothing. Someone else's write
-    in between is looked at again. The token of an attempt's begin or end tells this call's own
-    write, whose reply was lost: what others wrote since then stays.
+    Returns:
+        The execution, or None under a lease: transactions return nothing.
+
+    Raises:
+        InvalidTransition: the status may not become the given one.
+        LeaseHeld: the execution was written under a lease, and there is none.
+        LeaseLost: the lease is over; nothing was changed.
+        Conflict: others wrote the execution again and again.
     """
     token = uuid.uuid4().hex[:16]
     if seen is not None and seen.execution_id != execution_id:
-        seen = None  # the agent was done under an id of another form
-    expires_at = await _expiry(client, values["project_id"], seen, lease)
+        seen = None  # the agent ran under an id of another form: this is another item
+    expires_at = await _expires_at(client, values["project_id"], seen, lease)
     if expires_at is not None:
         values = {**values, "expires_at": expires_at}
-    values = await _with_chunks(client, execution_id, agent_name, values, seen, lease)
+    values = await _with_chunks_written(client, execution_id, agent_name, values, seen, lease)
+    fence = lease.fence if lease else None
     for _ in range(_TRIES):
-        change = change_of(seen, execution_id, values, lease, client.now(), token)
-        condition = seen_condition(seen)
+        change = change_of(seen, execution_id, values, fence, client.now(), token)
+        actions, condition = actions_of(seen, change), seen_condition(seen)
         written: AgentExecution | None = None
         try:
             if lease is None:
                 written = await client.executions.update(
-                    execution_id, agent_name, actions=change.actions, condition=condition
+                    execution_id, agent_name, actions=actions, condition=condition
                 )
             else:
                 part = client.executions.requests.update_part(
-                    execution_id, agent_name, actions=change.actions, condition=condition
+                    execution_id, agent_name, actions=actions, condition=condition
                 )
-                if change.ended is False or not _OUTPUT.isdisjoint(values):
+                if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
-                await leased_execution(client, lease, agent_name, part, ended=change.ended)
+                await leased_execution(
+                    client, lease, agent_name, part, ended=change.counts_as_ended
+                )
         except ConditionFailed as refused:
-            found = client.executions.refused(refused.item)
-            if found is None or not is_own(found, token):
-                seen = found
+            stored = client.executions.refused(refused.item)
+            if stored is None or not began_or_ended_with(stored, token):
+                seen = stored
                 continue
-            written = found
+            written = stored
             if lease is not None:
-                lease.ended_agents = lease.ended_after(agent_name, change.ended)
+                lease.ended_agents = lease.ended_after(agent_name, change.counts_as_ended)
         run_ended(
             client,
             agent_name,
@@ -145,7 +162,7 @@ async def write_execution(
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
 
 
-async def _expiry(
+async def _expires_at(
     client: Client, project_id: str, seen: AgentExecution | None, lease: Lease | None
 ) -> float | None:
     """Return when the execution expires: with its session, where that is known."""
@@ -158,7 +175,7 @@ async def _expiry(
     return (session and session.expires_at) or client.expiry(created_at or client.now())
 
 
-async def _with_chunks(
+async def _with_chunks_written(
     client: Client,
     execution_id: str,
     agent_name: str,
@@ -185,7 +202,7 @@ async def _with_chunks(
     return result
 
 
-async def payload(client: Client, execution: AgentExecution, field: str) -> Any:
+async def read_payload(client: Client, execution: AgentExecution, field: str) -> Any:
     """Return the input or the output of an execution, read from its chunks where it is large.
 
     Raises:
@@ -197,7 +214,7 @@ async def payload(client: Client, execution: AgentExecution, field: str) -> Any:
     return await chunks.read(client, execution.execution_id, envelope)
 
 
-async def _stored(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
+async def _read_execution(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
     execution = await client.executions.get(execution_id, agent_name)
     if execution is None:
         raise NotFound(f"there is no execution {execution_id} of {agent_name}")
@@ -214,13 +231,13 @@ async def get_agent_execution(
         InvalidRequest: no agent's name is given, and the id ends in no known one.
     """
     execution_id, agent_name, _ = execution_key(execution_id, agent_name)
-    return await _with_payloads(client, await _stored(client, execution_id, agent_name))
+    return await _with_payloads(client, await _read_execution(client, execution_id, agent_name))
 
 
 async def _with_payloads(client: Client, execution: AgentExecution) -> Execution:
-    jobs = [partial(payload, client, execution, field) for field in PAYLOADS]
+    jobs = [partial(read_payload, client, execution, field) for field in PAYLOADS]
     values = await client.gather(jobs, len(jobs))
-    return replace(record_of(execution), **dict(zip(PAYLOADS, values, strict=True)))
+    return replace(execution_result(execution), **dict(zip(PAYLOADS, values, strict=True)))
 
 
 async def get_agent_executions(
@@ -238,72 +255,21 @@ async def get_agent_executions(
     validation.LIMIT("limit", limit)
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
-    found, last = await client.executions.page(
+    executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start
     )
-    return Page(map(record_of, found), cursors.encode(query, last) if last else None)
+    return Page(map(execution_result, executions), cursors.encode(query, last) if last else None)
 
 
-async def get_failed_executions(
-    client: Client,
-    since: Any = None,
-    agent_name: str | None = None,
-    *,
-    limit: int = 100,
-    cursor: str | None = None,
-) -> Page[Execution]:
-    """Return a page of failed executions, newest first.
-
-    Queries on status-index, eventually consistent: a change shows after a moment. With
-    `agent_name` the failures of other agents are read too, and billed, but not returned. Without
-    payloads and attempts.
-
-    Args:
-        since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
-        agent_name: only failures of this agent.
-        limit: 1..1000 executions.
-        cursor: of the page before.
-
-    Raises:
-        InvalidRequest: a wrong value, or a cursor of another query.
-    """
-    validation.LIMIT("limit", limit)
-    if agent_name is not None:
-        RULES["agent_name"]("agent_name", agent_name)
-    begin = None if since is None else validation.instant("since", since)
-    query = ("get_failed_executions", client.executions.name, begin, agent_name)
-    start = cursors.decode(query, cursor)
-    results: list[AgentExecution] = []
-    while True:
-        found, last = await client.executions.page(
-            ExecutionStatus.FAILED,
-            index=AgentExecution.status_index,
-            range_condition=None if begin is None else AgentExecution.end_time >= begin,
-            limit=limit,
-            newest_first=True,
-            start=start,
-        )
-        for execution in found:
-            if agent_name in (None, execution.agent_name):
-                results.append(execution)
-                if len(results) == limit:
-                    last = client.executions.position(execution, AgentExecution.status_index)
-                    break
-        if last is None or len(results) == limit:
-            return Page(map(record_of, results), cursors.encode(query, last) if last else None)
-        start = last
-
-
-def record_of(execution: AgentExecution) -> Execution:
+def execution_result(execution: AgentExecution) -> Execution:
     """Return the frozen result of one execution, its attempts in order."""
-    fields_of = Execution.__dataclass_fields__
-    names = [name for name in fields_of if name != "attempts"]
-    attempts = sorted((execution.attempts or {}).values(), key=lambda one: one["number"])
+    names = [name for name in Execution.__dataclass_fields__ if name != "attempts"]
+    attempts = sorted((execution.attempts or {}).values(), key=lambda attempt: attempt["number"])
     known = Attempt.__dataclass_fields__
     return Execution(
         **{name: getattr(execution, name) for name in names},
         attempts=tuple(
-            Attempt(**{name: value for name, value in one.items() if name in known})
-            for one in attempts
+            Attempt(**{name: value for name, value in attempt.items() if name in known})
+            for attempt in attempts
         ),
     )

@@ -10,14 +10,21 @@ from typing import Any
 from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution
 from tdev_models.results import AGENTS, ExecutionStatus
-from tdev_models.services.executions import payload
+from tdev_models.services.execution_states import counts_as_ended
+from tdev_models.services.executions import read_payload
 
 _AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The executions of a session by agent, and what of them still counts."""
+    """What the agents of a session have done.
+
+    Attributes:
+        executions: the latest execution of each agent.
+        ended: the agents that have ended and need not run again.
+        start_agent: the first of the nine agents that still has to run; None when none has.
+    """
 
     executions: Mapping[str, AgentExecution]
     ended: tuple[str, ...]
@@ -33,13 +40,13 @@ class Outcome:
             for name in self.ended
             if self.executions[name].status == ExecutionStatus.COMPLETED
         ]
-        values = await client.gather(
-            [partial(payload, client, one, "output_data") for one in completed], len(AGENTS)
-        )
-        return {one.agent_name: value for one, value in zip(completed, values, strict=True)}
+        jobs = [partial(read_payload, client, execution, "output_data") for execution in completed]
+        values = await client.gather(jobs, len(AGENTS))
+        names = [execution.agent_name for execution in completed]
+        return dict(zip(names, values, strict=True))
 
-    def before(self, agent_name: str) -> Outcome:
-        """Return the outcome that starts again at one of the nine agents."""
+    def starting_at(self, agent_name: str) -> Outcome:
+        """Return the outcome with one of the nine agents, and all after it, to run again."""
         again = AGENTS[AGENTS.index(agent_name) :]
         ended = tuple(name for name in self.ended if name not in again)
         return Outcome(self.executions, ended, agent_name)
@@ -52,57 +59,60 @@ async def outcome_of(client: Client, session_id: str) -> Outcome:
     Queries on project-index, which may lag, and then read consistently.
     """
     keys = [(f"{session_id}-{name}", name) for name in AGENTS]
-    found = {
+    executions = {
         execution.agent_name: execution
         for execution in await client.executions.get_many(keys)
         if execution is not None
     }
-    others = await _of_other_ids(client, session_id, set(keys))
+    others = await _executions_under_other_ids(client, session_id, set(keys))
     # Of several of one agent the latest counts.
-    for execution in sorted(others, key=lambda one: one.start_time or 0, reverse=True):
-        found.setdefault(execution.agent_name, execution)
+    for execution in sorted(others, key=lambda other: other.start_time or 0, reverse=True):
+        executions.setdefault(execution.agent_name, execution)
 
+    ended, start_agent = _ended_of_the_nine(executions)
+    ended += [
+        name
+        for name, execution in executions.items()
+        if name not in AGENTS and counts_as_ended(execution.status, execution.critical)
+    ]
+    return Outcome(executions, tuple(ended), start_agent)
+
+
+def _ended_of_the_nine(executions: Mapping[str, AgentExecution]) -> tuple[list[str], str | None]:
+    """Return which of the nine agents have ended, in order, and the first that has to run."""
     ended: list[str] = []
     latest_fence: float = 0
     start_agent: str | None = AGENTS[0]
     for number, name in enumerate(AGENTS):
-        last = found.get(name)
-        if last is None:
+        execution = executions.get(name)
+        if execution is None:
             continue  # a pipeline may leave agents out
         # What was done under an older claim than an agent before it was made of outdated input.
-        if not _counts(last) or (last.fence or 0) < latest_fence:
-            start_agent = name
-            break
-        latest_fence = last.fence or 0
+        is_outdated = (execution.fence or 0) < latest_fence
+        if is_outdated or not counts_as_ended(execution.status, execution.critical):
+            return ended, name
+        latest_fence = execution.fence or 0
         ended.append(name)
         start_agent = AGENTS[number + 1] if number + 1 < len(AGENTS) else None
-    ended += [
-        name for name, execution in found.items() if name not in AGENTS and _counts(execution)
-    ]
-    return Outcome(found, tuple(ended), start_agent)
+    return ended, start_agent
 
 
-def _counts(execution: AgentExecution) -> bool:
-    return execution.status == ExecutionStatus.COMPLETED or (
-        execution.status == ExecutionStatus.FAILED and execution.critical is False
-    )
-
-
-async def _of_other_ids(
+async def _executions_under_other_ids(
     client: Client, session_id: str, known: set[tuple[str, str]]
 ) -> list[AgentExecution]:
-    keys: list[tuple[str, str]] = []
+    """Return the executions of a session but for those of known keys, read consistently."""
+    keys: dict[tuple[str, str], None] = {}  # a retry between two pages shows an execution again
     start = None
     while True:
         page, start = await client.executions.page(
             session_id, index=AgentExecution.project_index, start=start
         )
-        keys += [key for one in page if (key := (one.execution_id, one.agent_name)) not in known]
+        keys |= dict.fromkeys((item.execution_id, item.agent_name) for item in page)
         if start is None:
             break
-    keys = [*dict.fromkeys(keys)]  # a retry between two pages shows an execution again
+    others = [key for key in keys if key not in known]
     executions: list[AgentExecution] = []
-    for first in range(0, len(keys), _AT_ONCE):
-        read = await client.executions.get_many(keys[first : first + _AT_ONCE])
-        executions += [one for one in read if one is not None]
+    for first in range(0, len(others), _AT_ONCE):
+        stored = await client.executions.get_many(others[first : first + _AT_ONCE])
+        executions += [execution for execution in stored if execution is not None]
     return executions

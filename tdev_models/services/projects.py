@@ -11,7 +11,13 @@ from pynamodb.expressions.condition import size
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import is_as_read, record, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.expressions import (
+    is_as_read,
+    result_of,
+    set_fields,
+    set_if_absent,
+    set_to,
+)
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
@@ -56,7 +62,7 @@ async def save_user_project(
         ],
     )
     project_saved(client, project)
-    return record(Project, project)
+    return result_of(Project, project)
 
 
 async def get_user_project(client: Client, user_id: str, project_id: str) -> Project:
@@ -69,7 +75,7 @@ async def get_user_project(client: Client, user_id: str, project_id: str) -> Pro
     project = await client.projects.get(*_key(user_id, project_id))
     if project is None:
         raise _missing(user_id, project_id)
-    return record(Project, project)
+    return result_of(Project, project)
 
 
 async def list_user_projects(
@@ -98,7 +104,7 @@ async def list_user_projects(
     query = ("list_user_projects", client.projects.name, user_id, order)
     start = cursors.decode(query, cursor)
     recent = order == "recent"
-    found, last = await client.projects.page(
+    projects, last = await client.projects.page(
         user_id,
         index=UserProject.recent_index if recent else None,
         newest_first=recent,
@@ -106,7 +112,7 @@ async def list_user_projects(
         start=start,
     )
     return Page(
-        (record(Project, project) for project in found),
+        (result_of(Project, project) for project in projects),
         cursors.encode(query, last) if last else None,
     )
 
@@ -162,12 +168,12 @@ async def record_download(
             if chosen in (seen.download_ids or ()):
                 if download_id is None or seen.last_accessed in tried:
                     project_downloaded(client)  # this call's own, whose reply was lost
-                return record(Project, seen)
+                return result_of(Project, seen)
             if len(seen.download_ids or ()) < _IDS_MOST:
                 seen = None
         else:
             project_downloaded(client)
-            return record(Project, project)
+            return result_of(Project, project)
     raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
 
 

@@ -21,14 +21,14 @@ from tdev_models.errors import (
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.services.failures import failed_or_stalled, instant_before
-from tdev_models.services.resume import Runner, checked_runner, claimed, run
-from tdev_models.services.sessions import abandon, cut
+from tdev_models.services.resume import Runner, check_runner, run, try_to_resume
+from tdev_models.services.sessions import abandon, shortened
 from tdev_models.workers.lease import unchanged
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_SECONDS = 3600.0
-_KEPT = 10_000
+_IDS_KEPT = 10_000
 
 
 class Event(Protocol):
@@ -83,7 +83,7 @@ async def recover_sessions(
         Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
             and tried again.
     """
-    checked_runner(client, runner)
+    check_runner(client, runner)
     if stop is not None and not callable(getattr(stop, "is_set", None)):
         raise InvalidRequest("stop", f"must be an event, which has is_set(), not {stop!r}")
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
@@ -102,7 +102,7 @@ async def recover_sessions(
                 raise
             _log.warning("sessions could not be found, trying again: %s", error)
         if poll_seconds is None or worker.stopped:
-            return worker.done
+            return worker.result
         again = time.monotonic() + poll_seconds
         while time.monotonic() < again and not worker.stopped:
             await client.sleep(min(0.2, poll_seconds))
@@ -119,7 +119,7 @@ class _Worker:
     ) -> None:
         self._client, self._runner, self._stop = client, runner, stop
         self._max_attempts, self._backoff = max_attempts, backoff_seconds
-        self.done = Recovery()
+        self.result = Recovery()
 
     @property
     def stopped(self) -> bool:
@@ -138,13 +138,13 @@ class _Worker:
 
     async def _recover(self, session: PipelineSession) -> None:
         try:
-            await self._try(session)
+            await self._resume_or_give_up(session)
         except Exception as error:
-            # It runs out, and is found again; the other sessions go on.
+            # A lease that it left runs out, and the session is found again; the others go on.
             _log.warning("session %s not recovered: %s", session.session_id, error)
-            self._note(None, session)
+            self._add_to_result(None, session)
 
-    async def _try(self, session: PipelineSession) -> None:
+    async def _resume_or_give_up(self, session: PipelineSession) -> None:
         now, tried = self._client.now(), int(session.resume_count or 0)
         if self.stopped or (session.next_retry_at or 0) > now:
             return
@@ -152,9 +152,9 @@ class _Worker:
             await self._give_up(session, tried)
             return
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
-        resume = await claimed(self._client, session, None, random.random() * longest)
+        resume = await try_to_resume(self._client, session, None, random.random() * longest)
         if not resume:
-            self._note(None, session)
+            self._add_to_result(None, session)
             return
         try:
             await run(resume, self._runner)
@@ -167,21 +167,21 @@ class _Worker:
             _log.warning(
                 "session %s failed: %s: %s", session.session_id, type(error).__name__, error
             )
-        self._note(resume.owned.ended, session)
+        self._add_to_result(resume.owned.ended, session)
 
     async def _give_up(self, session: PipelineSession, tried: int) -> None:
         last_error = session.error_message or "its workers died"
-        reason = cut(f"gave up after {tried} resumes; last: {last_error}")
+        reason = shortened(f"gave up after {tried} resumes; last: {last_error}")
         try:
             await abandon(self._client, session.session_id, reason, unchanged(session))
         except ConditionFailed:
-            self._note(None, session)
+            self._add_to_result(None, session)
         else:
-            self._note(SessionStatus.ABANDONED, session)
+            self._add_to_result(SessionStatus.ABANDONED, session)
 
-    def _note(self, ended: SessionStatus | None, session: PipelineSession) -> None:
+    def _add_to_result(self, ended: SessionStatus | None, session: PipelineSession) -> None:
         how = ended.lower() if ended else "lost"
         _log.info("session %s: %s", session.session_id, how)
-        ids: list[str] = getattr(self.done, how)
+        ids: list[str] = getattr(self.result, how)
         ids.append(session.session_id)
-        del ids[:-_KEPT]
+        del ids[:-_IDS_KEPT]

@@ -12,17 +12,17 @@ from tdev_models.errors import InvalidRequest, LeaseLost
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
-from tdev_models.services.sessions import stored_session
+from tdev_models.services.sessions import read_session
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.lease import Lease, claim, is_expired, is_stalled
+from tdev_models.workers.lease import Lease, claim_session, is_expired, is_stalled
 
 
 class Resume(Tracker):
     """A try to take over a session: true when it was claimed, else `reason` says why not.
 
-    Inside `async with resume` it is a tracker: it beats, `.agent(...)` tracks, calls on the session
-    carry the lease, and the end of the block ends the session. A claim that is not entered runs out
-    after `lease_seconds`.
+    Inside `async with resume` it is a tracker: it renews the lease, `.agent(...)` tracks, calls on
+    the session carry the lease, and the end of the block ends the session. A claim that is not
+    entered runs out after `lease_seconds`.
 
     Attributes:
         reason: why the session was not claimed; None when it was.
@@ -73,14 +73,14 @@ async def resume_pipeline(
     if from_agent is not None and from_agent not in AGENTS:
         raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
     if runner is not None:
-        checked_runner(client, runner)
-    resume = await claimed(client, await stored_session(client, session_id), from_agent)
+        check_runner(client, runner)
+    resume = await try_to_resume(client, await read_session(client, session_id), from_agent)
     if resume and runner is not None:
         await run(resume, runner)
     return resume
 
 
-def checked_runner(client: Client, runner: Runner) -> None:
+def check_runner(client: Client, runner: Runner) -> None:
     """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
     if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(runner):
         raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
@@ -94,20 +94,36 @@ def checked_runner(client: Client, runner: Runner) -> None:
         pass
 
 
-async def claimed(
+async def try_to_resume(
     client: Client,
     seen: PipelineSession,
     from_agent: str | None,
     retry_after_seconds: float = 0.0,
 ) -> Resume:
-    """Return the try to take over a session as it was read."""
+    """Take over a session as it was read, if it can be and nobody else is quicker.
+
+    Args:
+        client: the client.
+        seen: the session as it was read.
+        from_agent: one of the nine agents to begin again at; None goes on where the session was.
+        retry_after_seconds: how long `recover_sessions` leaves it alone if it fails again.
+
+    Returns:
+        The Resume; false, with its `reason`, where the session was not taken over.
+
+    Raises:
+        PayloadDamaged: an output cannot be read; the session is FAILED.
+        TdevError: a request failed; a claim may have happened and will run out.
+    """
     resume = Resume(client, seen.session_id)
-    resume.reason = _not_now(client, seen)
+    resume.reason = _why_not_resumable(client, seen)
     if resume.reason is not None:
         return resume
-    lease = await claim(client, seen, {}, resumed=True)
+    lease = await claim_session(client, seen, {}, resumed=True)
     if isinstance(lease, PipelineSession):
-        resume.reason = _not_now(client, lease) or "another worker changed it at the same time"
+        resume.reason = (
+            _why_not_resumable(client, lease) or "another worker changed it at the same time"
+        )
         return resume
     lease.retry_after_seconds = retry_after_seconds
     try:
@@ -115,7 +131,6 @@ async def claimed(
     except LeaseLost:
         resume.reason = "it was taken over while its outputs were read"
         return resume
-    resume.lease = lease
     if from_agent is not None:
         # Whoever resumes next must begin there too.
         key = execution_key(f"{seen.session_id}-{from_agent}")
@@ -124,7 +139,7 @@ async def claimed(
     return resume
 
 
-def _not_now(client: Client, session: PipelineSession) -> str | None:
+def _why_not_resumable(client: Client, session: PipelineSession) -> str | None:
     """Return why a session cannot be resumed, or None if it can."""
     if is_expired(client, session):
         return "it has expired"

@@ -12,7 +12,7 @@ from pynamodb.expressions.update import Action
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import record, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.expressions import result_of, set_fields, set_if_absent, set_to
 from tdev_models.errors import (
     ConditionFailed,
     InvalidRequest,
@@ -30,7 +30,7 @@ from tdev_models.workers.leased_writes import leased_update, write_lock
 RULES = PipelineSession.rules()
 
 # The statuses from which each may be reached; the same again is no error.
-_FROM: Mapping[str, tuple[SessionStatus, ...]] = {
+_STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "ACTIVE": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "COMPLETED": (SessionStatus.ACTIVE, SessionStatus.COMPLETED),
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
@@ -75,29 +75,29 @@ async def save_pipeline_session(
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
         session = await leased_update(client, lease, set_fields(PipelineSession, values), ends=ends)
-        return record(Session, session)
+        return result_of(Session, session)
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
-    condition &= _not_expired(client)
+    condition &= _is_not_expired(client)
     if status is not None:
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
-            *_FROM[status]
+            *_STATUSES_BEFORE[status]
         )
-    actions = upsert(client, values)
+    actions = upsert_actions(client, values)
     try:
         if status is None:
             session = await client.sessions.update(session_id, actions=actions, condition=condition)
         else:
             session = await _change_status(client, session_id, actions, condition)
     except ConditionFailed as refused:
-        found = client.sessions.refused(refused.item)
-        if found and found.lease_token is not None:
-            raise lease_held_error(client, found) from None
+        stored = client.sessions.refused(refused.item)
+        if stored and stored.lease_token is not None:
+            raise lease_held_error(client, stored) from None
         raise InvalidTransition(
-            f"session {session_id}", found.status if found else "missing", str(status)
+            f"session {session_id}", stored.status if stored else "missing", str(status)
         ) from None
     session_saved(client, session, status)
-    return record(Session, session)
+    return result_of(Session, session)
 
 
 async def _change_status(
@@ -114,19 +114,19 @@ async def _change_status(
     try:
         return await client.sessions.update(session_id, actions=actions, condition=condition)
     except ConditionFailed as refused:
-        found = client.sessions.load(refused.item)
-        if found is None or found.write_token != token:
+        stored = client.sessions.load(refused.item)
+        if stored is None or stored.write_token != token:
             raise
-        return found
+        return stored
 
 
-def _not_expired(client: Client) -> Condition:
+def _is_not_expired(client: Client) -> Condition:
     expires_at = PipelineSession.expires_at
     live: Condition = expires_at.does_not_exist() | (expires_at > client.now())
     return live
 
 
-def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
+def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that set fields of a session which may not exist yet."""
     now = client.now()
     defaults = {
@@ -147,8 +147,13 @@ def upsert(client: Client, values: Mapping[str, Any]) -> list[Action]:
     ]
 
 
-def cut(text: str) -> str:
-    """Return a text, cut to what `error_message` may hold."""
+def error_text(error: BaseException) -> str:
+    """Return an error's type and text, shortened to what `error_message` may hold."""
+    return shortened(f"{type(error).__name__}: {error}")
+
+
+def shortened(text: str) -> str:
+    """Return as much of a text as `error_message` may hold."""
     return text.encode(errors="replace")[:ERROR_BYTES].decode(errors="ignore")
 
 
@@ -169,10 +174,10 @@ async def get_pipeline_session(client: Client, session_id: str) -> Session:
         NotFound: there is none.
         InvalidRequest: the id cannot be a key.
     """
-    return record(Session, await stored_session(client, session_id))
+    return result_of(Session, await read_session(client, session_id))
 
 
-async def stored_session(client: Client, session_id: str) -> PipelineSession:
+async def read_session(client: Client, session_id: str) -> PipelineSession:
     """Return one session with its lease, read consistently, or raise NotFound."""
     session = await client.sessions.get(RULES["session_id"]("session_id", session_id))
     if session is None:
@@ -212,11 +217,11 @@ async def list_pipeline_sessions(
     )
     query = ("list_pipeline_sessions", client.sessions.name, index.Meta.index_name, value)
     start = cursors.decode(query, cursor)
-    found, last = await client.sessions.page(
+    sessions, last = await client.sessions.page(
         value, index=index, limit=limit, newest_first=True, start=start
     )
     return Page(
-        (record(Session, session) for session in found),
+        (result_of(Session, session) for session in sessions),
         cursors.encode(query, last) if last else None,
     )
 
@@ -234,8 +239,8 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
     RULES["session_id"]("session_id", session_id)
     if not RULES["error_message"]("reason", reason):
         raise InvalidRequest("reason", "must not be empty: the person on call will read it")
-    condition: Condition = PipelineSession.status.is_in(*_FROM["ABANDONED"])
-    condition &= _not_expired(client)
+    condition: Condition = PipelineSession.status.is_in(*_STATUSES_BEFORE["ABANDONED"])
+    condition &= _is_not_expired(client)
     lease = current_lease(client, session_id)
     try:
         async with write_lock(client, lease):
@@ -243,11 +248,11 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
             if lease is not None:
                 lease.ended = SessionStatus.ABANDONED
     except ConditionFailed as refused:
-        found = client.sessions.refused(refused.item)
-        if found is None:
+        stored = client.sessions.refused(refused.item)
+        if stored is None:
             raise NotFound(f"there is no session {session_id}") from None
-        raise InvalidTransition(f"session {session_id}", found.status, "ABANDONED") from None
-    return record(Session, session)
+        raise InvalidTransition(f"session {session_id}", stored.status, "ABANDONED") from None
+    return result_of(Session, session)
 
 
 async def abandon(

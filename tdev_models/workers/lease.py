@@ -91,7 +91,7 @@ def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bo
     return (session.last_updated or 0) < now - stalled_after
 
 
-async def claim(
+async def claim_session(
     client: Client, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
 ) -> Lease | PipelineSession:
     """Claim a session as it was read; return the lease, or the session that was in the way.

@@ -147,15 +147,10 @@ def counts_as_ended(status: str | None, critical: bool | None) -> bool:
     return status == COMPLETED or (status == FAILED and critical is False)
 
 
-def transition_of(
+def _transition(
     stored: AgentExecution, execution_id: str, given: str | None, fence: int | None
 ) -> Transition:
-    """Return what happens to a stored execution that is given a status under a claim.
-
-    Raises:
-        InvalidTransition: the status may not become the given one.
-        LeaseHeld: the execution was written under a claim, and `fence` is None.
-    """
+    """Return what happens to a stored execution that is given a status; raise if refused."""
     if fence is None and stored.fence is not None:
         raise LeaseHeld(
             f"execution {execution_id} was written under claim {int(stored.fence)} of its session; "
@@ -193,7 +188,7 @@ def change_of(
         LeaseHeld: the execution was written under a claim, and `fence` is None.
     """
     stored = AgentExecution() if seen is None else seen
-    transition = transition_of(stored, execution_id, values.get("status"), fence)
+    transition = _transition(stored, execution_id, values.get("status"), fence)
     step, status = transition.step, transition.status
     number = _attempt_number(stored, step)
     sets = {**values, "status": status, "write_token": token}

@@ -1,4 +1,4 @@
-"""Agent executions: what each agent did in each run, try by try."""
+"""Agent executions: what each agent did in each run, attempt by attempt."""
 
 from __future__ import annotations
 

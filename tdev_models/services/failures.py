@@ -34,9 +34,10 @@ async def get_failed_sessions(
     """Return a page of FAILED and of stalled ACTIVE sessions, by `last_updated`, oldest first.
 
     Stalled: the lease ran out, or there is none and `last_updated` is older than the setting
-    `stalled_after_seconds`. An owner that died shows when its session is that old. One Query on
-    status-index for each status names candidates; one TransactGetItems reads them consistently,
-    so what is returned was so a moment ago. A page may be short, or empty, and still have a cursor.
+    `stalled_after_seconds`. A session whose worker died is found once it is that old. One Query on
+    status-index for each status finds candidates; one TransactGetItems reads them consistently,
+    so each was FAILED or stalled when it was read. A page may be short, or empty, and still have a
+    cursor.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO

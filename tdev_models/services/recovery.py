@@ -1,4 +1,4 @@
-"""The worker that resumes what others left."""
+"""Resume every session that failed or stalled, or give it up."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Event(Protocol):
 class Recovery:
     """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
 
-    Lost: others were quicker or took it over, or its outputs could not be read, or its end could
-    not be written.
+    Lost: another worker resumed the session first or took it over, or its outputs could not be
+    read, or its end could not be written.
     """
 
     completed: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ async def recover_sessions(
     validation.whole(1, 1000)("concurrency", concurrency)
     worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
     while True:
-        # What fails again during this round belongs to the next.
+        # A session that fails again during this round is left to the next.
         before = min(instant_before(older_than, client.now()), client.now())
         try:
             await worker.round(before, concurrency)

@@ -103,9 +103,10 @@ async def save_pipeline_session(
 async def _change_status(
     client: Client, session_id: str, actions: Sequence[Action], condition: Condition
 ) -> PipelineSession:
-    """Change a session once, however often the request arrives: a token tells its own reply.
+    """Change a session once, however often the request arrives.
 
-    DynamoDB computes `previous_status` from the item before the write, for the metrics.
+    A token recognises this call's own write, whose reply was lost. DynamoDB computes
+    `previous_status` from the item before the write, for the metrics.
     """
     token, last = uuid.uuid4().hex[:16], PipelineSession.write_token
     condition &= last.does_not_exist() | (last != token)

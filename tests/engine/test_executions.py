@@ -18,7 +18,6 @@ from tdev_models import (
     Settings,
     get_agent_execution,
     get_agent_executions,
-    get_failed_executions,
     get_pipeline_session,
     save_pipeline_session,
     settings,
@@ -162,34 +161,6 @@ async def test_lists_show_no_payloads_and_page(store: Settings) -> None:
     assert {one.output_data for one in [*first, *rest]} == {None}
 
 
-async def test_failures_are_found_newest_first_by_time_and_agent(store: Settings) -> None:
-    for number in range(6):
-        agent = "search" if number % 2 else "parser"
-        await update_agent_execution(execution_id=f"p{number}-{agent}", status="FAILED")
-    everything = await get_failed_executions()
-    assert [one.execution_id[:2] for one in everything] == ["p5", "p4", "p3", "p2", "p1", "p0"]
-    since = everything[2].end_time
-    assert [one.execution_id[:2] for one in await get_failed_executions(since)] == [
-        "p5",
-        "p4",
-        "p3",
-    ]
-    first = await get_failed_executions(agent_name="search", limit=2)
-    rest = await get_failed_executions(agent_name="search", limit=2, cursor=first.cursor)
-    assert [one.execution_id[:2] for one in [*first, *rest]] == ["p5", "p3", "p1"]
-    with pytest.raises(InvalidRequest, match=r"^cursor: "):
-        await get_failed_executions(agent_name="parser", cursor=first.cursor)
-
-
-async def test_an_execution_that_runs_again_is_no_failure(store: Settings) -> None:
-    await update_agent_execution(execution_id="p-parser", status="FAILED", error_message="x")
-    await update_agent_execution(execution_id="p-parser", status="RUNNING")
-    assert await get_failed_executions() == []
-    stored = raw.item(store, "agent-executions", "p-parser", "parser")
-    assert stored is not None
-    assert "end_time" not in stored
-
-
 async def test_a_bare_write_on_a_leased_execution_is_refused(store: Settings) -> None:
     async with track_session("p") as session, session.agent("parser") as run:
         run.output = 1
@@ -312,3 +283,17 @@ async def test_an_orm_write_in_between_is_looked_at_again(store: Settings) -> No
     ):
         await update_agent_execution(execution_id="p-parser", status="RUNNING")
     assert (await get_agent_execution("p-parser")).status == "COMPLETED"
+
+
+async def test_a_given_project_is_kept_by_later_calls_without_one(store: Settings) -> None:
+    run = {"execution_id": "run7-generation"}
+    await update_agent_execution(run, project_id="proj-1", status="RUNNING")
+    await update_agent_execution(run, status="COMPLETED")
+    (one,) = await get_agent_executions("proj-1")
+    assert (one.execution_id, one.status) == ("run7-generation", "COMPLETED")
+
+
+@pytest.mark.parametrize("text", ['{"score": NaN}', "[Infinity]", "[" * 100_000])
+async def test_json_text_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^output_data: "):
+        await update_agent_execution(execution_id="s-parser", output_data=text)

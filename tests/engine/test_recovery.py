@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tdev_models import (
-    AGENTS,
     InvalidRequest,
-    LeaseHeld,
     PipelineSession,
     Resume,
     Settings,
     Unavailable,
-    get_agent_execution,
     get_failed_sessions,
     get_pipeline_session,
     recover_sessions,
@@ -27,235 +25,11 @@ from tdev_models import (
     save_pipeline_session,
     settings,
     sync,
-    track_session,
-    update_agent_execution,
 )
 from tdev_models.services import recovery
 from tests import raw
+from tests.engine.pipelines import fail, finish
 from tests.faults import Fault, injected
-
-
-async def fail(session_id: str, at: str = "search") -> None:
-    with pytest.raises(ValueError, match="broke"):
-        async with track_session(session_id) as session:
-            for name in AGENTS:
-                async with session.agent(name) as run:
-                    if name == at:
-                        raise ValueError("broke")
-                    run.output = name
-
-
-async def finish(session: Resume) -> None:
-    for name in AGENTS:
-        async with session.agent(name) as run:
-            if not run.done:
-                run.output = f"{name} again"
-
-
-def clock(seconds: float) -> Any:
-    return lambda: time.time() + seconds
-
-
-async def test_failed_and_stalled_sessions_are_found_oldest_first(store: Settings) -> None:
-    for number, status in enumerate(["FAILED", "ACTIVE", "COMPLETED", "FAILED", "ACTIVE"]):
-        await save_pipeline_session(session_id=f"s{number}", status=status)
-    await track_session("leased").__aenter__()
-    assert [one.session_id for one in await get_failed_sessions()] == ["s0", "s3"]
-    with settings.use(store, clock=clock(4000)):
-        # The lease ran out, and the bare ones were not updated for over an hour.
-        found = await get_failed_sessions()
-        assert [one.session_id for one in found] == ["s0", "s1", "s3", "s4", "leased"]
-        only_failed = await get_failed_sessions(include_stalled=False)
-        assert [one.session_id for one in only_failed] == ["s0", "s3"]
-
-
-async def test_pages_merge_both_statuses_and_end(store: Settings) -> None:
-    for number in range(11):
-        status = "FAILED" if number % 3 else "ACTIVE"
-        await save_pipeline_session(session_id=f"s{number:02}", status=status)
-    with settings.use(store, clock=clock(4000)):
-        seen, cursor = [], None
-        for _ in range(10):
-            page = await get_failed_sessions(limit=4, cursor=cursor)
-            updated = [one["last_updated"] for one in page]
-            assert updated == sorted(updated)
-            seen += [one.session_id for one in page]
-            cursor = page.cursor
-            if cursor is None:
-                break
-        assert seen == [f"s{number:02}" for number in range(11)]
-        with pytest.raises(InvalidRequest, match=r"^cursor: "):
-            first = await get_failed_sessions(limit=4)
-            await get_failed_sessions(limit=4, include_stalled=False, cursor=first.cursor)
-
-
-async def test_older_than_takes_a_moment_or_an_age(store: Settings) -> None:
-    await save_pipeline_session(session_id="old", status="FAILED")
-    middle = time.time()
-    await asyncio.sleep(0.01)
-    await save_pipeline_session(session_id="new", status="FAILED")
-    for older_than in (middle, datetime.fromtimestamp(middle, UTC), datetime.fromtimestamp(middle)):  # noqa: DTZ006
-        assert [one.session_id for one in await get_failed_sessions(older_than)] == ["old"]
-    assert await get_failed_sessions(timedelta(hours=1)) == []
-    with pytest.raises(InvalidRequest, match="for an age pass a timedelta"):
-        await get_failed_sessions(3600)
-
-
-async def test_what_an_index_shows_too_late_is_not_returned(store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-
-    async def claimed_meanwhile() -> None:
-        with settings.use(store):
-            assert await resume_pipeline("s")
-
-    with injected(Fault("before", operation="TransactGetItems", between=claimed_meanwhile)):
-        assert await get_failed_sessions() == []
-
-
-async def test_a_session_that_is_not_resumable_says_why(store: Settings) -> None:
-    await save_pipeline_session(session_id="done", status="COMPLETED")
-    await save_pipeline_session(session_id="live")
-    assert (await resume_pipeline("done")).reason == "it is COMPLETED"
-    live = await resume_pipeline("live")
-    assert (bool(live), live.lease) == (False, None)
-    assert "too recently to be stalled" in (live.reason or "")
-    with pytest.raises(LeaseHeld):
-        await live.__aenter__()
-
-
-@pytest.mark.parametrize("kind", ["resent", "conflict"])
-async def test_a_claim_whose_reply_was_lost_is_recognised(store: Settings, kind: str) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-    with injected(Fault(kind, operation="UpdateItem")):
-        resume = await resume_pipeline("s")
-    assert resume
-    assert (await get_pipeline_session("s")).fence == 1
-    async with resume:
-        await finish(resume)
-    assert (await get_pipeline_session("s")).status == "COMPLETED"
-
-
-async def test_a_claim_without_an_answer_runs_out(store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-    with injected(Fault("unanswered", operation="UpdateItem")), pytest.raises(Unavailable):
-        await resume_pipeline("s")
-    assert not await resume_pipeline("s")
-    with settings.use(store, clock=clock(61)):
-        assert await resume_pipeline("s")
-
-
-async def test_a_bare_failed_resent_after_a_claim_changes_nothing(store: Settings) -> None:
-    await save_pipeline_session(session_id="s")
-    claims: list[Resume] = []
-
-    async def claim() -> None:
-        with settings.use(store):
-            claims.append(await resume_pipeline("s"))
-
-    with injected(Fault("resent", operation="UpdateItem", between=claim)):
-        await save_pipeline_session(session_id="s", status="FAILED", error_message="x")
-    assert claims[0]
-    owned = await get_pipeline_session("s")
-    assert (owned.status, owned.fence) == ("ACTIVE", 1)
-    async with claims[0]:
-        await finish(claims[0])
-    assert (await get_pipeline_session("s")).status == "COMPLETED"
-
-
-@pytest.mark.parametrize(
-    "meanwhile",
-    [
-        {"status": {"S": "COMPLETED"}},
-        {"fence": {"N": "9"}},
-        {"lease_expires": {"N": "99999999999"}},
-    ],
-    ids=["ended", "claimed", "heartbeat"],
-)
-async def test_a_claim_needs_the_session_as_it_was_read(
-    store: Settings, meanwhile: dict[str, dict[str, str]]
-) -> None:
-    await track_session("s").__aenter__()
-    with settings.use(store, clock=clock(61)) as late:
-
-        def change() -> None:
-            raw.put_attribute(store, "pipeline-sessions", "s", **meanwhile)
-
-        with settings.use(late):
-            with injected(Fault("before", operation="UpdateItem", between=change)):
-                assert not await resume_pipeline("s")
-    stored = raw.item(store, "pipeline-sessions", "s")
-    assert stored is not None
-    assert stored["lease_owner"]["S"]
-    assert "resume_count" not in stored
-
-
-async def test_a_bare_update_in_between_keeps_a_session_from_being_claimed(store: Settings) -> None:
-    await save_pipeline_session(session_id="s")
-
-    async def update() -> None:
-        with settings.use(store, clock=clock(4000)):
-            await save_pipeline_session(session_id="s", current_agent="parser")
-
-    with settings.use(store, clock=clock(4000)):
-        with injected(Fault("before", operation="UpdateItem", between=update)):
-            resume = await resume_pipeline("s")
-    assert not resume
-    assert (await get_pipeline_session("s")).fence is None
-
-
-async def test_from_agent_begins_again_there_and_whoever_resumes_next_does_too(
-    store: Settings,
-) -> None:
-    await fail("s", at="download")
-    resume = await resume_pipeline("s", from_agent="parser")
-    assert (resume.start_agent, list(resume.outputs)) == ("parser", list(AGENTS[:2]))
-    session = await get_pipeline_session("s")
-    assert (session.progress, session.current_agent) == (2, "parser")
-
-    with settings.use(store, clock=clock(61)):  # the worker died before it began
-        second = await resume_pipeline("s")
-        assert second.start_agent == "parser"
-        async with second.agent("parser") as run:
-            run.output = "new"
-    with settings.use(store, clock=clock(200)):  # ... and this one after it did one agent
-        third = await resume_pipeline("s")
-        assert third.start_agent == "component_decision"
-        assert third.outputs["parser"] == "new"
-        async with third:
-            await finish(third)
-    done = await get_pipeline_session("s")
-    assert (done.status, done.progress) == ("COMPLETED", 9)
-    assert (await get_agent_execution("s-generation")).output_data == "generation again"
-    attempts = (await get_agent_execution("s-parser")).attempts
-    assert [(one.number, one.status) for one in attempts] == [(1, "COMPLETED"), (2, "COMPLETED")]
-    with pytest.raises(InvalidRequest, match=r"^from_agent: "):
-        await resume_pipeline("s", from_agent="nobody")
-
-
-async def test_executions_under_other_ids_are_found(store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-    for execution_id, agent in (("run-1", "nl_input"), ("run-2", "ui_selection"), ("x", "mine")):
-        await update_agent_execution(
-            execution_id=execution_id,
-            agent_name=agent,
-            project_id="s",
-            status="COMPLETED",
-            output_data={"from": execution_id},
-        )
-    resume = await resume_pipeline("s")
-    assert resume.start_agent == "parser"
-    assert resume.outputs == {
-        "nl_input": {"from": "run-1"},
-        "ui_selection": {"from": "run-2"},
-        "mine": {"from": "x"},
-    }
-
-
-async def test_a_runner_runs_inside_the_block(store: Settings) -> None:
-    await fail("s")
-    resume = await resume_pipeline("s", finish)
-    assert resume
-    assert (await get_pipeline_session("s")).status == "COMPLETED"
 
 
 async def test_recover_finishes_backs_off_and_gives_up(store: Settings) -> None:
@@ -352,13 +126,6 @@ async def test_recover_stops_on_an_event(store: Settings) -> None:
     assert len(await get_failed_sessions()) == 4
 
 
-async def test_a_session_of_another_program_with_finer_times_is_resumed(store: Settings) -> None:
-    digits = {"N": "1700000000.1234567"}
-    values: dict[str, Any] = {"last_updated": digits, "status": {"S": "ACTIVE"}}
-    raw.put_attribute(store, "pipeline-sessions", "s", **values)
-    assert await resume_pipeline("s")
-
-
 async def test_a_worker_that_polls_outlives_an_outage(store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     stop = asyncio.Event()
@@ -379,3 +146,139 @@ async def test_one_session_that_cannot_be_claimed_keeps_no_other_waiting(store: 
     with injected(Fault("broken", operation="UpdateItem")):
         done = await recover_sessions(finish)
     assert (done.lost, done.completed) == (["a"], ["b"])
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("runner", {"runner": None}),
+        ("runner", {"runner": lambda: None}),
+        ("runner", {"runner": lambda one, two: None}),
+        ("backoff_seconds", {"backoff_seconds": 0}),
+        ("poll_seconds", {"poll_seconds": 0}),
+        ("max_attempts", {"max_attempts": 0}),
+    ],
+)
+async def test_a_worker_checks_what_it_is_given(field: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        await recover_sessions(**{"runner": print, **options})
+
+
+def test_what_can_never_run_is_refused_before_anything_is_claimed(strict_store: Settings) -> None:
+    async def runner(resume: Resume) -> None: ...
+
+    sync.save_pipeline_session(session_id="s", status="FAILED")
+    with pytest.raises(InvalidRequest, match="runner: is async"):
+        sync.recover_sessions(runner)
+    with pytest.raises(InvalidRequest, match="runner: is async"):
+        sync.resume_pipeline("s", runner)
+    with pytest.raises(InvalidRequest, match=r"stop: .*is_set"):
+        sync.recover_sessions(print, stop=True)  # type: ignore[arg-type]
+    assert sync.get_pipeline_session("s").resume_count is None
+
+
+async def test_a_runner_whose_failure_cannot_be_recorded_stops_no_other(store: Settings) -> None:
+    for name in ("a", "b"):
+        await save_pipeline_session(session_id=name, status="FAILED")
+
+    async def runner(session: Resume) -> None:
+        if session.session_id == "a":
+            raise ValueError("mine")
+        await asyncio.sleep(0.3)
+
+    # Two claims, then the write of the failure.
+    with injected(Fault("broken", operation="UpdateItem", nth=3)):
+        done = await recover_sessions(runner, concurrency=2)
+    assert (done.lost, done.completed) == (["a"], ["b"])
+
+
+async def test_a_long_error_in_any_script_can_be_given_up(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED", error_message="오류" * 680)
+    raw.put_attribute(store, "pipeline-sessions", "s", resume_count={"N": "9"})
+    assert (await recover_sessions(lambda session: None)).abandoned == ["s"]
+
+
+async def test_backing_off_begins_with_the_failure(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    now = [time.time()]
+
+    def runner(session: Resume) -> None:
+        now[0] += 1800
+        raise RuntimeError
+
+    with settings.use(store, clock=lambda: now[0]):
+        await recover_sessions(runner, backoff_seconds=1000)
+        assert ((await get_pipeline_session("s")).next_retry_at or 0) >= now[0]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "ABANDONED", "COMPLETED"])
+async def test_a_runner_may_end_its_session_itself(store: Settings, status: str) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def runner(session: Resume) -> None:
+        await save_pipeline_session(session_id="s", status=status)
+
+    done = await recover_sessions(runner)
+    assert {status: getattr(done, status.lower())} == {status: ["s"]}
+    assert (done.failed, done.completed, done.abandoned).count([]) == 2
+    waits = (await get_pipeline_session("s")).next_retry_at is not None
+    assert waits == (status == "FAILED")
+
+
+@pytest.mark.parametrize("kind", ["resent", "unanswered"])
+async def test_giving_up_whose_reply_was_lost_is_recognised(store: Settings, kind: str) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED", error_message="why")
+    raw.put_attribute(store, "pipeline-sessions", "s", resume_count={"N": "9"})
+    with injected(Fault(kind, operation="UpdateItem")):
+        done = await recover_sessions(lambda session: None)
+    assert (done.abandoned or done.lost) == ["s"]
+    assert done.abandoned == (["s"] if kind == "resent" else [])
+    assert (await get_pipeline_session("s")).error_message == "gave up after 9 resumes; last: why"
+
+
+async def test_a_cancellation_inside_a_runner_ends_its_session_and_not_the_worker(
+    strict_store: Settings,
+) -> None:
+    for name in "abc":
+        await save_pipeline_session(session_id=name, status="FAILED")
+
+    async def runner(resume: Resume) -> None:
+        if resume.session_id == "a":
+            task = asyncio.create_task(asyncio.sleep(10))
+            task.cancel()
+            await task
+
+    done = await recover_sessions(runner)
+    assert (done.failed, done.completed) == (["a"], ["b", "c"])
+
+
+async def test_a_worker_that_is_cancelled_ends(strict_store: Settings) -> None:
+    for name in "ab":
+        await save_pipeline_session(session_id=name, status="FAILED")
+    ran: list[str] = []
+
+    async def runner(resume: Resume) -> None:
+        ran.append(resume.session_id)
+        await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await recover_sessions(runner)
+    assert ran == ["a"]
+    assert (await get_pipeline_session("a")).status == "FAILED"
+
+
+def test_ctrl_c_leaves_what_a_blocking_worker_has_not_begun(strict_store: Settings) -> None:
+    for number in range(8):
+        sync.save_pipeline_session(session_id=f"s{number}", status="FAILED")
+    ran: list[str] = []
+
+    def runner(resume: Resume) -> None:
+        ran.append(resume.session_id)
+        if len(ran) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+
+    with pytest.raises(KeyboardInterrupt):
+        sync.recover_sessions(runner, concurrency=2)
+    assert len(ran) <= 4

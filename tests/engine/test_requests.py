@@ -200,3 +200,13 @@ async def test_a_lease_is_not_carried_to_other_sessions(store: Settings) -> None
             await save_pipeline_session(session_id="other", project_name="x")
         await update_agent_execution(execution_id="another-parser", status="COMPLETED")
     assert (await get_pipeline_session("s")).progress == 0
+
+
+def test_a_hook_that_raises_changes_nothing(store: Settings) -> None:
+    def hook(event: object) -> None:
+        raise ValueError("of the hook")
+
+    with settings.use(store, on_request=hook):
+        with sync.track_session("s") as session, session.agent(AGENTS[0]) as run:
+            run.output = 1
+    assert sync.get_pipeline_session("s").status == "COMPLETED"

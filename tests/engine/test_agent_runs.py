@@ -1,0 +1,132 @@
+"""One agent's run: when it has ended, what it hands back, how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tdev_models import (
+    LeaseLost,
+    Settings,
+    get_agent_execution,
+    get_pipeline_session,
+    resume_pipeline,
+    track_session,
+    update_agent_execution,
+)
+from tests.faults import Fault, injected
+
+
+async def test_a_cancelled_agent_has_not_ended_even_if_it_is_not_critical(store: Settings) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        async with track_session("s") as session, session.agent("nl_input", critical=False):
+            raise asyncio.CancelledError
+    assert (await resume_pipeline("s")).start_agent == "nl_input"
+
+
+async def test_an_agent_that_succeeds_later_is_not_the_one_that_failed(store: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            with pytest.raises(ValueError, match="once"):
+                async with session.agent("nl_input"):
+                    raise ValueError("once")
+            async with session.agent("nl_input") as run:
+                run.output = 1
+            raise KeyError
+    assert (await get_pipeline_session("s")).failed_agent is None
+
+
+async def test_an_agent_whose_end_was_cut_short_hands_back_what_it_stored(
+    strict_store: Settings,
+) -> None:
+    fault = Fault(
+        "resent", operation="TransactWriteItems", nth=2, between=lambda: asyncio.sleep(0.4)
+    )
+    with injected(fault):
+        async with track_session("s") as session:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2), session.agent("nl_input") as run:
+                    run.output = {"text": "important"}
+            async with session.agent("nl_input") as run:
+                assert run.done
+                assert run.output == {"text": "important"}
+
+
+async def test_an_agent_that_a_call_ended_hands_back_what_the_call_stored(
+    strict_store: Settings,
+) -> None:
+    agent = {"execution_id": "s-nl_input"}
+    async with track_session("s") as session:
+        await update_agent_execution(agent, status="COMPLETED", output_data=[1])
+        async with session.agent("nl_input") as run:
+            assert run.done
+            assert run.output == [1]
+        await update_agent_execution(agent, output_data=[2])
+        async with session.agent("nl_input") as run:
+            assert run.output == [2]
+        await update_agent_execution(agent, variant="b")
+        assert session.outputs == {"nl_input": [2]}
+
+
+async def test_an_agent_that_a_call_began_again_has_not_ended(strict_store: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("nl_input") as run:
+                run.output = 1
+            raise KeyError
+    async with await resume_pipeline("s") as resume:
+        await update_agent_execution(execution_id="s-nl_input", status="RUNNING")
+        assert (await get_pipeline_session("s")).progress == 0
+        await update_agent_execution(execution_id="s-nl_input", status="FAILED")
+        async with resume.agent("nl_input") as run:
+            assert not run.done
+            run.output = 2
+    assert (await get_agent_execution("s-nl_input")).output_data == 2
+    assert (await get_pipeline_session("s")).progress == 1
+
+
+async def test_touching_what_is_outdated_does_not_make_it_count(strict_store: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            for name in ("nl_input", "ui_selection", "parser"):
+                async with session.agent(name) as run:
+                    run.output = f"old {name}"
+            raise KeyError
+    async with await resume_pipeline("s", from_agent="ui_selection") as resume:
+        await update_agent_execution(execution_id="s-parser", variant="x")
+        assert (await get_pipeline_session("s")).progress == 1
+        async with resume.agent("parser") as run:
+            assert not run.done
+
+
+async def test_what_an_agent_makes_after_its_session_has_ended_is_not_lost_in_silence(
+    strict_store: Settings,
+) -> None:
+    go, begun = asyncio.Event(), asyncio.Event()
+    async with track_session("s") as session:
+
+        async def agent() -> None:
+            async with session.agent("nl_input") as run:
+                begun.set()
+                await go.wait()
+                run.output = "precious"
+
+        task = asyncio.create_task(agent())
+        await begun.wait()
+    go.set()
+    with pytest.raises(LeaseLost):
+        await task
+
+
+async def test_a_failure_that_cannot_be_recorded_is_raised_critical_or_not(
+    strict_store: Settings,
+) -> None:
+    with (
+        injected(Fault("broken", operation="TransactWriteItems", nth=2)),
+        pytest.raises(ValueError, match="mine") as raised,
+    ):
+        async with track_session("s") as session, session.agent("nl_input", critical=False):
+            raise ValueError("mine")
+    assert "is not marked FAILED" in raised.value.__notes__[0]
+    assert (await get_pipeline_session("s")).status == "FAILED"

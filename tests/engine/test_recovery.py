@@ -107,7 +107,7 @@ def test_recover_blocks_too_in_threads(store: Settings) -> None:
 async def test_a_worker_remembers_the_last_only(
     store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "_KEPT", 2)
+    monkeypatch.setattr(recovery, "_IDS_KEPT", 2)
     for name in "abc":
         await fail(name)
     assert (await recover_sessions(finish)).completed == ["b", "c"]

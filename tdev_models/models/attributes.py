@@ -27,17 +27,18 @@ _SMALLEST_STORED, _LARGEST_STORED = 1e-130, 9.9e125
 
 
 class Declared:
-    """The facts of an attribute, said where it is declared; whatever else knows them reads them.
+    """What the package does with an attribute. Its declaration in the model is the only place.
 
-    All but keys may be missing in an item. `tests/unit/test_attributes.py` fails when the parts of
-    an attribute that stand elsewhere are missing: a field of the frozen result, a line of the docs.
+    Two things are still written by hand, and `tests/unit/test_attributes.py` fails without them:
+    the field of the frozen result, and for what callers give a line in the model's docstring. All
+    attributes but keys may be missing in an item.
 
     Attributes:
-        given: checks what a caller gives; None: the package alone sets it, and says so to callers.
-        listed: whether lists show it: each `ListIndex` of the table then holds it. To be said of
-            each attribute that is returned.
+        given: the check of what a caller gives. None: callers may not give it.
+        listed: whether lists show it, so that each `ListIndex` of the table holds it. Required
+            where it is returned, except for keys of the table.
         returned: whether the frozen result in `tdev_models.results` has it.
-        lease: whether it belongs to a lease: `save()` never writes it.
+        lease: whether it belongs to a lease, which `save()` never writes.
     """
 
     def __init__(

@@ -8,8 +8,10 @@ from tdev_models.binding import awaitable, context
 from tdev_models.dynamodb.async_client import AsyncClient as _AsyncClient
 from tdev_models.errors import (
     AccessDenied,
+    BudgetSpent,
     ConfigurationError,
     Conflict,
+    EffectInDoubt,
     InvalidRequest,
     InvalidTransition,
     ItemTooLarge,
@@ -102,10 +104,12 @@ __all__ = [
     "AgentPerformance",
     "AgentRun",
     "Attempt",
+    "BudgetSpent",
     "Comparison",
     "ConfigurationError",
     "Conflict",
     "Difference",
+    "EffectInDoubt",
     "Execution",
     "ExecutionStatus",
     "FunnelStep",

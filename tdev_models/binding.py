@@ -13,10 +13,11 @@ from tdev_models.dynamodb.client import Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound=Client)
 
 
 def awaitable(
-    service: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+    service: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """Return the service for an event loop, on the client of the settings in force."""
 
@@ -28,7 +29,7 @@ def awaitable(
 
 
 def blocking(
-    service: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+    service: Callable[Concatenate[BlockingClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[P, T]:
     """Return the service for a plain thread, on the client of the settings in force."""
 
@@ -39,7 +40,7 @@ def blocking(
     return _without_client(call)
 
 
-def context(client: type[Client], make: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
+def context(client: type[C], make: Callable[Concatenate[C, P], T]) -> Callable[P, T]:
     """Return what makes a block (`with`, `async with`), on the client of the settings in force."""
 
     @wraps(make)

@@ -10,6 +10,8 @@
     ├── InvalidTransition   the state machine forbids this change of status
     ├── LeaseHeld           another worker owns the session
     ├── LeaseLost           this worker owned the session and no longer does
+    ├── BudgetSpent         the session has spent its budget; no further agent begins
+    ├── EffectInDoubt       a side effect was begun before, and nobody knows whether it happened
     ├── Conflict            others wrote the same item again and again; safe to call again
     ├── Throttled           refused for capacity after all retries; safe to call again
     ├── Unavailable         no answer after all retries; perhaps written; safe to call again
@@ -82,6 +84,14 @@ class LeaseHeld(TdevError):
 
 class LeaseLost(TdevError):
     """This worker's lease was taken over or ended; its write changed nothing."""
+
+
+class BudgetSpent(TdevError):
+    """The session has spent its `budget_usd`, so the next agent does not begin."""
+
+
+class EffectInDoubt(TdevError):
+    """A side effect was begun before and its result was never stored: it may have happened."""
 
 
 class Throttled(TdevError):

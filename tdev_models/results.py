@@ -94,7 +94,11 @@ class Record(Mapping[str, Any]):
 
 @_result
 class Session(Record):
-    """One pipeline run. Times are epoch seconds; None means not set, or not in the index read."""
+    """One pipeline run. Times are epoch seconds; None means not set, or not in the index read.
+
+    Tokens and cost are the sums of its executions. From `deadline` on an agent has hung for so long
+    that another worker may take the session over.
+    """
 
     session_id: str
     status: str
@@ -113,6 +117,11 @@ class Session(Record):
     next_retry_at: float | None = None
     failed_agent: str | None = None
     error_message: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    budget_usd: float | None = None
+    deadline: float | None = None
 
 
 @_result
@@ -129,7 +138,11 @@ class Attempt(Record):
 
 @_result
 class Execution(Record):
-    """One agent's work in one run. Payloads are Python objects; lists leave them out (None)."""
+    """One agent's work in one run; `agent_name` is `agent@key` where it ran under a key.
+
+    Tokens and cost are those of all attempts. Payloads are Python objects; lists leave them out
+    (None).
+    """
 
     execution_id: str
     agent_name: str
@@ -143,6 +156,10 @@ class Execution(Record):
     retry_count: int | None = None
     fence: int | None = None
     variant: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    model: str | None = None
     attempts: tuple[Attempt, ...] = ()
 
 

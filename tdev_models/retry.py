@@ -1,22 +1,31 @@
 """The one place that decides when something is tried again, and how long to wait for it.
 
-An error that is not in `FIRST_PAUSE_SECONDS` is never tried again. The pause doubles with each
-try, up to `LONGEST_PAUSE_SECONDS`, and is drawn at random between nothing and that (full jitter).
-It ends when a budget is spent: a number of seconds, never a number of tries.
+An error that is not in `FIRST_PAUSE_SECONDS`, or has no pause there, is never tried again. The
+pause doubles with each try, up to `LONGEST_PAUSE_SECONDS`, and is drawn at random between nothing
+and that (full jitter). It ends when a budget is spent: a number of seconds. Only agents that run as
+a call are tried a number of times, which their callers give.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
-from tdev_models.errors import Conflict, TdevError, Throttled, Unavailable
+from tdev_models.errors import (
+    Conflict,
+    InvalidRequest,
+    LeaseLost,
+    TdevError,
+    Throttled,
+    Unavailable,
+)
 
 T = TypeVar("T")
 
-FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float]] = {
+FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
     # Another transaction was at work on the item: nothing was changed.
     Conflict: 0.02,
     # No answer: perhaps changed, and every write of this package may be sent twice.
@@ -25,6 +34,14 @@ FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float]] = {
     Throttled: 0.1,
 }
 LONGEST_PAUSE_SECONDS: Final = 2.0
+
+# What an agent raises that is run as a call: whatever it is, but for what no second try can mend.
+AGENT_FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
+    InvalidRequest: None,
+    LeaseLost: None,
+    Exception: 1.0,
+}
+AGENT_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 # Budgets in seconds. Those of other requests are the settings `retry_seconds` and, for writes of a
 # session's owner, `owner_retry_seconds`.
@@ -49,10 +66,11 @@ class Backoff:
     def __init__(
         self,
         budget_seconds: float,
-        first_pause_seconds: Mapping[type[Exception], float] = FIRST_PAUSE_SECONDS,
+        first_pause_seconds: Mapping[type[Exception], float | None] = FIRST_PAUSE_SECONDS,
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+        most_attempts: float = math.inf,
     ) -> None:
-        self.attempts = 1
+        self.attempts, self._most_attempts = 1, most_attempts
         self._deadline = time.monotonic() + budget_seconds
         self._first_pauses, self._longest = first_pause_seconds, longest_pause_seconds
 
@@ -61,7 +79,7 @@ class Backoff:
         first = next(
             (first for kind, first in self._first_pauses.items() if isinstance(error, kind)), None
         )
-        if first is None:
+        if first is None or self.attempts >= self._most_attempts:
             return None
         limit = min(self._longest, first * 2 ** min(self.attempts - 1, 30))
         pause = random.uniform(0, limit)

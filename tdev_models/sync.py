@@ -3,6 +3,8 @@
 They drive the same coroutines on a transport that never suspends.
 """
 
+from typing import TypeAlias
+
 from tdev_models.binding import blocking, context
 from tdev_models.dynamodb.blocking_client import BlockingClient as _BlockingClient
 from tdev_models.metrics import (
@@ -12,6 +14,7 @@ from tdev_models.metrics import (
 )
 from tdev_models.metrics.experiments import assign_variant
 from tdev_models.services import (
+    agent_runs as _agent_runs,
     executions as _executions,
     failures as _failures,
     projects as _projects,
@@ -20,6 +23,10 @@ from tdev_models.services import (
     sessions as _sessions,
     tracking as _tracking,
 )
+
+AgentRun: TypeAlias = _agent_runs.AgentRun[_BlockingClient]
+Resume: TypeAlias = _resume.Resume[_BlockingClient]
+Tracker: TypeAlias = _tracking.Tracker[_BlockingClient]
 
 save_pipeline_session = blocking(_sessions.save_pipeline_session)
 get_pipeline_session = blocking(_sessions.get_pipeline_session)
@@ -50,6 +57,9 @@ agent_performance = blocking(_reports.agent_performance)
 compare_variants = blocking(_experiments.compare_variants)
 
 __all__ = [
+    "AgentRun",
+    "Resume",
+    "Tracker",
     "abandon_session",
     "agent_performance",
     "assign_variant",

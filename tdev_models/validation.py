@@ -121,6 +121,13 @@ def number(field: str, value: Any) -> float:
     return float(value)
 
 
+def above_zero(field: str, value: Any) -> float:
+    """Return a finite number above 0."""
+    if number(field, value) <= 0:
+        raise InvalidRequest(field, f"must be above 0, not {value!r}")
+    return number(field, value)
+
+
 def flag(field: str, value: Any) -> bool:
     """Return True or False."""
     if not isinstance(value, bool):

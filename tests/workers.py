@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from tdev_models import LeaseLost, Tracker, configure, sync
+from tdev_models import LeaseLost, configure, sync
 from tests.conftest import allowed_only
 
 
@@ -45,7 +45,7 @@ def freeze(name: str, write: str) -> None:
         tell(raised=None)
 
 
-def late_write(session: Tracker, write: str) -> None:
+def late_write(session: sync.Tracker, write: str) -> None:
     name = session.session_id
     if write == "session":
         sync.save_pipeline_session(session_id=name, project_name="late")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import cache
 from typing import Any, TypeVar
 
 from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.dynamodb.threads import in_thread
 from tdev_models.forks import after_fork_in_child
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.settings import Transport
@@ -85,6 +87,24 @@ class AsyncClient(Client):
         import asyncio
 
         return await asyncio.get_running_loop().run_in_executor(_executor(), work, *arguments)
+
+    async def call(
+        self, function: Callable[..., Any], *arguments: Any, timeout_seconds: float | None = None
+    ) -> Any:
+        """Await a coroutine function; run another in a thread, and await what it returns."""
+        import asyncio
+
+        async with asyncio.timeout(timeout_seconds):
+            if inspect.iscoroutinefunction(function):
+                return await function(*arguments)
+            result = await asyncio.wrap_future(in_thread(function, *arguments))
+            return await result if inspect.isawaitable(result) else result
+
+    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """Return the block that cancels itself."""
+        import asyncio
+
+        return asyncio.timeout(seconds)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         """Return whether an error is a cancellation that nobody asked of the current task."""

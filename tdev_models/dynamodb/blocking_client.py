@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.dynamodb.threads import in_thread
 from tdev_models.settings import Transport
 
 T = TypeVar("T")
@@ -55,6 +57,18 @@ class BlockingClient(Client):
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do the work here."""
         return work(*arguments)
+
+    async def call(
+        self, function: Callable[..., Any], *arguments: Any, timeout_seconds: float | None = None
+    ) -> Any:
+        """Call the function here, or with a timeout in a thread."""
+        if timeout_seconds is None:
+            return function(*arguments)
+        return in_thread(function, *arguments).result(timeout_seconds)
+
+    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """Return a block that does nothing: no code can be stopped from outside its thread."""
+        return nullcontext()
 
     def task_canceller(self) -> TaskCanceller:
         """Return one that does nothing: blocking code learns of a lost lease at its next write."""

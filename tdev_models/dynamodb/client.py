@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -88,6 +89,27 @@ class Client(ABC):
     @abstractmethod
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Return the result of work that takes the processor for long."""
+
+    @abstractmethod
+    async def call(
+        self, function: Callable[..., Any], *arguments: Any, timeout_seconds: float | None = None
+    ) -> Any:
+        """Return what a caller's function returns, awaited where it can be.
+
+        In an event loop a plain function runs in a thread, so that the loop goes on. After
+        `timeout_seconds` a coroutine is cancelled. A function in a thread cannot be killed: it is
+        abandoned, and its result discarded.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+
+    @abstractmethod
+    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """Return the block that is cancelled, and raises TimeoutError, after so many seconds.
+
+        In a thread it does nothing.
+        """
 
     @abstractmethod
     def task_canceller(self) -> TaskCanceller:

@@ -1,20 +1,37 @@
-"""A context manager for `with` and for `async with`, as its client waits."""
+"""A context manager for `with` and for `async with`, as its client waits.
+
+It is generic in its client, so that a type checker knows which of its methods are awaited: those
+that call `waited` have an overload for each client. A bare `Tracker` is that of event loops.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.client import Client
 
+if TYPE_CHECKING:
+    import typing_extensions
 
-class ClientContext(ABC):
+    C = typing_extensions.TypeVar("C", bound=Client, default=AsyncClient)
+else:
+    C = TypeVar("C", bound=Client)
+
+
+class ClientContext(ABC, Generic[C]):
     """Subclasses write `__aenter__` and `__aexit__`; `with` drives the same two."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: C) -> None:
         self._client = client
+
+    def waited(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Return the coroutine for an event loop to await, or what it returns."""
+        return work if self._client.in_event_loop else drive(work)
 
     @abstractmethod
     async def __aenter__(self) -> Self: ...

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, Protocol
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.models import PipelineSession, UserProject
+from tdev_models.models.execution import agent_of
 from tdev_models.results import SessionStatus
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,26 @@ _ENDS = {
     SessionStatus.FAILED: "sessions_failed",
     SessionStatus.ABANDONED: "sessions_abandoned",
 }
+
+
+class Usage(Protocol):
+    """What is counted of a try's usage."""
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens sent."""
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens made."""
+
+    @property
+    def cost_usd(self) -> float:
+        """What they cost."""
+
+    @property
+    def model(self) -> str | None:
+        """Which model."""
 
 
 def _harmless(
@@ -59,6 +80,15 @@ def run_ended(
     for name, so in (("agent_failures", failed), ("agent_retries", retried)):
         if ends and so:
             _note(client, name, 1, agent_name, variant)
+
+
+@_harmless
+def agent_used(client: Client, agent_name: str, usage: Usage) -> None:
+    """Record what one try of one agent used; the dimension is the model."""
+    tokens = usage.input_tokens + usage.output_tokens
+    for name, value in (("agent_tokens", tokens), ("agent_cost_usd", usage.cost_usd)):
+        if value:
+            _note(client, name, value, agent_name, usage.model)
 
 
 @_harmless
@@ -124,7 +154,8 @@ def _note(
     dimension: str | None = None,
     error: bool = False,
 ) -> None:
-    key = CellKey(int(client.now() // 3600), metric_name, _part(agent_name), _part(dimension))
+    agent = agent_of(agent_name or "")  # all its keys are one agent
+    key = CellKey(int(client.now() // 3600), metric_name, _part(agent), _part(dimension))
     Recorder.for_settings(client.settings).add(key, float(value), error, awaited=False)
 
 

@@ -22,6 +22,15 @@ TOO_LARGE = "store a reference to it instead"
 _PAYLOAD = json_text(PAYLOAD_BYTES, TOO_LARGE)
 
 
+KEY_MARK = "@"
+"""Stands between an agent's name and the key of one of its runs in a session."""
+
+
+def agent_of(agent_name: str) -> str:
+    """Return the agent of a sort key: `evaluator` of `evaluator@2`."""
+    return agent_name.partition(KEY_MARK)[0]
+
+
 class ProjectIndex(ListIndex["AgentExecution"], name="project-index"):
     """Executions of one project by `start_time`."""
 
@@ -41,7 +50,8 @@ class AgentExecution(BaseModel):
 
     What callers give:
         execution_id: at most 2,048 bytes, usually `{project_id}-{agent_name}`.
-        agent_name: at most 255 bytes, without '#'; the id's end when not given.
+        agent_name: at most 255 bytes, without '#'; the id's end when not given. `agent@key` names
+            one run of an agent that runs more than once.
         project_id: at most 2,048 bytes; the id's other part when not given.
         status: PENDING, RUNNING, COMPLETED or FAILED.
         input_data: JSON, at most 32 MB.
@@ -72,6 +82,11 @@ class AgentExecution(BaseModel):
     # False where the session went on after this agent failed.
     critical = FlagAttribute(listed=True, returned=False)
     attempts = AttemptsAttribute(listed=False)
+    # What all attempts used, and the last model that was named.
+    input_tokens = NumberAttribute(listed=True)
+    output_tokens = NumberAttribute(listed=True)
+    cost_usd = NumberAttribute(listed=True)
+    model = TextAttribute(listed=True)
     write_token = TextAttribute(returned=False, lease=True)
     # Where a payload is too large to stand in the item: the envelope of its chunks.
     input_ref = TextAttribute(returned=False)

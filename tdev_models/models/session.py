@@ -12,7 +12,15 @@ from tdev_models.models.attributes import (
 from tdev_models.models.base import BaseModel, TableMeta
 from tdev_models.models.indexes import ListIndex
 from tdev_models.results import AGENTS, PipelineType, SessionStatus
-from tdev_models.validation import PARTITION_KEY_BYTES, choice, json_text, key, text, whole
+from tdev_models.validation import (
+    PARTITION_KEY_BYTES,
+    above_zero,
+    choice,
+    json_text,
+    key,
+    text,
+    whole,
+)
 
 
 class StatusIndex(ListIndex["PipelineSession"], name="status-index"):
@@ -39,10 +47,11 @@ class PipelineSession(BaseModel):
         pipeline_type: SIMPLE or PRODUCTION.
         status: ACTIVE, COMPLETED, FAILED or ABANDONED.
         current_agent: at most 255 bytes.
-        progress: the number of ended agents, 0..9.
+        progress: how many of the nine agents have ended, 0..9.
         metadata: JSON, at most 16 KB.
         failed_agent: at most 255 bytes.
         error_message: at most 4 KB.
+        budget_usd: above 0; what the agents may cost before the next one is refused.
     """
 
     class Meta(metaclass=TableMeta):
@@ -73,6 +82,13 @@ class PipelineSession(BaseModel):
     next_retry_at = InstantAttribute(listed=False)
     failed_agent = TextAttribute(text(255), listed=True)
     error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    # The sums of the session's executions.
+    input_tokens = NumberAttribute(listed=False, lease=True)
+    output_tokens = NumberAttribute(listed=False, lease=True)
+    cost_usd = NumberAttribute(listed=False, lease=True)
+    budget_usd = NumberAttribute(above_zero, listed=False)
+    # From when on the session can be taken over because an agent hangs: its timeout and a lease.
+    deadline = InstantAttribute(listed=False, lease=True)
     previous_status = TextAttribute(returned=False)
     write_token = TextAttribute(returned=False, lease=True)
     expires_at = NumberAttribute(listed=True, returned=False)

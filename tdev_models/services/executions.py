@@ -14,6 +14,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
+from tdev_models.models.execution import agent_of
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
 from tdev_models.services.execution_states import (
     PAYLOADS,
@@ -22,6 +23,7 @@ from tdev_models.services.execution_states import (
     change_of,
     seen_condition,
 )
+from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease, current_lease
 from tdev_models.workers.leased_writes import leased_execution
 
@@ -48,7 +50,7 @@ def execution_key(execution_id: str, agent_name: str | None = None) -> tuple[str
                 f"-{{agent}} with one of {', '.join(AGENTS)}",
             )
     RULES["agent_name"]("agent_name", agent_name)
-    project_id = execution_id.removesuffix(f"-{agent_name}")
+    project_id = execution_id.removesuffix(f"-{agent_of(agent_name)}")
     return execution_id, agent_name, project_id or execution_id
 
 
@@ -98,13 +100,14 @@ async def write_execution(
     seen: AgentExecution | None,
     lease: Lease | None,
     seconds: float | None = None,
+    usage: Usage = NOTHING,
 ) -> AgentExecution | None:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
     Where others wrote it in between, the change is decided again from what they wrote. Where the
     reply of this call's own write was lost, the token in the attempt that it began or ended
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
-    metrics, with its `seconds` where they are given.
+    metrics, with its `seconds` where they are given. The same write adds `usage`.
 
     Returns:
         The execution, or None under a lease: transactions return nothing.
@@ -125,7 +128,8 @@ async def write_execution(
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, fence, client.now(), token)
-        actions, condition = actions_of(seen, change), seen_condition(seen)
+        actions = [*actions_of(seen, change), *usage.added_to_execution()]
+        condition = seen_condition(seen)
         written: AgentExecution | None = None
         try:
             if lease is None:
@@ -139,11 +143,18 @@ async def write_execution(
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
-                    client, lease, agent_name, part, ended=change.counts_as_ended
+                    client,
+                    lease,
+                    agent_name,
+                    part,
+                    ended=change.counts_as_ended,
+                    adds=usage.added_to_session(),
                 )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
-            if stored is None or not began_or_ended_with(stored, token):
+            if stored is None or not (
+                stored.write_token == token or began_or_ended_with(stored, token)
+            ):
                 seen = stored
                 continue
             written = stored

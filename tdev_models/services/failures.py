@@ -14,6 +14,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of
 from tdev_models.errors import InvalidRequest
 from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.models.execution import agent_of
 from tdev_models.results import Execution, ExecutionStatus, Page, Session, SessionStatus
 from tdev_models.services.executions import RULES, execution_result
 from tdev_models.workers.lease import is_stalled
@@ -204,7 +205,7 @@ async def get_failed_executions(
 
     Args:
         since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
-        agent_name: only failures of this agent.
+        agent_name: only failures of this agent, whatever its key; `agent@key` of one key.
         limit: 1..1000 executions.
         cursor: of the page before.
 
@@ -228,7 +229,7 @@ async def get_failed_executions(
             start=start,
         )
         for execution in executions:
-            if agent_name in (None, execution.agent_name):
+            if agent_name in (None, execution.agent_name, agent_of(execution.agent_name)):
                 failures.append(execution)
                 if len(failures) == limit:
                     last = client.executions.position(execution, AgentExecution.status_index)

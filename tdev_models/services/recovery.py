@@ -173,7 +173,9 @@ class _Worker:
         last_error = session.error_message or "its workers died"
         reason = shortened(f"gave up after {tried} resumes; last: {last_error}")
         try:
-            await abandon(self._client, session.session_id, reason, unchanged(session))
+            await abandon(
+                self._client, session.session_id, reason, unchanged(session, self._client.now())
+            )
         except ConditionFailed:
             self._add_to_result(None, session)
         else:

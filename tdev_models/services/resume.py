@@ -8,6 +8,7 @@ from typing import Any
 
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import InvalidRequest, LeaseLost
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
@@ -17,7 +18,7 @@ from tdev_models.services.tracking import Tracker
 from tdev_models.workers.lease import Lease, claim_session, is_expired, is_stalled
 
 
-class Resume(Tracker):
+class Resume(Tracker[C]):
     """A try to take over a session: true when it was claimed, else `reason` says why not.
 
     Inside `async with resume` it is a tracker: it renews the lease, `.agent(...)` tracks, calls on
@@ -28,7 +29,7 @@ class Resume(Tracker):
         reason: why the session was not claimed; None when it was.
     """
 
-    def __init__(self, client: Client, session_id: str) -> None:
+    def __init__(self, client: C, session_id: str) -> None:
         super().__init__(client, session_id, {})
         self.reason: str | None = None
 
@@ -44,13 +45,13 @@ class Resume(Tracker):
         return self.owned  # raises: what was not claimed cannot be entered
 
 
-Runner = Callable[[Resume], Any]
+Runner = Callable[[Resume[Any]], Any]
 """Runs what is left of a pipeline; its result is awaited where it can be."""
 
 
 async def resume_pipeline(
-    client: Client, session_id: str, runner: Runner | None = None, from_agent: str | None = None
-) -> Resume:
+    client: C, session_id: str, runner: Runner | None = None, from_agent: str | None = None
+) -> Resume[C]:
     """Claim a failed or stalled session, and run the rest of it where a runner is given.
 
     Exactly one of any number of callers gets it: one GetItem, one conditional UpdateItem, then the
@@ -95,11 +96,11 @@ def check_runner(client: Client, runner: Runner) -> None:
 
 
 async def try_to_resume(
-    client: Client,
+    client: C,
     seen: PipelineSession,
     from_agent: str | None,
     retry_after_seconds: float = 0.0,
-) -> Resume:
+) -> Resume[C]:
     """Take over a session as it was read, if it can be and nobody else is quicker.
 
     Args:
@@ -154,7 +155,7 @@ def _why_not_resumable(client: Client, session: PipelineSession) -> str | None:
     return "it is ACTIVE, and was updated too recently to be stalled"
 
 
-async def run(resume: Resume, runner: Runner) -> None:
+async def run(resume: Resume[Any], runner: Runner) -> None:
     """Run what is left of a session inside its block."""
     async with resume:
         result = runner(resume)

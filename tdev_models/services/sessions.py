@@ -52,8 +52,8 @@ async def save_pipeline_session(
     One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
     A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE clears
     `failed_agent` and `error_message`. Inside `track_session` or
-    `async with resume` the call carries the lease; there `progress` is the number of ended agents,
-    whatever is given, and a status other than ACTIVE ends the session and the lease.
+    `async with resume` the call carries the lease; there `progress` is how many of the nine agents
+    have ended, whatever is given, and a status other than ACTIVE ends the session and the lease.
     Safe to call again with the same fields.
 
     Args:
@@ -266,6 +266,7 @@ async def abandon(
         set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
         PipelineSession.lease_expires.remove(),
+        PipelineSession.deadline.remove(),
         PipelineSession.next_retry_at.remove(),
     ]
     session = await _change_status(client, session_id, actions, condition)

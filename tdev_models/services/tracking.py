@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVarTuple, overload
 
-from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.client_context import ClientContext
+from tdev_models.dynamodb.async_client import AsyncClient
+from tdev_models.dynamodb.blocking_client import BlockingClient
+from tdev_models.dynamodb.client_context import C, ClientContext
 from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseLost, TdevError
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.services.agent_calls import ATTEMPTS, run_agent
 from tdev_models.services.agent_runs import AgentRun, SessionRun
+from tdev_models.services.effects import check_function
 from tdev_models.services.progress import Outcome, outcome_of
 from tdev_models.services.sessions import checked_session, error_text, lease_held_error
 from tdev_models.workers.lease import (
@@ -26,10 +29,12 @@ from tdev_models.workers.lease import (
 )
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
 
+Ts = TypeVarTuple("Ts")
+
 _CLAIMS = 5
 
 
-class Tracker(ClientContext):
+class Tracker(ClientContext[C]):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
@@ -42,7 +47,7 @@ class Tracker(ClientContext):
         start_agent: the first agent that still has to run; None when all nine have ended.
     """
 
-    def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
+    def __init__(self, client: C, session_id: str, values: Mapping[str, Any]) -> None:
         super().__init__(client)
         self.session_id = session_id
         self.start_agent: str | None = None
@@ -56,19 +61,123 @@ class Tracker(ClientContext):
         *,
         critical: bool = True,
         variant: str | None = None,
-    ) -> AgentRun:
+        key: str | int | None = None,
+        timeout: float | None = None,
+    ) -> AgentRun[C]:
         """Return the block in which one agent runs.
+
+        A block of the same agent and key is entered once under a claim, and again where it raised.
 
         Args:
             agent_name: one of the nine, or an agent of your own.
             input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
             critical: False lets the session go on when the agent raises.
             variant: of an A/B test, which the execution and the agent's metrics then name.
+            key: tells the runs of an agent that runs more than once apart: text of at most 200
+                bytes without '#', or a number. Each is an execution of its own, `agent@key`; none
+                counts in `progress`.
+            timeout: seconds. In an event loop the block is cancelled then, raises TimeoutError, and
+                the agent is FAILED. Where that cannot be (code that blocks), the session can be
+                taken over a lease later, though its worker lives.
 
         Raises:
-            InvalidRequest: a wrong name, or input that has no JSON form or is too large.
+            InvalidRequest: a wrong value, or input that has no JSON form or is too large.
+            On entry: InvalidRequest, the same agent and key is running or has ended under this
+            claim; BudgetSpent; LeaseLost.
         """
-        return AgentRun(self._client, self._run, agent_name, input_data, critical, variant)
+        return AgentRun(
+            self._client, self._run, agent_name, input_data, critical, variant, key, timeout
+        )
+
+    @overload
+    def run(
+        self: Tracker[AsyncClient],
+        agent_name: str,
+        function: Callable[[*Ts], Any],
+        *args: *Ts,
+        input_data: Any = ...,
+        timeout: float | None = ...,
+        attempts: int = ...,
+        critical: bool = ...,
+        key: str | int | None = ...,
+        variant: str | None = ...,
+        usage: Callable[[Any], Mapping[str, Any]] | None = ...,
+    ) -> Coroutine[Any, Any, Any]: ...
+    @overload
+    def run(
+        self: Tracker[BlockingClient],
+        agent_name: str,
+        function: Callable[[*Ts], Any],
+        *args: *Ts,
+        input_data: Any = ...,
+        timeout: float | None = ...,
+        attempts: int = ...,
+        critical: bool = ...,
+        key: str | int | None = ...,
+        variant: str | None = ...,
+        usage: Callable[[Any], Mapping[str, Any]] | None = ...,
+    ) -> Any: ...
+    def run(
+        self,
+        agent_name: str,
+        function: Callable[[*Ts], Any],
+        *args: *Ts,
+        input_data: Any = None,
+        timeout: float | None = None,
+        attempts: int = 1,
+        critical: bool = True,
+        key: str | int | None = None,
+        variant: str | None = None,
+        usage: Callable[[Any], Mapping[str, Any]] | None = None,
+    ) -> Any:
+        """Run one agent as a call: store what its function returns, and return that.
+
+        Where the agent had ended before this claim, its stored output is returned and the function
+        not called. To make no difference between the two, the result is returned in the JSON form
+        in which it is stored. In an event loop a coroutine function is awaited; a plain one runs in
+        a thread, so that the loop goes on, with the settings and the lease of the caller.
+
+        Args:
+            agent_name: as for `agent`; input_data, variant and key, too.
+            function: the agent.
+            args: what it is called with.
+            input_data: what to store as the agent's input; `args` are not stored.
+            timeout: seconds for each attempt. A coroutine is cancelled; a plain function is
+                abandoned in its thread, where it may still do something: its result is discarded.
+            attempts: how often it is called at most. Each failure is stored as an attempt, and the
+                next waits, in full jitter, up to a second, doubled each time, at most a minute.
+            critical: False: where the last attempt fails, that is stored, None is returned, and the
+                session goes on.
+            key: see `agent`.
+            variant: see `agent`.
+            usage: takes the result as the function returned it, and returns the keywords of
+                `AgentRun.usage`.
+
+        Raises:
+            InvalidRequest: a wrong value, nothing was called; or the result has no JSON form.
+            TimeoutError: the last attempt took longer.
+            Exception: what the last attempt raised, where the agent is critical.
+            BudgetSpent, LeaseLost: as on entry of `agent`.
+        """
+        check_function(self._client, function)
+        ATTEMPTS("attempts", attempts)
+
+        def begin() -> AgentRun[C]:
+            return AgentRun(
+                self._client,
+                self._run,
+                agent_name,
+                input_data,
+                critical,
+                variant,
+                key,
+                timeout,
+                stops_body=False,  # it is the function that is stopped
+            )
+
+        begin()  # checks what is given
+        work = run_agent(self._client, begin, function, args, timeout, attempts, usage)
+        return self.waited(work)
 
     async def __aenter__(self) -> Self:
         lease = self._run.lease
@@ -97,12 +206,15 @@ class Tracker(ClientContext):
             raise self._heartbeat.lost from error
         if lease.over or isinstance(error, LeaseLost):
             return False
-        if error is None:
+        failure = error or self._run.budget_spent
+        if failure is None:
             await self._end_as_completed(lease)
         else:
             try:
-                await self._end_as_failed(lease, error)
+                await self._end_as_failed(lease, failure)
             except TdevError as unrecorded:
+                if error is None:
+                    raise
                 error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
         return False
 
@@ -192,7 +304,7 @@ class Tracker(ClientContext):
         await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
 
 
-def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
+def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
     """Return the block in which a session runs: create or claim, heartbeat, end.
 
     A session that FAILED, or whose owner's lease ran out, goes on: agents that had ended hand back

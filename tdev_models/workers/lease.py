@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +34,15 @@ from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 
 
+class Block(Enum):
+    """What became of an agent's block."""
+
+    RUNS = "is running"
+    ENDED = "has ended"
+    RAISED = "has raised"
+    PASSED_OVER = "has failed, and the session went on"
+
+
 @dataclass(slots=True)
 class Lease:
     """One claim of one session by this process.
@@ -44,6 +54,11 @@ class Lease:
         outputs: what is known of their outputs.
         ended: how the session was ended under this lease; None while it goes on.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
+        blocks: what became of each agent's last block under this lease.
+        deadlines: of running agents with a timeout, by name: when each counts as hung.
+        took_over: other claims, or calls without one, may have left executions.
+        cost_usd: what all agents have cost, as far as this claim knows.
+        budget_usd: what they may cost; None is no limit.
     """
 
     session_id: str
@@ -55,6 +70,11 @@ class Lease:
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
+    blocks: dict[str, Block] = field(default_factory=dict)
+    deadlines: dict[str, float] = field(default_factory=dict)
+    took_over: bool = False
+    cost_usd: float = 0.0
+    budget_usd: float | None = None
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     write_lock_thread: int = 0  # the thread that holds it
 
@@ -70,6 +90,11 @@ class Lease:
         return self.ended_agents | {agent_name} if ended else self.ended_agents - {agent_name}
 
     @property
+    def deadline(self) -> float | None:
+        """When the first of the running agents counts as hung."""
+        return min(self.deadlines.values(), default=None)
+
+    @property
     def condition(self) -> Condition:
         """That the session is still this claim's."""
         mine: Condition = is_as_read(PipelineSession.fence, self.fence)
@@ -83,12 +108,20 @@ def worker_name() -> str:
 
 
 def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bool:
-    """Return whether an ACTIVE session's owner seems gone: its lease ran out, or it is too old."""
+    """Return whether an ACTIVE session's owner seems gone, or one of its agents hangs.
+
+    The lease ran out, there is none and the session is too old, or a deadline has passed.
+    """
     if session.status != SessionStatus.ACTIVE:
         return False
     if session.lease_token is not None:
-        return (session.lease_expires or 0) < now
+        return (session.lease_expires or 0) < now or is_hung(session.deadline, now)
     return (session.last_updated or 0) < now - stalled_after
+
+
+def is_hung(deadline: float | None, now: float) -> bool:
+    """Return whether the deadline of an agent has passed."""
+    return deadline is not None and deadline < now
 
 
 async def claim_session(
@@ -118,6 +151,7 @@ async def claim_session(
         set_if_absent(PipelineSession.progress, 0),
         *set_fields(PipelineSession, values),
         PipelineSession.next_retry_at.remove(),
+        PipelineSession.deadline.remove(),
         *forget_failure(values),
     ]
     if expires_at is not None:
@@ -125,14 +159,25 @@ async def claim_session(
     if resumed:
         actions.append(set_to(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
     try:
-        await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
+        claimed = await client.sessions.update(
+            seen.session_id, actions=actions, condition=unchanged(seen, now)
+        )
     except ConditionFailed as refused:
         stored = client.sessions.load(refused.item)
         if stored is None or stored.lease_token != token:
             return stored or seen
-        # This very claim, whose first reply was lost.
+        claimed = stored  # by this very claim, whose first reply was lost
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(seen.session_id, fence, token, now, expires_at)
+    return Lease(
+        seen.session_id,
+        fence,
+        token,
+        now,
+        expires_at,
+        took_over=seen.status is not None,
+        cost_usd=claimed.cost_usd or 0.0,
+        budget_usd=claimed.budget_usd,
+    )
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:
@@ -153,13 +198,18 @@ def forget_failure(values: Mapping[str, Any]) -> list[Action]:
     return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
-def unchanged(seen: PipelineSession) -> Condition:
-    """Return the condition that nobody claimed, ended or refreshed a session since it was read."""
+def unchanged(seen: PipelineSession, now: float) -> Condition:
+    """Return the condition that nobody claimed, ended or refreshed a session since it was read.
+
+    The heartbeats of one whose agent hangs do not count.
+    """
     same: Condition = is_as_read(PipelineSession.status, seen.status)
     same &= is_as_read(PipelineSession.fence, seen.fence)
     if seen.status != SessionStatus.ACTIVE:
         return same
-    if seen.lease_token is not None:  # a heartbeat may have come in between
+    if is_hung(seen.deadline, now):
+        same &= is_as_read(PipelineSession.deadline, seen.deadline)
+    elif seen.lease_token is not None:  # a heartbeat may have come in between
         same &= is_as_read(PipelineSession.lease_expires, seen.lease_expires)
     else:
         same &= is_as_read(PipelineSession.last_updated, seen.last_updated)

@@ -22,15 +22,20 @@ from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, SessionStatus
 from tdev_models.retry import Backoff, retry
-from tdev_models.workers.lease import Lease, lease_lost_error
+from tdev_models.workers.lease import Lease, is_hung, lease_lost_error
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-def _renewal(client: Client) -> Action:
-    return set_to(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
+def _renewal(client: Client, lease: Lease) -> list[Action]:
+    """Return the actions that say how long the session is owned."""
+    expires, deadline = PipelineSession.lease_expires, PipelineSession.deadline
+    return [
+        set_to(expires, client.now() + client.settings.lease_seconds),
+        deadline.remove() if lease.deadline is None else set_to(deadline, lease.deadline),
+    ]
 
 
 async def leased_update(
@@ -48,6 +53,7 @@ async def leased_update(
             set_to(PipelineSession.status, ends),
             PipelineSession.lease_token.remove(),
             PipelineSession.lease_expires.remove(),
+            PipelineSession.deadline.remove(),
         ]
     if ends == SessionStatus.FAILED and lease.retry_after_seconds:
         changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
@@ -59,7 +65,7 @@ async def leased_update(
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else [_renewal(client)])],
+                    actions=[*changes, *([] if ends else _renewal(client, lease))],
                     condition=lease.condition,
                     retry_seconds=0,
                 )
@@ -69,6 +75,7 @@ async def leased_update(
                     raise lease_lost_error(lease) from None
                 session = stored  # ended by this very write, whose reply was lost
             lease.last_updated, lease.ended = now, ends
+            lease.budget_usd = session.budget_usd
             return session
 
     session = await _until_stored(client, attempt)
@@ -78,12 +85,18 @@ async def leased_update(
 
 
 async def leased_execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool | None
+    client: Client,
+    lease: Lease,
+    agent_name: str,
+    part: Mapping[str, Any],
+    *,
+    ended: bool | None,
+    adds: Sequence[Action] = (),
 ) -> None:
     """Change an agent's execution, and with it the session that a lease owns, both or none.
 
-    `current_agent` becomes the agent; `progress` counts it once it has ended, and no more once it
-    begins again.
+    `current_agent` becomes the agent; `progress` counts it, if it is one of the nine, once it has
+    ended, and no more once it begins again. `adds` are further actions on the session.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
@@ -91,25 +104,28 @@ async def leased_execution(
     """
     request: dict[str, Any] = {}
     token, now, agents = "", 0.0, set[str]()
+    deadline: float | None = None
 
     async def attempt() -> None:
-        nonlocal request, token, now, agents
+        nonlocal request, token, now, agents, deadline
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
             stale = client.now() > now + client.settings.lease_seconds / 3
-            if stale or agents != lease.ended_after(agent_name, ended):
+            state = lease.ended_after(agent_name, ended), lease.deadline
+            if stale or (agents, deadline) != state:
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what a heartbeat, or another agent's end, has written since.
                 token, now = uuid.uuid4().hex, client.now()
-                agents = lease.ended_after(agent_name, ended)
+                agents, deadline = state
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
-                        _renewal(client),
+                        *_renewal(client, lease),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
-                        set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                        set_to(PipelineSession.progress, len(agents.intersection(AGENTS))),
+                        *adds,
                     ],
                     condition=lease.condition,
                 )
@@ -194,8 +210,12 @@ class Heartbeat(threading.Thread):
         with lease.write_lock:
             if lease.over or self._stopped.is_set():
                 return
-            now, actions = client.now(), [_renewal(client)]
-            touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
+            now, actions = client.now(), _renewal(client, lease)
+            touched = (
+                lease.last_updated < now - client.settings.stalled_after_seconds / 2
+                # Recovery looks for old sessions; one that hangs is to be found.
+                and not is_hung(lease.deadline, now)
+            )
             if touched:
                 actions.append(set_to(PipelineSession.last_updated, now))
             request = client.sessions.requests.update(

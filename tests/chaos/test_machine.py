@@ -16,7 +16,6 @@ from tdev_models import (
     InvalidTransition,
     LeaseHeld,
     LeaseLost,
-    Resume,
     SessionStatus,
     Settings,
     settings,
@@ -55,7 +54,7 @@ class Workers(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.elapsed, self.started = 0.0, time.time()
-        self.owners: list[Resume] = []
+        self.owners: list[sync.Resume] = []
         self.name = f"s{next(names)}"
         with self.worker(0):
             sync.save_pipeline_session(session_id=self.name, status="FAILED")
@@ -67,7 +66,7 @@ class Workers(RuleBasedStateMachine):
     def worker(self, worker: int) -> AbstractContextManager[Settings]:
         return settings.use(self.store, clock=lambda: self.now(worker))
 
-    def owns(self, owner: Resume) -> bool:
+    def owns(self, owner: sync.Resume) -> bool:
         return self.model.expires is not None and owner.owned.fence == self.model.fence
 
     @rule(seconds=st.sampled_from([1.0, 40.0, 100.0, 2000.0]))

@@ -59,9 +59,11 @@ async def test_an_agent_that_a_call_ended_hands_back_what_the_call_stored(
     agent = {"execution_id": "s-nl_input"}
     async with track_session("s") as session:
         await update_agent_execution(agent, status="COMPLETED", output_data=[1])
-        async with session.agent("nl_input") as run:
-            assert run.done
-            assert run.output == [1]
+        with pytest.raises(KeyError):
+            async with session.agent("nl_input") as run:
+                assert run.done
+                assert run.output == [1]
+                raise KeyError
         await update_agent_execution(agent, output_data=[2])
         async with session.agent("nl_input") as run:
             assert run.output == [2]

@@ -184,12 +184,12 @@ async def test_the_cost_of_a_tracked_run_is_bounded(strict_store: Settings) -> N
     assert len(events) == 3 * len(AGENTS) + 3
 
 
-async def test_unknown_agents_of_a_lease_do_not_overflow_progress(store: Settings) -> None:
+async def test_progress_counts_the_nine_agents_only(store: Settings) -> None:
     async with track_session("s") as session:
-        for number in range(12):
-            async with session.agent(f"mine-{number}") as run:
-                run.output = number
-    assert (await get_pipeline_session("s")).progress == 9
+        for name in ("parser", *(f"mine-{number}" for number in range(12))):
+            async with session.agent(name) as run:
+                run.output = name
+    assert (await get_pipeline_session("s")).progress == 1
 
 
 async def test_a_lease_is_not_carried_to_other_sessions(store: Settings) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_type
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, assert_type
 
 import tdev_models as tdev
 from tdev_models import sync
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
             assert_type(session, tdev.Tracker)
             async with session.agent("parser") as run:
                 assert_type(run, tdev.AgentRun)
+                effect: Coroutine[Any, Any, Any] = run.once("mail", print)
+                assert_type(await effect, Any)
+            call: Coroutine[Any, Any, Any] = session.run("parser", pow, 2, 3)
+            assert_type(await call, Any)
         assert_type(next(tdev.PipelineSession.status_index.query("FAILED")), tdev.PipelineSession)
         assert_type(tdev.PipelineSession("s").user_id, str)
 
@@ -52,7 +57,7 @@ if TYPE_CHECKING:
         assert_type(sync.get_agent_executions("s", limit=5), Page[Execution])
         assert_type(sync.get_failed_executions(1.8e9, "parser"), Page[Execution])
         assert_type(sync.get_failed_sessions(limit=5), Page[Session])
-        assert_type(sync.resume_pipeline("s"), tdev.Resume)
+        assert_type(sync.resume_pipeline("s"), sync.Resume)
         assert_type(sync.recover_sessions(print), tdev.Recovery)
         assert_type(sync.save_user_project(user_id="u", project_id="p"), Project)
         assert_type(sync.get_user_project("u", "p"), Project)
@@ -66,9 +71,11 @@ if TYPE_CHECKING:
         assert_type(sync.compare_variants("parser", "a", "b", "m", 1, 2), tdev.Comparison)
         assert_type(sync.assign_variant("e", "u", {"a": 1, "b": 1}), str)
         with sync.track_session("s", user_id="u") as session:
-            assert_type(session, tdev.Tracker)
-            with session.agent("parser") as run:
-                assert_type(run, tdev.AgentRun)
+            assert_type(session, sync.Tracker)
+            with session.agent("parser", key=1) as run:
+                assert_type(run, sync.AgentRun)
+                assert_type(run.once("mail", print), Any)
+            assert_type(session.run("parser", pow, 2, 3), Any)
 
     async def wrong_uses() -> None:
         await tdev.get_pipeline_session(7)  # type: ignore[arg-type]
@@ -78,6 +85,9 @@ if TYPE_CHECKING:
         print((await tdev.get_pipeline_session("s")).lease_token)  # type: ignore[attr-defined]
         (await tdev.get_pipeline_session("s")).status = "x"  # type: ignore[misc]
         await sync.get_pipeline_session("s")  # type: ignore[misc]
+        await tdev.track_session("s").run("parser", len, 7)  # type: ignore[arg-type]
+        await tdev.track_session("s").run("parser", len)  # type: ignore[arg-type]
+        tdev.track_session("s").run("parser", print)  # type: ignore[unused-coroutine]
 
 
 def test_functions_show_their_own_signature() -> None:

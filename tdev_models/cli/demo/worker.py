@@ -13,10 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tdev_models import Tracker, configure
+from tdev_models import configure
 from tdev_models.cli.demo.agents import RUN
 from tdev_models.cli.demo.bill import Bill
-from tdev_models.sync import flush_metrics, get_failed_sessions, resume_pipeline, track_session
+from tdev_models.sync import (
+    Tracker,
+    flush_metrics,
+    get_failed_sessions,
+    resume_pipeline,
+    track_session,
+)
 
 KILLED_IN = "generation"
 SECONDS = 30

@@ -1,0 +1,37 @@
+"""What an agent's runs are called within a session, so that no two are taken for one."""
+
+from __future__ import annotations
+
+from tdev_models import validation
+from tdev_models.errors import InvalidRequest
+from tdev_models.models.execution import KEY_MARK
+from tdev_models.workers.lease import Block, Lease
+
+_KEY = validation.key(200, part=True)
+
+
+def name_with_key(agent_name: str, key: str | int | None) -> str:
+    """Return the agent's name, or `agent@key`."""
+    if isinstance(agent_name, str) and KEY_MARK in agent_name:
+        raise InvalidRequest("agent_name", f"must not hold {KEY_MARK!r}; give key= beside it")
+    if key is None:
+        return agent_name
+    text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    return f"{agent_name}{KEY_MARK}{_KEY('key', text)}"
+
+
+def begin_block(lease: Lease, agent_name: str) -> Block | None:
+    """Begin an agent's block; return what became of the one before in this claim.
+
+    Raises:
+        InvalidRequest: it is running, or has ended: its output would be taken for that of this one.
+    """
+    before = lease.blocks.get(agent_name)
+    if before is Block.RUNS or (before is Block.ENDED and agent_name in lease.ended_agents):
+        raise InvalidRequest(
+            "agent_name",
+            f"{agent_name!r} {before.value} in session {lease.session_id} under this claim; an "
+            "agent that runs more than once takes another key= each time",
+        )
+    lease.blocks[agent_name] = Block.RUNS
+    return before

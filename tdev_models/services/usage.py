@@ -1,0 +1,76 @@
+"""What agents use: tokens and money, counted once, and the budget of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pynamodb.expressions.update import Action
+
+from tdev_models import validation
+from tdev_models.dynamodb.expressions import set_to
+from tdev_models.errors import BudgetSpent, InvalidRequest
+from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.workers.lease import Lease
+
+_TOKENS = validation.whole(0, 10**15)
+_MODEL = validation.key(200, part=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one try of an agent has used so far.
+
+    It is stored by adding, in the transaction that ends the try: whose condition lets no second
+    copy of the write through, so that nothing is added twice.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    model: str | None = None
+
+    def plus(self, input_tokens: Any, output_tokens: Any, cost_usd: Any, model: Any) -> Usage:
+        """Return the sum with what was checked of a caller's numbers.
+
+        Raises:
+            InvalidRequest: a number is negative, not finite or of another type.
+        """
+        if validation.number("cost_usd", cost_usd) < 0:
+            raise InvalidRequest("cost_usd", f"must not be negative, as {cost_usd!r} is")
+        return Usage(
+            self.input_tokens + _TOKENS("input_tokens", input_tokens),
+            self.output_tokens + _TOKENS("output_tokens", output_tokens),
+            self.cost_usd + validation.number("cost_usd", cost_usd),
+            self.model if model is None else _MODEL("model", model),
+        )
+
+    def added_to_execution(self) -> list[Action]:
+        """Return the actions that add it to its execution."""
+        model = [] if self.model is None else [set_to(AgentExecution.model, self.model)]
+        return [*self._added_to(AgentExecution), *model]
+
+    def added_to_session(self) -> list[Action]:
+        """Return the actions that add it to its session."""
+        return self._added_to(PipelineSession)
+
+    def _added_to(self, model: type[AgentExecution] | type[PipelineSession]) -> list[Action]:
+        numbers: Mapping[str, float] = {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": self.cost_usd,
+        }
+        return [model.get_attributes()[name].add(value) for name, value in numbers.items() if value]
+
+
+NOTHING = Usage()
+
+
+def check_budget(lease: Lease) -> None:
+    """Raise BudgetSpent if the agents of a session have cost what they may."""
+    if lease.budget_usd is not None and lease.cost_usd >= lease.budget_usd:
+        raise BudgetSpent(
+            f"session {lease.session_id} has spent {lease.cost_usd:g} USD of its budget of "
+            f"{lease.budget_usd:g} USD; to go on, resume it with a larger budget_usd"
+        )

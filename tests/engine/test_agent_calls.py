@@ -1,0 +1,288 @@
+"""An agent as a call: `session.run`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tdev_models import (
+    InvalidRequest,
+    Settings,
+    get_agent_execution,
+    get_pipeline_session,
+    resume_pipeline,
+    save_pipeline_session,
+    settings,
+    sync,
+    track_session,
+)
+from tests.engine.pipelines import clock
+from tests.faults import Died, Fault, injected
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tdev_models.retry.random.uniform", lambda least, most: 0.001)
+
+
+class Flaky:
+    """An agent that fails so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.calls = failures, 0
+
+    def __call__(self, prompt: str = "p") -> dict[str, Any]:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ValueError(f"try {self.calls}")
+        return {"answer": f"{prompt} {self.calls}"}
+
+    async def later(self, prompt: str) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return self(prompt)
+
+
+async def test_a_call_stores_and_returns_the_output_and_a_resume_hands_it_back(
+    store: Settings,
+) -> None:
+    agent = Flaky(0)
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            answer = await session.run("parser", agent.later, "q", input_data=[1], variant="b")
+            assert answer == {"answer": "q 1"}
+            raise KeyError
+    stored = await get_agent_execution("s-parser")
+    assert (stored.status, stored.output_data, stored.input_data, stored.variant) == (
+        "COMPLETED",
+        {"answer": "q 1"},
+        [1],
+        "b",
+    )
+    async with await resume_pipeline("s") as resume:
+        assert await resume.run("parser", agent.later, "q") == {"answer": "q 1"}
+    assert agent.calls == 1
+
+
+def test_the_blocking_form_is_the_same_without_await(store: Settings) -> None:
+    agent = Flaky(1)
+    with pytest.raises(KeyError), sync.track_session("s") as session:
+        assert session.run("parser", agent, "q", attempts=2) == {"answer": "q 2"}
+        raise KeyError
+    with sync.resume_pipeline("s") as resume:
+        assert resume.run("parser", agent, "q") == {"answer": "q 2"}
+    assert agent.calls == 2
+    assert [one.status for one in sync.get_agent_execution("s-parser").attempts] == [
+        "FAILED",
+        "COMPLETED",
+    ]
+
+
+async def test_what_is_returned_is_what_a_resume_returns(strict_store: Settings) -> None:
+    @dataclass
+    class Result:
+        pair: tuple[int, int]
+
+    async with track_session("s") as session:
+        assert await session.run("parser", Result, (1, 2)) == {"pair": [1, 2]}
+        assert await session.run("search", lambda: None) is None
+
+
+async def test_attempts_are_stored_and_the_last_error_is_raised(strict_store: Settings) -> None:
+    agent = Flaky(9)
+    with pytest.raises(ValueError, match="try 3"):
+        async with track_session("s") as session:
+            await session.run("parser", agent.later, "q", attempts=3)
+    stored = await get_agent_execution("s-parser")
+    assert [(one.status, one.error_message) for one in stored.attempts] == [
+        ("FAILED", f"ValueError: try {number}") for number in (1, 2, 3)
+    ]
+    failed = await get_pipeline_session("s")
+    assert (failed.status, failed.failed_agent, failed.error_message) == (
+        "FAILED",
+        "parser",
+        "ValueError: try 3",
+    )
+
+
+async def test_a_retry_that_succeeds_leaves_no_failure(strict_store: Settings) -> None:
+    agent = Flaky(2)
+    async with track_session("s") as session:
+        assert await session.run("parser", agent, "q", attempts=3) == {"answer": "q 3"}
+    done = await get_pipeline_session("s")
+    assert (done.status, done.failed_agent, done.progress) == ("COMPLETED", None, 1)
+    assert (await get_agent_execution("s-parser")).retry_count == 2
+
+
+async def test_a_call_that_is_not_critical_returns_none_and_stores_its_failure(
+    strict_store: Settings,
+) -> None:
+    async with track_session("s") as session:
+        assert await session.run("parser", Flaky(9), attempts=2, critical=False) is None
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+    failed = await get_agent_execution("s-parser")
+    assert (failed.status, len(failed.attempts)) == ("FAILED", 2)
+
+
+async def test_who_dies_between_two_attempts_has_not_used_up_the_others(
+    strict_store: Settings,
+) -> None:
+    agent = Flaky(1)
+    # Session, begin, look, end: then the next attempt would begin.
+    fault = Fault("dies-after", operation="TransactWriteItems", nth=2)
+    with injected(fault), pytest.raises(Died):
+        async with track_session("s") as session:
+            await session.run("parser", agent, "q", attempts=2, critical=False)
+    with settings.use(strict_store, clock=clock(61)):
+        async with await resume_pipeline("s") as resume:
+            assert await resume.run("parser", agent, "q", critical=False) == {"answer": "q 2"}
+
+
+@pytest.mark.parametrize("kind", ["dies", "dies-after"])
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_who_dies_at_any_write_of_a_call_goes_on_there(
+    strict_store: Settings, kind: str, nth: int
+) -> None:
+    agent = Flaky(0)
+    with injected(Fault(kind, operation="TransactWriteItems", nth=nth)), pytest.raises(Died):
+        async with track_session("s") as session:
+            await session.run("parser", agent, "q", key=1)
+    stored = (kind, nth) == ("dies-after", 2)
+    before = agent.calls
+    with settings.use(strict_store, clock=clock(61)):
+        async with await resume_pipeline("s") as resume:
+            await resume.run("parser", agent, "q", key=1)
+    assert agent.calls - before == (0 if stored else 1)
+
+
+async def test_a_coroutine_is_cancelled_at_its_timeout_and_tried_again(
+    strict_store: Settings,
+) -> None:
+    cancelled: list[int] = []
+
+    async def hangs_once(seconds: float) -> str:
+        try:
+            await asyncio.sleep(0 if cancelled else seconds)
+        except asyncio.CancelledError:
+            cancelled.append(1)
+            raise
+        return "in time"
+
+    async with track_session("s") as session:
+        assert await session.run("parser", hangs_once, 30, timeout=0.1, attempts=2) == "in time"
+    assert cancelled == [1]
+    first, _ = (await get_agent_execution("s-parser")).attempts
+    assert first.status == "FAILED"
+    assert (first.error_message or "").startswith("TimeoutError")
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_plain_function_leaves_the_loop_free_and_is_abandoned_at_its_timeout(
+    strict_store: Settings,
+) -> None:
+    go, ticks = threading.Event(), 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    with pytest.raises(TimeoutError):
+        async with track_session("s") as session:
+            await session.run("parser", go.wait, 30, timeout=0.3)
+    ticking.cancel()
+    go.set()
+    assert ticks > 5
+    assert (await get_pipeline_session("s")).failed_agent == "parser"
+
+
+def test_a_blocking_call_is_abandoned_at_its_timeout(strict_store: Settings) -> None:
+    go = threading.Event()
+    begun = time.monotonic()
+    with sync.track_session("s") as session:
+        assert session.run("parser", go.wait, 30, timeout=0.2, critical=False) is None
+        # What was abandoned changes nothing any more.
+        go.set()
+        assert session.run("search", lambda: 1, timeout=5) == 1
+    assert time.monotonic() - begun < 10
+    failed = sync.get_agent_execution("s-parser")
+    assert (failed.status, failed.output_data) == ("FAILED", None)
+    assert (failed.error_message or "").startswith("TimeoutError")
+
+
+async def test_a_plain_function_acts_under_the_lease_in_its_thread(strict_store: Settings) -> None:
+    def agent() -> str:
+        return sync.save_pipeline_session(session_id="s", project_name="inside").status
+
+    async with track_session("s") as session:
+        assert await session.run("parser", agent) == "ACTIVE"
+        assert await session.run("search", lambda: save_pipeline_session(session_id="s"))
+    assert (await get_pipeline_session("s")).project_name == "inside"
+
+
+async def test_parallel_calls_under_keys(strict_store: Settings) -> None:
+    async with track_session("s") as session:
+        results = await asyncio.gather(
+            *(session.run("evaluator", pow, 2, number, key=number) for number in range(5))
+        )
+    assert results == [1, 2, 4, 8, 16]
+
+
+async def test_an_output_that_cannot_be_stored_is_not_made_again(strict_store: Settings) -> None:
+    calls: list[int] = []
+
+    def agent() -> object:
+        calls.append(1)
+        return object()
+
+    with pytest.raises(InvalidRequest, match=r"^output: no JSON form"):
+        async with track_session("s") as session:
+            await session.run("parser", agent, attempts=3)
+    assert calls == [1]
+    assert (await get_agent_execution("s-parser")).status == "FAILED"
+
+
+async def test_usage_of_a_result_is_stored(strict_store: Settings) -> None:
+    async with track_session("s") as session:
+        await session.run(
+            "parser", lambda: {"tokens": 7}, usage=lambda result: {"input_tokens": result["tokens"]}
+        )
+    assert (await get_agent_execution("s-parser")).input_tokens == 7
+
+
+async def test_the_same_call_twice_in_one_claim_names_the_key(strict_store: Settings) -> None:
+    with pytest.raises(InvalidRequest, match="key="):
+        async with track_session("s") as session:
+            for _ in range(2):
+                await session.run("evaluator", Flaky(0))
+
+
+@pytest.mark.parametrize(
+    ("field", "arguments"),
+    [
+        ("function", {"function": 7}),
+        ("attempts", {"attempts": 0}),
+        ("timeout", {"timeout": 0}),
+        ("timeout", {"timeout": float("nan")}),
+        ("input_data", {"input_data": object()}),
+        ("key", {"key": ""}),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_called(
+    strict_store: Settings, field: str, arguments: dict[str, Any]
+) -> None:
+    calls: list[int] = []
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        sync.track_session("s").run("parser", **{"function": lambda: calls.append(1), **arguments})
+    assert not calls
+
+
+def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(store: Settings) -> None:
+    with sync.track_session("s") as session, pytest.raises(InvalidRequest, match="is async"):
+        session.run("parser", Flaky(0).later, "q")

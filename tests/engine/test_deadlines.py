@@ -1,0 +1,172 @@
+"""Timeouts: a hung agent is cancelled where it can be, and its session taken over where not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tdev_models import (
+    LeaseLost,
+    Settings,
+    abandon_session,
+    get_agent_execution,
+    get_failed_sessions,
+    get_pipeline_session,
+    recover_sessions,
+    resume_pipeline,
+    save_pipeline_session,
+    settings,
+    sync,
+    track_session,
+)
+from tests import raw
+from tests.engine.pipelines import clock, finish
+from tests.faults import Fault, injected
+
+
+async def test_a_block_is_cancelled_at_its_timeout_and_its_agent_is_failed(
+    store: Settings,
+) -> None:
+    with pytest.raises(TimeoutError, match=r"parser took longer than 0\.1 s"):
+        async with track_session("s") as session, session.agent("parser", timeout=0.1):
+            await asyncio.sleep(30)
+    failed = await get_pipeline_session("s")
+    assert (failed.status, failed.failed_agent, failed.deadline) == ("FAILED", "parser", None)
+    execution = await get_agent_execution("s-parser")
+    assert (execution.status, execution.error_message) == (
+        "FAILED",
+        "TimeoutError: parser took longer than 0.1 s",
+    )
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_timeout_of_an_agent_that_is_not_critical_lets_the_session_go_on(
+    strict_store: Settings,
+) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser", timeout=0.05, critical=False):
+            await asyncio.sleep(30)
+        async with session.agent("search", timeout=30) as run:
+            run.output = 1
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+    assert (await get_agent_execution("s-parser")).status == "FAILED"
+
+
+async def test_a_cancellation_from_outside_is_no_timeout(strict_store: Settings) -> None:
+    async def pipeline() -> None:
+        async with track_session("s") as session, session.agent("parser", timeout=30):
+            await asyncio.sleep(30)
+
+    with pytest.raises(TimeoutError) as raised:
+        async with asyncio.timeout(0.3):
+            await pipeline()
+    assert "parser" not in str(raised.value)
+
+
+async def test_the_deadline_is_that_of_the_first_running_agent(strict_store: Settings) -> None:
+    now = time.time()
+    with settings.use(strict_store, clock=lambda: now):
+        async with track_session("s") as session:
+            async with session.agent("parser", timeout=500):
+                async with session.agent("search", timeout=100):
+                    assert (await get_pipeline_session("s")).deadline == pytest.approx(now + 160)
+                assert (await get_pipeline_session("s")).deadline == pytest.approx(now + 560)
+                await save_pipeline_session(session_id="s", project_name="p")
+                assert (await get_pipeline_session("s")).deadline == pytest.approx(now + 560)
+            assert (await get_pipeline_session("s")).deadline is None
+            async with session.agent("download", timeout=9):
+                pass
+        assert (await get_pipeline_session("s")).deadline is None
+
+
+def hang(store: Settings, write: bool = True) -> sync.Tracker:
+    """Begin an agent with a timeout whose worker lives on."""
+    tracker = sync.track_session("s").__enter__()
+    with tracker.agent("nl_input") as run:
+        run.output = 1
+    tracker.agent("parser", timeout=100).__enter__()
+    raw.put_attribute(store, "pipeline-sessions", "s", lease_expires={"N": "9999999999"})
+    return tracker
+
+
+async def test_a_session_whose_agent_hangs_is_taken_over_though_its_worker_lives(
+    strict_store: Settings,
+) -> None:
+    tracker = hang(strict_store)
+    with settings.use(strict_store, clock=clock(150)):
+        assert not await resume_pipeline("s")
+    with settings.use(strict_store, clock=clock(165)):
+        assert await resume_pipeline("s", finish)
+    done = await get_pipeline_session("s")
+    assert (done.status, done.deadline) == ("COMPLETED", None)
+    with pytest.raises(LeaseLost), tracker.agent("search"):
+        pass
+
+
+@pytest.mark.parametrize("how", ["track", "recover", "recover, giving up", "list"])
+async def test_every_way_to_take_over_sees_a_hung_session(strict_store: Settings, how: str) -> None:
+    hang(strict_store)
+    with settings.use(strict_store, clock=clock(4000)):
+        if how == "track":
+            async with track_session("s") as session, session.agent("nl_input") as run:
+                assert run.done
+        elif how == "list":
+            (found,) = await get_failed_sessions()
+            assert found.deadline is not None
+            return
+        elif how == "recover":
+            assert (await recover_sessions(finish)).completed == ["s"]
+        else:
+            raw.put_attribute(strict_store, "pipeline-sessions", "s", resume_count={"N": "9"})
+            assert (await recover_sessions(finish)).abandoned == ["s"]
+            assert (await get_pipeline_session("s")).deadline is None
+
+
+async def test_a_heartbeat_of_a_hung_session_does_not_keep_it_from_being_claimed(
+    strict_store: Settings,
+) -> None:
+    hang(strict_store)
+
+    def beat() -> None:
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", lease_expires={"N": "9999999998"})
+
+    with settings.use(strict_store, clock=clock(165)):
+        with injected(Fault("before", operation="UpdateItem", between=beat)):
+            assert await resume_pipeline("s")
+
+
+async def test_an_agent_that_ends_meanwhile_keeps_its_session(strict_store: Settings) -> None:
+    hang(strict_store)
+
+    def ended() -> None:
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", deadline={"N": "9999999999"})
+
+    with settings.use(strict_store, clock=clock(165)):
+        with injected(Fault("before", operation="UpdateItem", between=ended)):
+            assert not await resume_pipeline("s")
+
+
+def test_heartbeats_of_a_hung_session_let_it_grow_old_and_found(strict_store: Settings) -> None:
+    with settings.use(strict_store, lease_seconds=0.3, stalled_after_seconds=0.6):
+        with pytest.raises(LeaseLost), sync.track_session("s") as session:
+            with session.agent("parser", timeout=0.1):
+                time.sleep(1.5)  # hangs, while its worker renews the lease
+                (found,) = sync.get_failed_sessions()
+                assert (found.session_id, found.status) == ("s", "ACTIVE")
+                assert (found.lease_expires or 0) > time.time()
+                assert sync.resume_pipeline("s")
+
+
+def test_code_that_blocks_past_its_timeout_keeps_what_it_made(strict_store: Settings) -> None:
+    with sync.track_session("s") as session, session.agent("parser", timeout=0.05) as run:
+        time.sleep(0.1)
+        run.output = "late, but there"
+    assert sync.get_agent_execution("s-parser").output_data == "late, but there"
+
+
+async def test_who_abandons_a_session_leaves_no_deadline(strict_store: Settings) -> None:
+    hang(strict_store)
+    await abandon_session("s", "enough")
+    assert (await get_pipeline_session("s")).deadline is None

@@ -94,11 +94,17 @@ class AsyncClient(Client):
         """Await a coroutine function; run another in a thread, and await what it returns."""
         import asyncio
 
-        async with asyncio.timeout(timeout_seconds):
-            if inspect.iscoroutinefunction(function):
-                return await function(*arguments)
-            result = await asyncio.wrap_future(in_thread(function, *arguments))
-            return await result if inspect.isawaitable(result) else result
+        limit = asyncio.timeout(timeout_seconds)
+        try:
+            async with limit:
+                if inspect.iscoroutinefunction(function):
+                    return await function(*arguments)
+                result = await asyncio.wrap_future(in_thread(function, *arguments))
+                return await result if inspect.isawaitable(result) else result
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None
+            raise  # the function's own
 
     def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Return the block that cancels itself."""

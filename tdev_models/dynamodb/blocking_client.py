@@ -64,7 +64,13 @@ class BlockingClient(Client):
         """Call the function here, or with a timeout in a thread."""
         if timeout_seconds is None:
             return function(*arguments)
-        return in_thread(function, *arguments).result(timeout_seconds)
+        call = in_thread(function, *arguments)
+        try:
+            return call.result(timeout_seconds)
+        except TimeoutError:
+            if not call.done():
+                raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None
+            raise  # the function's own
 
     def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Return a block that does nothing: no code can be stopped from outside its thread."""

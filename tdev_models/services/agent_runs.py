@@ -100,6 +100,7 @@ class AgentRun(ClientContext[C]):
             self._time_limit = client.time_limit(self._timeout)
         self._usage = NOTHING
         self._effects: set[str] = set()
+        self._runs = False
 
     def usage(
         self,
@@ -111,6 +112,8 @@ class AgentRun(ClientContext[C]):
     ) -> None:
         """Add to what this try has used; stored with its end, be it a failure, and counted once.
 
+        Where the agent had ended before it was counted then, and nothing is added.
+
         The execution and the session hold the sums of all tries; the metrics `agent_tokens` and
         `agent_cost_usd` a sample for each try and kind, by agent and model.
 
@@ -121,9 +124,13 @@ class AgentRun(ClientContext[C]):
             model: which one; at most 200 bytes, without '#'. The last one counts.
 
         Raises:
-            InvalidRequest: a number is negative, not finite or of another type.
+            InvalidRequest: a number is negative, not finite or of another type, or this is not
+                within the agent's block.
         """
-        self._usage = self._usage.plus(input_tokens, output_tokens, cost_usd, model)
+        self._check_running("usage(...)")
+        used = self._usage.plus(input_tokens, output_tokens, cost_usd, model)
+        if not self.done:
+            self._usage = used
 
     @overload
     def once(
@@ -167,10 +174,9 @@ class AgentRun(ClientContext[C]):
         check_function(self._client, function)
         lease, key = self._session.owned, (self._execution_id, self.agent_name)
         wanted = effect(self._client, lease, *key, name, in_doubt)
-        if self.done or lease.blocks.get(self.agent_name) is not Block.RUNS:
-            raise InvalidRequest(
-                "name", f"once({name!r}) belongs inside the block of a running agent"
-            )
+        self._check_running(f"once({name!r})")
+        if self.done:
+            raise InvalidRequest("name", f"{self.agent_name} is done: once({name!r}) is not for it")
         if name in self._effects:
             raise InvalidRequest("name", f"once({name!r}) is running already in this block")
         self._effects.add(name)
@@ -178,6 +184,10 @@ class AgentRun(ClientContext[C]):
             return await wanted.once(function, in_doubt)
         finally:
             self._effects.discard(name)
+
+    def _check_running(self, call: str) -> None:
+        if not self._runs:
+            raise InvalidRequest("agent_name", f"{call} belongs inside {self.agent_name}'s block")
 
     def will_be_retried(self) -> None:
         """Let a failure of this try be no end of the agent, critical or not."""
@@ -189,7 +199,8 @@ class AgentRun(ClientContext[C]):
         before = begin_block(lease, name)
         try:
             if name in lease.ended_agents and before is not Block.PASSED_OVER:
-                self.done, self.output = True, await self._stored_output()
+                self.output, self.done = await self._stored_output(), True
+                self._runs = True
                 return self
             self._session.budget_spent = None
             check_budget(lease)
@@ -199,6 +210,7 @@ class AgentRun(ClientContext[C]):
                 lease.deadlines[name] = self._started + most
             await self._write(self._begins_with, self._session.executions.get(name))
             await self._time_limit.__aenter__()
+            self._runs = True
         except BaseException as error:
             if isinstance(error, BudgetSpent):
                 self._session.budget_spent = error
@@ -222,7 +234,7 @@ class AgentRun(ClientContext[C]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        lease, caught = self._session.owned, error
+        lease, caught, self._runs = self._session.owned, error, False
         if not self.done:
             try:
                 await self._time_limit.__aexit__(kind, error, traceback)

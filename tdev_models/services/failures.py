@@ -34,8 +34,9 @@ async def get_failed_sessions(
 ) -> Page[Session]:
     """Return a page of FAILED and of stalled ACTIVE sessions, by `last_updated`, oldest first.
 
-    Stalled: the lease ran out, or there is none and `last_updated` is older than the setting
-    `stalled_after_seconds`. A session whose worker died is found once it is that old. One Query on
+    Stalled: the lease ran out, the deadline of an agent has passed, or there is no lease and
+    `last_updated` is older than the setting `stalled_after_seconds`. A session whose worker died,
+    or whose agent hangs, is found once it is that old. One Query on
     status-index for each status finds candidates; one TransactGetItems reads them consistently,
     so each was FAILED or stalled when it was read. A page may be short, or empty, and still have a
     cursor.

@@ -313,7 +313,7 @@ def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
     Args:
         session_id: the session; the plan uses the project's id.
         more: fields of the session, as `save_pipeline_session` takes them, except status and
-            progress.
+            progress. When its agents have cost `budget_usd` the next one raises BudgetSpent.
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.

@@ -177,7 +177,7 @@ async def test_a_coroutine_is_cancelled_at_its_timeout_and_tried_again(
     assert cancelled == [1]
     first, _ = (await get_agent_execution("s-parser")).attempts
     assert first.status == "FAILED"
-    assert (first.error_message or "").startswith("TimeoutError")
+    assert first.error_message == "TimeoutError: it took longer than 0.1 s"
     assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 
@@ -213,7 +213,21 @@ def test_a_blocking_call_is_abandoned_at_its_timeout(strict_store: Settings) -> 
     assert time.monotonic() - begun < 10
     failed = sync.get_agent_execution("s-parser")
     assert (failed.status, failed.output_data) == ("FAILED", None)
-    assert (failed.error_message or "").startswith("TimeoutError")
+    assert failed.error_message == "TimeoutError: it took longer than 0.2 s"
+
+
+async def test_a_timeout_of_the_functions_own_is_raised_as_it_is(strict_store: Settings) -> None:
+    def agent() -> None:
+        raise TimeoutError("of the model")
+
+    async with track_session("s") as session:
+        with pytest.raises(TimeoutError, match="of the model"):
+            await session.run("parser", agent, timeout=30)
+        await session.run("parser", lambda: 1)
+    with sync.track_session("t") as blocking:
+        with pytest.raises(TimeoutError, match="of the model"):
+            blocking.run("parser", agent, timeout=30)
+        blocking.run("parser", lambda: 1)
 
 
 async def test_a_plain_function_acts_under_the_lease_in_its_thread(strict_store: Settings) -> None:

@@ -216,10 +216,13 @@ async def test_of_two_that_run_a_doubtful_effect_again_one_wins(strict_store: Se
 
         # Begin, reserve (refused), take over.
         fault = Fault("before", operation="TransactWriteItems", nth=2, between=meanwhile)
-        with injected(fault, needed=False):
+        refused: list[str | None] = []
+        watched = settings.use(on_request=lambda event: refused.append(event.error))
+        with watched, injected(fault, needed=False):
             run._client = track_session("x")._client
         assert await run.once("mail", mail, in_doubt="run") == "sent"
-        assert fault.hit
+        # Reserve and take over as it was are refused; take over as it is, and store.
+        assert refused == [*2 * ["TransactionCanceledException"], None, None]
 
         def taken() -> str:
             raw.put_attribute(strict_store, "agent-executions", *key2, write_token={"S": "other"})
@@ -252,24 +255,29 @@ async def test_an_effect_whose_result_came_meanwhile_is_not_run_again(
 
 async def test_once_belongs_into_the_block_of_a_running_agent(strict_store: Settings) -> None:
     mail = Mail()
-    async with track_session("s") as session:
-        run = session.agent("parser")
-        with pytest.raises(InvalidRequest, match="belongs inside"):
-            await run.once("mail", mail)
-        async with run:
-            for wrong in ("", "a#b", 7):
-                with pytest.raises(InvalidRequest, match=r"^name: "):
-                    await run.once(wrong, mail)  # type: ignore[arg-type]
-            with pytest.raises(InvalidRequest, match=r"^in_doubt: "):
-                await run.once("mail", mail, in_doubt="maybe")  # type: ignore[arg-type]
-            with pytest.raises(InvalidRequest, match=r"^function: "):
-                await run.once("mail", 7)  # type: ignore[arg-type]
-
-            async def nested() -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            run = session.agent("parser")
+            with pytest.raises(InvalidRequest, match="belongs inside"):
                 await run.once("mail", mail)
+            async with run:
+                for wrong in ("", "a#b", 7):
+                    with pytest.raises(InvalidRequest, match=r"^name: "):
+                        await run.once(wrong, mail)  # type: ignore[arg-type]
+                with pytest.raises(InvalidRequest, match=r"^in_doubt: "):
+                    await run.once("mail", mail, in_doubt="maybe")  # type: ignore[arg-type]
+                with pytest.raises(InvalidRequest, match=r"^function: "):
+                    await run.once("mail", 7)  # type: ignore[arg-type]
 
-            with pytest.raises(InvalidRequest, match="is running already"):
-                await run.once("mail", nested)
-        with pytest.raises(InvalidRequest, match="belongs inside"):
+                async def nested() -> None:
+                    await run.once("mail", mail)
+
+                with pytest.raises(InvalidRequest, match="is running already"):
+                    await run.once("mail", nested)
+            with pytest.raises(InvalidRequest, match="belongs inside"):
+                await run.once("mail", mail)
+            raise KeyError
+    async with await resume_pipeline("s") as resume, resume.agent("parser") as run:
+        with pytest.raises(InvalidRequest, match="is done"):
             await run.once("mail", mail)
     assert mail.sent == 0

@@ -165,6 +165,25 @@ def test_wrong_numbers_are_refused_and_add_nothing(
     assert totals(sync.get_agent_execution("s-parser")) == (None, None, 0.5)
 
 
+async def test_usage_outside_of_a_running_agent_is_not_lost_in_silence(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            run = session.agent("parser")
+            with pytest.raises(InvalidRequest, match="belongs inside parser's block"):
+                run.usage(**USAGE)
+            async with run:
+                pass
+            with pytest.raises(InvalidRequest, match="belongs inside"):
+                run.usage(**USAGE)
+            raise KeyError
+    async with await resume_pipeline("s") as resume, resume.agent("parser") as run:
+        assert run.done
+        run.usage(**USAGE)
+    assert totals(await get_pipeline_session("s")) == (None, None, None)
+
+
 async def test_usage_is_in_the_metrics(strict_store: Settings) -> None:
     with settings.use(strict_store, automatic_metrics=True):
         async with track_session("s") as session:

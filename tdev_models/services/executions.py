@@ -21,8 +21,9 @@ from tdev_models.services.execution_states import (
     began_or_ended_with,
     change_of,
     seen_condition,
+    stored_after,
 )
-from tdev_models.workers.lease import Lease, current_lease
+from tdev_models.workers.lease import Lease, current_lease, lease_lost_error
 from tdev_models.workers.leased_writes import leased_execution
 
 RULES = AgentExecution.rules()
@@ -87,7 +88,9 @@ async def update_agent_execution(
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
     lease = current_lease(client, values["project_id"])
     written = await write_execution(client, *key, values, seen, lease)
-    return await _with_payloads(client, written or await _read_execution(client, *key))
+    if lease is not None:
+        written = await _read_execution(client, *key)
+    return await _with_payloads(client, written)
 
 
 async def write_execution(
@@ -98,16 +101,20 @@ async def write_execution(
     seen: AgentExecution | None,
     lease: Lease | None,
     seconds: float | None = None,
-) -> AgentExecution | None:
+    *,
+    alone: bool = False,
+    retry_seconds: float | None = None,
+) -> AgentExecution:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
     Where others wrote it in between, the change is decided again from what they wrote. Where the
     reply of this call's own write was lost, the token in the attempt that it began or ended
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
-    metrics, with its `seconds` where they are given.
+    metrics, with its `seconds` where they are given. `alone` writes it without its session, which
+    this claim has ended. Tried for `retry_seconds`, or as long as an owner's writes are.
 
     Returns:
-        The execution, or None under a lease: transactions return nothing.
+        The execution; under a lease without inline payloads, since transactions return nothing.
 
     Raises:
         InvalidTransition: the status may not become the given one.
@@ -126,9 +133,9 @@ async def write_execution(
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, fence, client.now(), token)
         actions, condition = actions_of(seen, change), seen_condition(seen)
-        written: AgentExecution | None = None
+        written = stored_after(seen, execution_id, agent_name, change)
         try:
-            if lease is None:
+            if lease is None or alone:
                 written = await client.executions.update(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
@@ -139,11 +146,18 @@ async def write_execution(
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
-                    client, lease, agent_name, part, ended=change.counts_as_ended
+                    client,
+                    lease,
+                    agent_name,
+                    part,
+                    ended=change.counts_as_ended,
+                    retry_seconds=retry_seconds,
                 )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
             if stored is None or not began_or_ended_with(stored, token):
+                if lease is not None and alone:  # a later owner's work stays
+                    raise lease_lost_error(lease) from None
                 seen = stored
                 continue
             written = stored

@@ -14,7 +14,7 @@ from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
 from tdev_models.services.sessions import read_session
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.lease import Lease, claim_session, is_expired, is_stalled
+from tdev_models.workers.lease import is_expired, is_stalled, was_handed_back
 
 
 class Resume(Tracker):
@@ -38,10 +38,10 @@ class Resume(Tracker):
         )
 
     def __bool__(self) -> bool:
-        return self.lease is not None
+        return self.lease is not None and self.reason is None
 
-    async def _create_or_claim(self) -> Lease:
-        return self.owned  # raises: what was not claimed cannot be entered
+    async def _create_or_claim(self) -> None:
+        self.owned  # noqa: B018 (raises: what was not claimed cannot be entered)
 
 
 Runner = Callable[[Resume], Any]
@@ -119,15 +119,15 @@ async def try_to_resume(
     resume.reason = _why_not_resumable(client, seen)
     if resume.reason is not None:
         return resume
-    lease = await claim_session(client, seen, {}, resumed=True)
-    if isinstance(lease, PipelineSession):
+    refused = await resume.claim(seen, {}, resumed=not was_handed_back(seen))
+    if refused is not None:
         resume.reason = (
-            _why_not_resumable(client, lease) or "another worker changed it at the same time"
+            _why_not_resumable(client, refused) or "another worker changed it at the same time"
         )
         return resume
-    lease.retry_after_seconds = retry_after_seconds
+    resume.owned.retry_after_seconds = retry_after_seconds
     try:
-        outcome = await resume.take_over(lease, seen, from_agent)
+        outcome = await resume.take_over(seen, from_agent)
     except LeaseLost:
         resume.reason = "it was taken over while its outputs were read"
         return resume
@@ -135,7 +135,9 @@ async def try_to_resume(
         # Whoever resumes next must begin there too.
         key = execution_key(f"{seen.session_id}-{from_agent}")
         values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
-        await write_execution(client, *key[:2], values, outcome.executions.get(from_agent), lease)
+        await write_execution(
+            client, *key[:2], values, outcome.executions.get(from_agent), resume.owned
+        )
     return resume
 
 

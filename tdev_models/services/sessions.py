@@ -148,8 +148,17 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     ]
 
 
+def real_error(error: BaseException) -> BaseException:
+    """Return what ended a block: of a group, the first error that is no cancellation."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [real_error(part) for part in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, Exception)), leaves[0])
+
+
 def error_text(error: BaseException) -> str:
     """Return an error's type and text, shortened to what `error_message` may hold."""
+    error = real_error(error)
     return shortened(f"{type(error).__name__}: {error}")
 
 

@@ -29,7 +29,7 @@ from tdev_models.dynamodb.expressions import is_as_read, set_fields, set_if_abse
 from tdev_models.errors import ConditionFailed, LeaseLost, expired_error
 from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.automatic import session_claimed
-from tdev_models.models import PipelineSession
+from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
 
 
@@ -40,9 +40,13 @@ class Lease:
     Attributes:
         fence: the number of this claim; it only rises.
         token: the secret of this claim.
+        start_agent: the first of the nine agents that had to run when the session was claimed.
+        executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
         outputs: what is known of their outputs.
-        ended: how the session was ended under this lease; None while it goes on.
+        failures: by critical agent, why it failed; without those tried again with success.
+        ended: how the session was ended under this lease, ACTIVE where it was handed back; None
+            while it goes on.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
@@ -51,8 +55,11 @@ class Lease:
     token: str = field(repr=False)
     last_updated: float
     expires_at: float | None = None
+    start_agent: str | None = None
+    executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    failures: dict[str, str] = field(default_factory=dict, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -82,12 +89,23 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def was_handed_back(session: PipelineSession) -> bool:
+    """Return whether the last owner of an ACTIVE session gave it up, for the next to resume."""
+    claimed = session.status == SessionStatus.ACTIVE and session.fence is not None
+    return claimed and session.lease_token is None and session.lease_owner is None
+
+
 def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bool:
-    """Return whether an ACTIVE session's owner seems gone: its lease ran out, or it is too old."""
+    """Return whether nobody seems to run an ACTIVE session.
+
+    Its lease ran out, its owner handed it back, or it has none and is too old.
+    """
     if session.status != SessionStatus.ACTIVE:
         return False
     if session.lease_token is not None:
         return (session.lease_expires or 0) < now
+    if was_handed_back(session):
+        return True
     return (session.last_updated or 0) < now - stalled_after
 
 

@@ -34,9 +34,16 @@ def _renewal(client: Client) -> Action:
 
 
 async def leased_update(
-    client: Client, lease: Lease, actions: Sequence[Action], *, ends: SessionStatus | None = None
+    client: Client,
+    lease: Lease,
+    actions: Sequence[Action],
+    *,
+    ends: SessionStatus | None = None,
+    retry_seconds: float | None = None,
 ) -> PipelineSession:
-    """Change the session that a lease owns, and with `ends` end it.
+    """Change the session that a lease owns, and with `ends` end it, or hand it back (ACTIVE).
+
+    Tried until it is stored or refused, for `retry_seconds` where they are given.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
@@ -49,6 +56,8 @@ async def leased_update(
             PipelineSession.lease_token.remove(),
             PipelineSession.lease_expires.remove(),
         ]
+    if ends == SessionStatus.ACTIVE:
+        changes.append(PipelineSession.lease_owner.remove())
     if ends == SessionStatus.FAILED and lease.retry_after_seconds:
         changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
 
@@ -71,19 +80,25 @@ async def leased_update(
             lease.last_updated, lease.ended = now, ends
             return session
 
-    session = await _until_stored(client, attempt)
-    if ends is not None:
+    session = await _until_stored(client, attempt, retry_seconds)
+    if ends not in (None, SessionStatus.ACTIVE):
         session_ended(client, session, ends)
     return session
 
 
 async def leased_execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool | None
+    client: Client,
+    lease: Lease,
+    agent_name: str,
+    part: Mapping[str, Any],
+    *,
+    ended: bool | None,
+    retry_seconds: float | None = None,
 ) -> None:
     """Change an agent's execution, and with it the session that a lease owns, both or none.
 
     `current_agent` becomes the agent; `progress` counts it once it has ended, and no more once it
-    begins again.
+    begins again. Tried until it is stored or refused, for `retry_seconds` where they are given.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
@@ -121,16 +136,19 @@ async def leased_execution(
                 raise
             lease.last_updated, lease.ended_agents = now, agents
 
-    await _until_stored(client, attempt)
+    await _until_stored(client, attempt, retry_seconds)
 
 
-async def _until_stored(client: Client, attempt: Callable[[], Awaitable[T]]) -> T:
+async def _until_stored(
+    client: Client, attempt: Callable[[], Awaitable[T]], retry_seconds: float | None
+) -> T:
     """Try a write of an owner until it is stored or refused, or its budget is spent.
 
     Between two attempts the write lock is free: heartbeats go on, however long the pauses are.
     """
-    backoff = Backoff(client.settings.owner_retry_seconds, longest_pause_seconds=5.0)
-    return await client.shielded(retry(attempt, client.sleep, backoff))
+    budget = client.settings.owner_retry_seconds if retry_seconds is None else retry_seconds
+    backoff = Backoff(budget, longest_pause_seconds=5.0)
+    return await client.shielded(retry(attempt, client.sleep, backoff), retry_seconds)
 
 
 @asynccontextmanager
@@ -159,8 +177,8 @@ def _ended_by(
 ) -> bool:
     """Return whether a session was ended by this claim's own write, which was made at `now`."""
     return (stored.status, stored.fence) == (ends, lease.fence) and (
-        # Any caller may have abandoned it.
-        ends != SessionStatus.ABANDONED or stored.last_updated == now
+        # Any caller may have abandoned it; one that is ACTIVE was not ended.
+        ends not in (SessionStatus.ABANDONED, SessionStatus.ACTIVE) or stored.last_updated == now
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from dataclasses import replace
 from typing import Any
@@ -115,7 +116,8 @@ async def test_a_session_of_the_plans_calls_can_be_tracked(store: Settings) -> N
 async def test_what_is_tracked_cannot_be_tracked_twice(store: Settings) -> None:
     async with track_session("p"):
         with pytest.raises(LeaseHeld, match="owned by"):
-            await track_session("p").__aenter__()
+            elsewhere = track_session("p").__aenter__()
+            await asyncio.create_task(elsewhere, context=contextvars.Context())
     with pytest.raises(InvalidTransition, match="is COMPLETED and cannot become ACTIVE"):
         await track_session("p").__aenter__()
 
@@ -174,7 +176,7 @@ async def test_an_output_without_json_form_fails_the_agent(store: Settings) -> N
     assert (await get_pipeline_session("p")).failed_agent == "parser"
 
 
-async def test_cancelling_the_task_ends_the_session_as_failed(store: Settings) -> None:
+async def test_cancelling_the_task_hands_the_session_back(store: Settings) -> None:
     started = asyncio.Event()
 
     async def pipeline() -> None:
@@ -187,18 +189,33 @@ async def test_cancelling_the_task_ends_the_session_as_failed(store: Settings) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    failed = await get_pipeline_session("p")
-    assert (failed.status, failed.failed_agent) == ("FAILED", "parser")
-    assert (failed.error_message or "").startswith("CancelledError")
-    assert (await get_agent_execution("p-parser")).status == "FAILED"
+    await handed_back("p")
 
 
-def test_a_keyboard_interrupt_ends_the_session_as_failed(store: Settings) -> None:
-    with pytest.raises(KeyboardInterrupt), sync.track_session("p") as session:
+async def handed_back(session_id: str) -> None:
+    """Check that a session cut off in `parser` can be resumed at once, and counts as no failure."""
+    session = await get_pipeline_session(session_id)
+    assert (session.status, session.failed_agent, session.error_message) == ("ACTIVE", None, None)
+    execution = await get_agent_execution(f"{session_id}-parser")
+    assert execution.status == "PENDING"
+    assert [attempt.status for attempt in execution.attempts] == ["CANCELLED"]
+    async with await resume_pipeline(session_id) as resume:
+        async with resume.agent("parser") as run:
+            run.output = 1
+    session = await get_pipeline_session(session_id)
+    assert (session.status, session.resume_count) == ("COMPLETED", None)
+    attempts = (await get_agent_execution(f"{session_id}-parser")).attempts
+    assert [attempt.status for attempt in attempts] == ["CANCELLED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_hands_the_session_back(
+    store: Settings, kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind), sync.track_session("p") as session:
         with session.agent("parser"):
-            raise KeyboardInterrupt
-    assert sync.get_pipeline_session("p").error_message == "KeyboardInterrupt: "
-    assert sync.get_agent_execution("p-parser").status == "FAILED"
+            raise kind
+    await handed_back("p")
 
 
 def test_the_blocking_form_is_the_same_without_await(store: Settings) -> None:

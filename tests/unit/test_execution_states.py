@@ -284,6 +284,8 @@ class History:
             "COMPLETED": ["COMPLETED"],
             "FAILED": ["FAILED", "RUNNING"],
         }
+        if self.item.status == "RUNNING" and status == "PENDING":
+            return fence is not None  # handed back
         return status in (None, *allowed.get(self.item.status or "", COLUMNS))
 
     def check(self) -> None:
@@ -303,7 +305,7 @@ class History:
         starts = [attempt["start_time"] for attempt in attempts]
         assert starts == sorted(set(starts))
         for attempt in attempts:
-            ended = attempt["status"] in ("COMPLETED", "FAILED")
+            ended = attempt["status"] in ("COMPLETED", "FAILED", "CANCELLED")
             assert (attempt["end_time"] is not None) == (attempt["end_token"] is not None) == ended
             assert attempt["start_time"] <= (attempt["end_time"] or 1e9)
         if item.status != "PENDING":

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from tdev_models.dynamodb.retry import Backoff
 from tdev_models.errors import AccessDenied, StoreError, TdevError
 from tdev_models.migrations import declared, environments, row_checks
 from tdev_models.migrations.calls import (
@@ -21,6 +20,7 @@ from tdev_models.migrations.declared import KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
 from tdev_models.migrations.steps import next_step
+from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
 

@@ -13,8 +13,8 @@ from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tdev_models import aws
-from tdev_models.dynamodb.retry import Backoff
 from tdev_models.errors import AccessDenied, StoreError, TdevError, Unavailable, from_response
+from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
 OPERATIONS: Final = {

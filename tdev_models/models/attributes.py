@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,9 @@ from pynamodb.expressions.update import RemoveAction, SetAction
 
 SMALLEST, LARGEST = 1e-60, 1e60
 """The magnitudes between which numbers are kept exactly; DynamoDB's own range is wider."""
+
+MOST_LEVELS = 200
+"""How deep JSON may be nested: less than any Python's own limit, which differs between releases."""
 
 _SMALLEST_STORED, _LARGEST_STORED = 1e-130, 9.9e125
 
@@ -75,11 +79,15 @@ class JSONTextAttribute(Attribute[Any]):
         if isinstance(value, str):
             try:
                 json.loads(value, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                raise ValueError(f"{self.attr_name}: {_TOO_DEEP}") from None
+            except ValueError as error:
                 raise ValueError(
                     f"{self.attr_name}: a string must be JSON text ({error}); "
                     "pass the object itself, or json.dumps(...) of it"
                 ) from None
+            if _is_too_deep(value):
+                raise ValueError(f"{self.attr_name}: {_TOO_DEEP}")
             return value
         return self.encode(value)
 
@@ -91,15 +99,20 @@ class JSONTextAttribute(Attribute[Any]):
         strings.
         """
         try:
-            return json.dumps(
+            text = json.dumps(
                 value,
                 ensure_ascii=False,
                 allow_nan=False,
                 separators=(",", ":"),
                 default=_json_form,
             )
-        except (TypeError, ValueError, RecursionError) as error:
+        except RecursionError:
+            raise ValueError(f"{self.attr_name}: no JSON form: {_TOO_DEEP}") from None
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{self.attr_name}: no JSON form: {error}") from None
+        if _is_too_deep(text):
+            raise ValueError(f"{self.attr_name}: no JSON form: {_TOO_DEEP}")
+        return text
 
     def deserialize(self, value: str) -> Any:
         """Return the Python value of the text."""
@@ -108,6 +121,24 @@ class JSONTextAttribute(Attribute[Any]):
     def set(self, value: Any) -> SetAction | RemoveAction:
         """Return the SET action; PynamoDB takes a value `{"S": ...}` for a serialised one."""
         return super().set({STRING: self.serialize(value)})
+
+
+_TOO_DEEP = (
+    f"nested more than {MOST_LEVELS} levels deep; flatten it, or give the inner part as a string "
+    "(json.dumps of it)"
+)
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes({*range(256)} - {*_LEVELS})
+
+
+def _is_too_deep(text: str) -> bool:
+    """Return whether JSON text is nested too deep, in linear time."""
+    if text.count("[") + text.count("{") <= MOST_LEVELS:
+        return False
+    data = text.encode(errors="replace").replace(rb"\\", b"").replace(rb"\"", b"")
+    outside_strings = b"".join(data.split(b'"')[::2])
+    levels = map(_LEVELS.__getitem__, outside_strings.translate(None, _NO_BRACKETS))
+    return max(accumulate(levels), default=0) > MOST_LEVELS
 
 
 def _no_constant(name: str) -> None:

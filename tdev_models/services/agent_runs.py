@@ -81,7 +81,7 @@ class SessionRun:
         return max(0.0, self._cancelled_until - time.monotonic())
 
 
-class AgentRun(ClientContext):
+class AgentRun(ClientContext[bool]):
     """One agent's try, as a block.
 
     Where the agent had ended before this claim, `done` is True and `output` what it had stored:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import ClientContext
@@ -42,7 +42,7 @@ from tdev_models.workers.leased_writes import Heartbeat, leased_update
 _CLAIMS = 5
 
 
-class Tracker(ClientContext):
+class Tracker(ClientContext[Literal[False]]):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
@@ -130,7 +130,7 @@ class Tracker(ClientContext):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
         if self._joined:
             return False
         lease = self.owned

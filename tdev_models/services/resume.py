@@ -13,6 +13,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
 from tdev_models.services.sessions import read_session
+from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
 from tdev_models.workers.lease import Lease, claim_session, is_expired, is_stalled
 
@@ -117,6 +118,8 @@ async def try_to_resume(
     """
     resume = Resume(client, seen.session_id)
     resume.reason = _why_not_resumable(client, seen)
+    if resume.reason is None and await shows_life(client, seen):
+        resume.reason = "it is ACTIVE, and its agents were at work too recently to be stalled"
     if resume.reason is not None:
         return resume
     lease = await claim_session(client, seen, {}, resumed=True)

@@ -21,6 +21,7 @@ from tdev_models.workers.lease import is_stalled
 
 _PAGE = validation.whole(1, 100)
 _EARLIEST = 1e9
+_CANDIDATES = 100
 
 FAILED, ACTIVE = SessionStatus.FAILED, SessionStatus.ACTIVE
 
@@ -201,8 +202,8 @@ async def get_failed_executions(
     """Return a page of failed executions, newest first.
 
     Queries on status-index, eventually consistent: a change shows after a moment. With
-    `agent_name` the failures of other agents are read too, and billed, but not returned. Without
-    payloads and attempts.
+    `agent_name` the failures of other agents are read too, at least 100 at once, and billed, but
+    not returned. Without payloads and attempts.
 
     Args:
         since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
@@ -225,7 +226,7 @@ async def get_failed_executions(
             ExecutionStatus.FAILED,
             index=AgentExecution.status_index,
             range_condition=None if begin is None else AgentExecution.end_time >= begin,
-            limit=limit,
+            limit=limit if agent_name is None else max(limit, _CANDIDATES),
             newest_first=True,
             start=start,
         )

@@ -18,7 +18,8 @@ status that the write gives::
   none. A new owner may run any agent again, so what came before is a former attempt.
 - waits: the execution is PENDING. Attempts that it had are kept.
 - stays: no attempt begins or ends; other fields may change.
-- begins: a new attempt begins. What the former one left (output, error) is removed.
+- begins: a new attempt begins. What the former one left (output, error) is removed; if it never
+  ended, its worker was killed, and it is marked LOST.
 - refused: InvalidTransition, for FAILED with the remedy that a retry begins with RUNNING.
 
 A write without a claim to an execution that was written under one is refused before that, with
@@ -55,6 +56,7 @@ _ERROR_CHARACTERS = 500
 PENDING, RUNNING = ExecutionStatus.PENDING, ExecutionStatus.RUNNING
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
 _FINAL = (COMPLETED, FAILED)
+_LOST = "LOST"  # a status of attempts alone
 
 
 class Step(Enum):
@@ -123,6 +125,7 @@ class Change:
         sets: the attributes to set, by name; payloads are JSON text.
         removes: the names of the attributes to remove.
         attempt: the attempt as it is to be stored; None while the execution is PENDING.
+        lost: the attempt before it, as it is to be stored, if it never ended; else None.
         ends: the attempt ends with this write.
         counts_as_ended: the pipeline may go on past this agent; None leaves it as it was.
         retried: the attempt came after one that had ended.
@@ -131,6 +134,7 @@ class Change:
     sets: Mapping[str, Any]
     removes: frozenset[str]
     attempt: Mapping[str, Any] | None
+    lost: Mapping[str, Any] | None
     ends: bool
     counts_as_ended: bool | None
     retried: bool
@@ -198,13 +202,16 @@ def change_of(
     if fence is not None and (seen is None or "status" in values):
         sets["fence"] = fence
     critical = values.get("critical", None if step.begins else stored.critical)
+    before = _kept_attempt(stored, number - 1)
+    has_ended = before.get("end_time") is not None
     return Change(
         sets,
         frozenset() if seen is None else _outdated(values, status, step),
         None if status == PENDING else _attempt(stored, sets, number, step),
+        {**before, "status": _LOST} if step.begins and before and not has_ended else None,
         ends="end_time" in sets,
         counts_as_ended=None if transition.is_outdated else counts_as_ended(status, critical),
-        retried=number > 1 and _kept_attempt(stored, number - 1).get("end_time") is not None,
+        retried=has_ended,
     )
 
 
@@ -270,12 +277,12 @@ def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
     attributes = AgentExecution.get_attributes()
     actions = set_fields(AgentExecution, change.sets)
     actions += [attributes[name].remove() for name in sorted(change.removes)]
-    if change.attempt is not None:
-        slot = _slot(change.attempt["number"])
+    for attempt in filter(None, (change.lost, change.attempt)):
+        slot = _slot(attempt["number"])
         if seen is None or seen.attempts is None:
-            actions.append(set_to(AgentExecution.attempts, {slot: change.attempt}))
+            actions.append(set_to(AgentExecution.attempts, {slot: attempt}))
         else:
-            entry = AttemptsAttribute.entry(change.attempt)
+            entry = AttemptsAttribute.entry(attempt)
             actions.append(AgentExecution.attempts[slot].set(entry))
     return actions
 

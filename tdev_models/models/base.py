@@ -215,6 +215,15 @@ class BaseModel(Model):
 
     # ------------------------------------------------------------------ what the store calls
 
+    def is_as_read(self, attribute: Attribute[Any]) -> Condition:
+        """Return the condition that an attribute is as it was read, digit for digit.
+
+        Other programs store times that have more digits than a float.
+        """
+        stored = self._stored.get(attribute.attr_name)
+        same: Condition = attribute.does_not_exist() if stored is None else attribute == stored
+        return same
+
     @classmethod
     def meta_table(cls, table_name: str) -> MetaTable:
         """Return what PynamoDB must know to plan a request, and migrations to make the table."""

@@ -94,7 +94,7 @@ class AgentRun(ClientContext):
         traceback: TracebackType | None,
     ) -> bool:
         ended = self._client.now()
-        if self.done or isinstance(error, LeaseLost):
+        if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
         if self._session.owned.over:
             if error is None and self._session.left:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +13,13 @@ from tdev_models.dynamodb.client_context import ClientContext
 from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseLost, TdevError
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.results import SessionStatus
+from tdev_models.services.adoption import claimed_outcome
 from tdev_models.services.agent_runs import AgentRun, SessionRun
-from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.services.progress import Outcome
 from tdev_models.services.sessions import checked_session, error_text, lease_held_error
 from tdev_models.workers.lease import (
+    Binding,
     Lease,
     bind_lease,
     claim_session,
@@ -25,6 +28,7 @@ from tdev_models.workers.lease import (
     unbind_lease,
 )
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
+from tdev_models.workers.users import check_user
 
 _CLAIMS = 5
 
@@ -34,12 +38,12 @@ class Tracker(ClientContext):
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
     exit it ends as COMPLETED, or as FAILED with the error's type and text, unless it was ended
-    inside. When the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking
-    code learns of it at its next write.
+    inside, or a forked child leaves the block. When the lease is lost the task is cancelled, and
+    the block raises `LeaseLost`; blocking code learns of it at its next write.
 
     Attributes:
         session_id: the session.
-        start_agent: the first agent that still has to run; None when all nine have ended.
+        start_agent: the first agent that still has to run; None when all have ended.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -60,7 +64,7 @@ class Tracker(ClientContext):
         """Return the block in which one agent runs.
 
         Args:
-            agent_name: one of the nine, or an agent of your own.
+            agent_name: one of the pipeline's (the setting `agents`), or one of your own.
             input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
             critical: False lets the session go on when the agent raises.
             variant: of an A/B test, which the execution and the agent's metrics then name.
@@ -70,16 +74,24 @@ class Tracker(ClientContext):
         """
         return AgentRun(self._client, self._run, agent_name, input_data, critical, variant)
 
-    async def __aenter__(self) -> Self:
-        lease = self._run.lease
-        if lease is None:
-            lease = self._run.lease = await self._create_or_claim()
-        if lease.over:
-            raise lease_lost_error(lease)
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
+        binding = bind_lease(self._client, self.session_id)
         self._canceller = self._client.task_canceller()
+        return self._enter(binding)
+
+    async def _enter(self, binding: Binding) -> Self:
+        try:
+            lease = self._run.lease
+            if lease is None:
+                lease = self._run.lease = await self._create_or_claim()
+            if lease.over:
+                raise lease_lost_error(lease)
+            binding.lease, lease.process = lease, os.getpid()
+        finally:
+            binding.pending = False
         self._heartbeat = Heartbeat(self._client, lease, self._canceller)
         self._heartbeat.start()
-        bind_lease(self._client, lease)
         return self
 
     async def __aexit__(
@@ -89,6 +101,8 @@ class Tracker(ClientContext):
         traceback: TracebackType | None,
     ) -> bool:
         lease = self.owned
+        if lease.inherited:
+            return False
         self._run.left = True
         unbind_lease(lease)
         self._heartbeat.stop()
@@ -126,22 +140,24 @@ class Tracker(ClientContext):
 
     async def _create_or_claim(self) -> Lease:
         sessions, now = self._client.sessions, self._client.now()
+        stalled_after = self._client.settings.stalled_after_seconds
         seen = await sessions.get(self.session_id)
         for _ in range(_CLAIMS):
             if seen is None:
                 seen = PipelineSession(self.session_id)
+            check_user(seen, self._values.get("user_id"))
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
                 what = f"session {self.session_id}"
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
-            if seen.lease_token is not None and not is_stalled(seen, now, 0):
+            if seen.lease_token is not None and not is_stalled(seen, now, stalled_after):
                 raise lease_held_error(self._client, seen)
             claim = await claim_session(self._client, seen, self._values, resumed=resumed)
             if isinstance(claim, Lease):
                 if seen.status is not None:
                     await self.take_over(claim, seen)
                 else:
-                    self.start_agent = AGENTS[0]
+                    self.start_agent = self._client.settings.agents[0]
                 return claim
             seen = claim  # as others have changed it meanwhile
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
@@ -162,7 +178,7 @@ class Tracker(ClientContext):
         heartbeat.start()
         self._run.failed_agent = seen.failed_agent
         try:
-            outcome = await outcome_of(self._client, self.session_id)
+            outcome = await claimed_outcome(self._client, lease)
             if from_agent is not None:
                 outcome = outcome.starting_at(from_agent)
             lease.outputs = await outcome.outputs(self._client)
@@ -205,8 +221,8 @@ def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
-        On entry: LeaseHeld, another worker owns the session; InvalidTransition, it has ended for
-            good. On exit: LeaseLost.
+        On entry: WrongUser, the session belongs to another user than `user_id`; LeaseHeld, another
+            worker owns it; InvalidTransition, it has ended for good. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.client import Client
@@ -22,7 +23,7 @@ class ClientContext(ABC, Generic[S]):
         self._client = client
 
     @abstractmethod
-    async def __aenter__(self) -> Self: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
 
     @abstractmethod
     async def __aexit__(

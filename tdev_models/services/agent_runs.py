@@ -171,7 +171,7 @@ class AgentRun(ClientContext[bool]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self.done or isinstance(error, LeaseLost):
+        if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.

@@ -20,7 +20,8 @@ status that the write gives::
 - stays: no attempt begins or ends; other fields may change.
 - returns: the attempt is CANCELLED, and the execution PENDING again: its owner gives the work back.
   Refused without a claim.
-- begins: a new attempt begins. What the former one left (output, error) is removed.
+- begins: a new attempt begins. What the former one left (output, error) is removed; if it never
+  ended, its worker was killed, and it is marked LOST.
 - refused: InvalidTransition, for FAILED with the remedy that a retry begins with RUNNING.
 
 A write without a claim to an execution that was written under one is refused before that, with
@@ -59,6 +60,7 @@ COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
 _FINAL = (COMPLETED, FAILED)
 CANCELLED = "CANCELLED"
 """The status of an attempt that its owner gave back; no failure of its agent."""
+_LOST = "LOST"  # a status of attempts alone
 
 
 class Step(Enum):
@@ -128,6 +130,7 @@ class Change:
         sets: the attributes to set, by name; payloads are JSON text.
         removes: the names of the attributes to remove.
         attempt: the attempt as it is to be stored; None while the execution is PENDING.
+        lost: the attempt before it, as it is to be stored, if it never ended; else None.
         ends: the attempt ends with this write.
         counts_as_ended: the pipeline may go on past this agent; None leaves it as it was.
         retried: the attempt came after one that had ended.
@@ -136,6 +139,7 @@ class Change:
     sets: Mapping[str, Any]
     removes: frozenset[str]
     attempt: Mapping[str, Any] | None
+    lost: Mapping[str, Any] | None
     ends: bool
     counts_as_ended: bool | None
     retried: bool
@@ -204,13 +208,16 @@ def change_of(
         sets["fence"] = fence
     waits = status == PENDING and step is not Step.RETURNS
     critical = values.get("critical", None if step.begins else stored.critical)
+    before = _kept_attempt(stored, number - 1)
+    has_ended = before.get("end_time") is not None
     return Change(
         sets,
         frozenset() if seen is None else _outdated(values, status, step),
         None if waits else _attempt(stored, sets, number, step, now),
+        {**before, "status": _LOST} if step.begins and before and not has_ended else None,
         ends="end_time" in sets,
         counts_as_ended=None if transition.is_outdated else counts_as_ended(status, critical),
-        retried=number > 1 and _has_ended(_kept_attempt(stored, number - 1)),
+        retried=has_ended and before.get("status") != CANCELLED,
     )
 
 
@@ -298,12 +305,12 @@ def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
     attributes = AgentExecution.get_attributes()
     actions = set_fields(AgentExecution, change.sets)
     actions += [attributes[name].remove() for name in sorted(change.removes)]
-    if change.attempt is not None:
-        slot = _slot(change.attempt["number"])
+    for attempt in filter(None, (change.lost, change.attempt)):
+        slot = _slot(attempt["number"])
         if seen is None or seen.attempts is None:
-            actions.append(set_to(AgentExecution.attempts, {slot: change.attempt}))
+            actions.append(set_to(AgentExecution.attempts, {slot: attempt}))
         else:
-            entry = AttemptsAttribute.entry(change.attempt)
+            entry = AttemptsAttribute.entry(attempt)
             actions.append(AgentExecution.attempts[slot].set(entry))
     return actions
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,9 +19,10 @@ from tdev_models.errors import (
     TdevError,
 )
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.results import SessionStatus
+from tdev_models.services.adoption import claimed_outcome
 from tdev_models.services.agent_runs import AgentRun, SessionRun
-from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.services.progress import Outcome
 from tdev_models.services.sessions import (
     checked_session,
     error_text,
@@ -29,6 +31,7 @@ from tdev_models.services.sessions import (
     shortened,
 )
 from tdev_models.workers.lease import (
+    Binding,
     Lease,
     bind_lease,
     claim_session,
@@ -38,6 +41,7 @@ from tdev_models.workers.lease import (
     unbind_lease,
 )
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
+from tdev_models.workers.users import check_user
 
 _CLAIMS = 5
 
@@ -46,18 +50,19 @@ class Tracker(ClientContext[Literal[False]]):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
-    exit it ends, unless it was ended inside: as FAILED where an error leaves the block, a critical
-    agent is left failed or `fail` was called, with the agent that failed and its error; else as
-    COMPLETED. A cancellation, Ctrl-C or `sys.exit` hands it back: it stays ACTIVE without an owner,
-    for any worker to resume at once, and counts as no failure. When the lease is lost the task is
-    cancelled, and the block raises `LeaseLost`; blocking code learns of it at its next write.
+    exit it ends, unless it was ended inside, or a forked child leaves the block: as FAILED where an
+    error leaves it, a critical agent is left failed or `fail` was called, with the agent that
+    failed and its error; else as COMPLETED. A cancellation, Ctrl-C or `sys.exit` hands it back: it
+    stays ACTIVE without an owner, for any worker to resume at once, and counts as no failure. When
+    the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking code learns
+    of it at its next write.
 
     In a block of the same session, which this task owns, it joins that one: the outer block ends
     the session.
 
     Attributes:
         session_id: the session.
-        start_agent: the first agent that still has to run; None when all nine have ended.
+        start_agent: the first agent that still has to run; None when all have ended.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -80,7 +85,7 @@ class Tracker(ClientContext[Literal[False]]):
         """Return the block in which one agent runs.
 
         Args:
-            agent_name: one of the nine, or an agent of your own.
+            agent_name: one of the pipeline's (the setting `agents`), or one of your own.
             input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
             critical: False lets the session go on when the agent fails.
             variant: of an A/B test, which the execution and the agent's metrics then name.
@@ -106,23 +111,33 @@ class Tracker(ClientContext[Literal[False]]):
             raise InvalidRequest("reason", "must be a text that says what went wrong")
         self._run.reason = shortened(reason)
 
-    async def __aenter__(self) -> Self:
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
         outer = current_lease(self._client, self.session_id)
-        if outer is not None and not outer.over and outer is not self._run.lease:
-            self._joined, self._run.lease, self.start_agent = True, outer, outer.start_agent
-            return self
+        if self._run.lease is None and outer is not None and not outer.over:
+            return self._join(outer)
+        # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
+        binding = bind_lease(self._client, self.session_id)
+        self._canceller = self._client.task_canceller()
+        return self._enter(binding)
+
+    async def _join(self, outer: Lease) -> Self:
+        self._joined, self._run.lease, self.start_agent = True, outer, outer.start_agent
+        return self
+
+    async def _enter(self, binding: Binding) -> Self:
         try:
             if self._run.lease is None:
                 await self._create_or_claim()
             if self.owned.over:
                 raise lease_lost_error(self.owned)
-            self._canceller = self._client.task_canceller()
             self._heartbeat = Heartbeat(self._client, self.owned, self._canceller)
             self._heartbeat.start()
+            binding.lease, self.owned.process = self.owned, os.getpid()
         except BaseException as error:
             await self._hand_back(error)
             raise
-        bind_lease(self._client, self.owned)
+        finally:
+            binding.pending = False
         return self
 
     async def __aexit__(
@@ -134,6 +149,8 @@ class Tracker(ClientContext[Literal[False]]):
         if self._joined:
             return False
         lease = self.owned
+        if lease.inherited:
+            return False
         self._run.left = True
         unbind_lease(lease)
         self._heartbeat.stop()
@@ -210,22 +227,25 @@ class Tracker(ClientContext[Literal[False]]):
 
     async def _create_or_claim(self) -> None:
         sessions, now = self._client.sessions, self._client.now()
+        stalled_after = self._client.settings.stalled_after_seconds
         seen = await sessions.get(self.session_id)
         for _ in range(_CLAIMS):
             if seen is None:
                 seen = PipelineSession(self.session_id)
+            check_user(seen, self._values.get("user_id"))
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
                 what = f"session {self.session_id}"
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
-            if seen.lease_token is not None and not is_stalled(seen, now, 0):
+            if seen.lease_token is not None and not is_stalled(seen, now, stalled_after):
                 raise lease_held_error(self._client, seen)
             refused = await self.claim(seen, self._values, resumed=resumed)
             if refused is None:
                 if seen.status is not None:
                     await self.take_over(seen)
                 else:
-                    self.start_agent = self.owned.start_agent = AGENTS[0]
+                    self.start_agent = self._client.settings.agents[0]
+                    self.owned.start_agent = self.start_agent
                 return
             seen = refused  # as others have changed it meanwhile
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
@@ -262,7 +282,7 @@ class Tracker(ClientContext[Literal[False]]):
         heartbeat = Heartbeat(self._client, lease)
         heartbeat.start()
         try:
-            outcome = await outcome_of(self._client, self.session_id)
+            outcome = await claimed_outcome(self._client, lease)
             if from_agent is not None:
                 outcome = outcome.starting_at(from_agent)
             lease.outputs = await outcome.outputs(self._client)
@@ -311,8 +331,8 @@ def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
-        On entry: LeaseHeld, another worker owns the session; InvalidTransition, it has ended for
-            good. On exit: LeaseLost.
+        On entry: WrongUser, the session belongs to another user than `user_id`; LeaseHeld, another
+            worker owns it; InvalidTransition, it has ended for good. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

@@ -14,23 +14,17 @@ from pynamodb.expressions.update import Action
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.expressions import set_to
-from tdev_models.errors import (
-    ConditionFailed,
-    LeaseLost,
-)
+from tdev_models.errors import ConditionFailed, Conflict, LeaseLost, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.workers.lease import Lease, lease_lost_error
+from tdev_models.workers.users import check_user, is_of_user
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def _renewal(client: Client) -> Action:
-    return set_to(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
 
 
 async def leased_update(
@@ -40,6 +34,7 @@ async def leased_update(
     *,
     ends: SessionStatus | None = None,
     retry_seconds: float | None = None,
+    user_id: str | None = None,
 ) -> PipelineSession:
     """Change the session that a lease owns, and with `ends` end it, or hand it back (ACTIVE).
 
@@ -47,8 +42,9 @@ async def leased_update(
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
+        WrongUser: it belongs to another user than `user_id`; nothing was changed.
     """
-    now = client.now()
+    now, renewals = client.now(), set[float]()
     changes = [set_to(PipelineSession.last_updated, now), *actions]
     if ends is not None:
         changes += [
@@ -65,19 +61,29 @@ async def leased_update(
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
+            renewed = lease.renewed(client)
+            renewals.add(renewed)
+            renewal = set_to(PipelineSession.lease_expires, renewed)
+            condition = lease.condition_as_written
+            if user_id is not None:
+                condition &= is_of_user(user_id)
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else [_renewal(client)])],
-                    condition=lease.condition,
+                    actions=[*changes, *([] if ends else [renewal])],
+                    condition=condition,
                     retry_seconds=0,
                 )
             except ConditionFailed as refused:
                 stored = client.sessions.load(refused.item)
-                if stored is None or not _ended_by(stored, lease, ends, now):
-                    raise lease_lost_error(lease) from None
-                session = stored  # ended by this very write, whose reply was lost
-            lease.last_updated, lease.ended = now, ends
+                if stored is None or not (
+                    _ended_by(stored, lease, ends, now)
+                    or (lease.owns(stored) and stored.lease_expires in renewals)
+                ):
+                    raise _refusal(lease, stored, user_id) from None
+                session = stored  # written by this very call, whose first reply was lost
+            lease.last_updated, lease.lease_expires = now, session.lease_expires
+            lease.ended = ends
             return session
 
     session = await _until_stored(client, attempt, retry_seconds)
@@ -105,10 +111,10 @@ async def leased_execution(
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
     request: dict[str, Any] = {}
-    token, now, agents = "", 0.0, set[str]()
+    token, now, renewed, agents = "", 0.0, 0.0, set[str]()
 
     async def attempt() -> None:
-        nonlocal request, token, now, agents
+        nonlocal request, token, now, renewed, agents
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
@@ -116,15 +122,18 @@ async def leased_execution(
             if stale or agents != lease.ended_after(agent_name, ended):
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what a heartbeat, or another agent's end, has written since.
-                token, now = uuid.uuid4().hex, client.now()
+                token, now, renewed = uuid.uuid4().hex, client.now(), lease.renewed(client)
                 agents = lease.ended_after(agent_name, ended)
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
-                        _renewal(client),
+                        set_to(PipelineSession.lease_expires, renewed),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
-                        set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                        set_to(
+                            PipelineSession.progress,
+                            min(len(client.settings.agents), len(agents)),
+                        ),
                     ],
                     condition=lease.condition,
                 )
@@ -134,7 +143,8 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.last_updated, lease.ended_agents = now, agents
+            lease.last_updated, lease.lease_expires = now, renewed
+            lease.ended_agents = agents
 
     await _until_stored(client, attempt, retry_seconds)
 
@@ -170,6 +180,19 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
     finally:
         lease.write_lock_thread = 0
         lease.write_lock.release()
+
+
+def _refusal(lease: Lease, stored: PipelineSession | None, user_id: str | None = None) -> TdevError:
+    """Return why a write under a lease was refused, as the stored session shows.
+
+    Where it is still this claim's, another write of it was in between (of a forked child, or one
+    whose reply was lost): the next try knows of it.
+    """
+    if stored is None or not lease.owns(stored):
+        return lease_lost_error(lease)
+    check_user(stored, user_id)
+    lease.lease_expires = stored.lease_expires
+    return Conflict(f"session {lease.session_id} was written under the same claim in between")
 
 
 def _ended_by(
@@ -212,17 +235,20 @@ class Heartbeat(threading.Thread):
         with lease.write_lock:
             if lease.over or self._stopped.is_set():
                 return
-            now, actions = client.now(), [_renewal(client)]
-            touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
+            now, renewed = client.now(), lease.renewed(client)
+            actions = [set_to(PipelineSession.lease_expires, renewed)]
+            # It may be in the future, too: the clock was set back.
+            touched = abs(now - lease.last_updated) > client.settings.stalled_after_seconds / 2
             if touched:
                 actions.append(set_to(PipelineSession.last_updated, now))
             request = client.sessions.requests.update(
-                lease.session_id, actions=actions, condition=lease.condition
+                lease.session_id, actions=actions, condition=lease.condition_as_written
             )
             try:
                 await client.sender.send(*request, retry_seconds=0)
-            except ConditionFailed:
-                raise lease_lost_error(lease) from None
+            except ConditionFailed as refused:
+                raise _refusal(lease, client.sessions.load(refused.item)) from None
+            lease.lease_expires = renewed
             if touched:
                 lease.last_updated = now
 

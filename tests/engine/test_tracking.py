@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -113,11 +115,14 @@ async def test_a_session_of_the_plans_calls_can_be_tracked(store: Settings) -> N
     assert (await get_pipeline_session("p")).resume_count is None
 
 
+async def enter(session_id: str) -> None:
+    await track_session(session_id).__aenter__()
+
+
 async def test_what_is_tracked_cannot_be_tracked_twice(store: Settings) -> None:
     async with track_session("p"):
         with pytest.raises(LeaseHeld, match="owned by"):
-            elsewhere = track_session("p").__aenter__()
-            await asyncio.create_task(elsewhere, context=contextvars.Context())
+            await asyncio.create_task(enter("p"), context=contextvars.Context())
     with pytest.raises(InvalidTransition, match="is COMPLETED and cannot become ACTIVE"):
         await track_session("p").__aenter__()
 
@@ -397,3 +402,70 @@ async def test_a_failure_that_cannot_be_recorded_is_said_in_a_note(store: Settin
             async with track_session("p"):
                 raise ValueError("mine")
     assert "is not marked FAILED" in caught.value.__notes__[0]
+
+
+async def test_entering_inside_wait_for_is_the_same(store: Settings) -> None:
+    with settings.use(store, lease_seconds=0.6, stalled_after_seconds=1.2):
+        tracker = track_session("p")
+        session = await asyncio.wait_for(tracker.__aenter__(), 10)
+        await save_pipeline_session(session_id="p", project_name="under the lease")
+        with pytest.raises(LeaseLost, match="claim 1"):
+            try:
+                raw.put_attribute(store, "pipeline-sessions", "p", fence={"N": "2"})
+                await asyncio.sleep(30)
+            except BaseException as error:
+                await session.__aexit__(type(error), error, error.__traceback__)
+                raise
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    with pytest.raises(LeaseHeld):  # not under the lease that is over
+        await save_pipeline_session(session_id="p", project_name="outside")
+
+
+async def test_a_nested_block_leaves_the_lease_of_the_block_around_it(store: Settings) -> None:
+    async with track_session("p"):
+        for _ in range(3):
+            async with track_session("p"):
+                pass
+        await save_pipeline_session(session_id="p", project_name="under the lease")
+    with pytest.raises(InvalidTransition):
+        await save_pipeline_session(session_id="p", status="FAILED")
+
+
+def _in_a_child(work: Callable[[], None]) -> None:
+    """Do the work in a forked child, and wait for it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_forked_child_that_exits_ends_neither_agent_nor_session(strict_store: Settings) -> None:
+    with sync.track_session("p") as session:
+        with session.agent("parser") as run:
+
+            def leave() -> None:
+                for error in (SystemExit(0), None):
+                    run.__exit__(type(error) if error else None, error, None)
+                    session.__exit__(type(error) if error else None, error, None)
+
+            _in_a_child(leave)
+            assert sync.get_agent_execution("p-parser").status == "RUNNING"
+            assert sync.get_pipeline_session("p").status == "ACTIVE"
+            run.output = "of the parent"
+    assert sync.get_pipeline_session("p").status == "COMPLETED"
+    assert sync.get_agent_execution("p-parser").output_data == "of the parent"
+
+
+def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Settings) -> None:
+    sync.save_pipeline_session(session_id="p", status="FAILED")
+    resume = sync.resume_pipeline("p")
+
+    def run() -> None:
+        with resume:
+            pass
+
+    _in_a_child(run)
+    assert sync.get_pipeline_session("p").status == "COMPLETED"

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     import typing_extensions
 
     C = typing_extensions.TypeVar("C", bound=Client, default=AsyncClient)
+    S = typing_extensions.TypeVar("S", bound=bool, default=bool)
 else:
-    C = TypeVar("C", bound=Client)
+    C, S = TypeVar("C", bound=Client), TypeVar("S", bound=bool)
 
 
-class ClientContext(ABC, Generic[C]):
-    """Subclasses write `__aenter__` and `__aexit__`; `with` drives the same two."""
+class ClientContext(ABC, Generic[C, S]):
+    """Subclasses write `__aenter__` and `__aexit__`; `with` drives the same two.
+
+    `S` is what the latter returns: Literal[False] where no error is ever swallowed.
+    """
 
     def __init__(self, client: C) -> None:
         self._client = client
@@ -34,7 +38,7 @@ class ClientContext(ABC, Generic[C]):
         return work if self._client.in_event_loop else drive(work)
 
     @abstractmethod
-    async def __aenter__(self) -> Self: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
 
     @abstractmethod
     async def __aexit__(
@@ -42,7 +46,7 @@ class ClientContext(ABC, Generic[C]):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool: ...
+    ) -> S: ...
 
     def __enter__(self) -> Self:
         if self._client.in_event_loop:
@@ -54,5 +58,5 @@ class ClientContext(ABC, Generic[C]):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> S:
         return drive(self.__aexit__(kind, error, traceback))

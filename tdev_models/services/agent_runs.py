@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Generic, Self, overload
 
 from tdev_models import validation
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
-from tdev_models.errors import BudgetSpent, InvalidRequest, LeaseHeld, LeaseLost, TdevError
+from tdev_models.errors import (
+    BudgetSpent,
+    InvalidRequest,
+    InvalidTransition,
+    LeaseHeld,
+    LeaseLost,
+    TdevError,
+)
 from tdev_models.metrics.automatic import agent_used
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import PAYLOAD_BYTES, TOO_LARGE
-from tdev_models.results import AGENTS, ExecutionStatus
+from tdev_models.results import ExecutionStatus
+from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.services import executions
 from tdev_models.services.agent_names import begin_block, name_with_key
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.execution_states import counts_as_ended
-from tdev_models.services.sessions import error_text
+from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
 from tdev_models.workers.lease import Block, Lease, lease_lost_error
 
@@ -29,24 +38,25 @@ OUTPUT = validation.json_text(PAYLOAD_BYTES, TOO_LARGE, objects_only=True)
 
 
 @dataclass(slots=True)
-class SessionRun:
+class SessionRun(Generic[C]):
     """What the block of a session shares with the blocks of its agents.
 
     Attributes:
+        client: the client of both.
         session_id: the session.
         lease: the claim; None before there is one.
-        executions: by agent, what former claims left; read when the session was taken over.
-        failed_agent: the agent to name as the one that failed, if the session ends as FAILED.
-        budget_spent: why no further agent began; then the session does not end as COMPLETED.
+        raised: the errors that ended agents, each with its agent, to name the one that failed.
+        reason: why the session is to end as FAILED though no error leaves its block.
         left: the session's block was left; agents of other tasks may still run.
     """
 
+    client: C
     session_id: str
     lease: Lease | None = None
-    executions: Mapping[str, AgentExecution] = field(default_factory=dict)
-    failed_agent: str | None = None
-    budget_spent: BudgetSpent | None = None
+    raised: list[tuple[BaseException, str]] = field(default_factory=list)
+    reason: str | None = None
     left: bool = False
+    _cancelled_until: float | None = None
 
     @property
     def owned(self) -> Lease:
@@ -55,33 +65,61 @@ class SessionRun:
             raise LeaseHeld(f"session {self.session_id} was not claimed")
         return self.lease
 
+    def is_interruption(self, error: BaseException | None) -> bool:
+        """Return whether an error is no failure: a cancellation, Ctrl-C, `sys.exit`.
 
-class AgentRun(ClientContext[C]):
+        A CancelledError of something else that was awaited is a failure like any other.
+        """
+        cause = error and real_error(error)
+        return not (
+            cause is None
+            or isinstance(cause, Exception)
+            or self.client.is_stray_cancellation(cause)
+        )
+
+    def seconds_for(self, error: BaseException | None) -> float | None:
+        """Return for how long an end may be tried: None for as long as an owner's write is.
+
+        Who cancels a task, or ends the process, waits two seconds for all of it.
+        """
+        if not self.is_interruption(error):
+            return None
+        if self._cancelled_until is None:
+            self._cancelled_until = time.monotonic() + CANCELLED_SECONDS
+        return max(0.0, self._cancelled_until - time.monotonic())
+
+
+class AgentRun(ClientContext[C, bool]):
     """One agent's try, as a block.
 
     Where the agent had ended before this claim, `done` is True and `output` what it had stored:
-    skip the work. Else set `output` (with a JSON form, at most 32 MB) before the block ends.
+    skip the work. Else set `output` (with a JSON form, at most 32 MB) before the block ends, or
+    call `fail`. An error that leaves the block ends the agent as FAILED. A cancellation, Ctrl-C or
+    `sys.exit` is no failure: the agent is PENDING again, and its attempt CANCELLED.
 
     Attributes:
         done: nothing is left to do.
         output: the agent's output.
         agent_name: the agent; `agent@key` where it has a key.
+        status: COMPLETED or FAILED once it has ended, be it before this claim; RUNNING in its
+            block, else what is stored, None where nothing is.
+        error: why it failed, in this try or, until that has ended, in the one before.
     """
 
     def __init__(
         self,
-        client: C,
-        session: SessionRun,
+        session: SessionRun[C],
         agent_name: str,
         input_data: Any,
         critical: bool,
         variant: str | None,
+        retry_failed: bool = False,
         key: str | int | None = None,
         timeout: float | None = None,
         *,
         stops_body: bool = True,
     ) -> None:
-        super().__init__(client)
+        super().__init__(session.client)
         self.output: Any = None
         self.done = False
         execution_id = f"{session.session_id}-{agent_name}"
@@ -93,14 +131,48 @@ class AgentRun(ClientContext[C]):
             self._begins_with["input_data"] = OUTPUT("input_data", input_data)
         if variant is not None:
             self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
-        self._session, self._critical = session, critical
+        self._session, self._critical, self._retry_failed = session, critical, retry_failed
+        self._stored: AgentExecution | None = None
+        self._reason: str | None = None
         self._timeout = None if timeout is None else validation.above_zero("timeout", timeout)
         self._time_limit: AbstractAsyncContextManager[object] = nullcontext()
         if self._timeout is not None and stops_body:
-            self._time_limit = client.time_limit(self._timeout)
+            self._time_limit = self._client.time_limit(self._timeout)
         self._usage = NOTHING
         self._effects: set[str] = set()
         self._runs = False
+
+    @property
+    def status(self) -> str | None:
+        """COMPLETED or FAILED once it has ended, RUNNING in its block, None before."""
+        return self._stored.status if self._stored else None
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed."""
+        return self._reason or (self._stored.error_message if self._stored else None)
+
+    def fail(self, reason: str, *, critical: bool | None = None) -> None:
+        """Let the agent end as FAILED at the end of its block, though no error leaves it.
+
+        For agents that return what went wrong. Writes nothing yet; `output` is not stored. Where
+        the agent is critical the session will end as FAILED, unless the agent is tried again with
+        success.
+
+        Args:
+            reason: becomes the `error_message`; what passes 4 KB is cut.
+            critical: overrides what the block was made with.
+
+        Raises:
+            InvalidRequest: reason is no text or empty, or the agent had ended before.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise InvalidRequest("reason", "must be a text that says what went wrong")
+        if self.done:
+            raise InvalidRequest("reason", f"agent {self.agent_name} has ended already")
+        self._reason = shortened(reason)
+        if critical is not None:
+            self._critical = critical
 
     def usage(
         self,
@@ -198,35 +270,48 @@ class AgentRun(ClientContext[C]):
         await self._find_ended()
         before = begin_block(lease, name)
         try:
-            if name in lease.ended_agents and before is not Block.PASSED_OVER:
+            self._stored = lease.executions.get(name)
+            again = self._may_be_retried() or before is Block.PASSED_OVER
+            if name in lease.ended_agents and not again:
                 self.output, self.done = await self._stored_output(), True
-                self._runs = True
-                return self
-            self._session.budget_spent = None
-            check_budget(lease)
-            self._started = self._client.now()
-            if self._timeout is not None:
-                most = self._timeout + self._client.settings.lease_seconds
-                lease.deadlines[name] = self._started + most
-            await self._write(self._begins_with, self._session.executions.get(name))
-            await self._time_limit.__aenter__()
+            else:
+                await self._begin()
             self._runs = True
         except BaseException as error:
             if isinstance(error, BudgetSpent):
-                self._session.budget_spent = error
+                lease.failures[name] = error_text(error)
             lease.deadlines.pop(name, None)
-            lease.blocks[name] = Block.RAISED if before is None else before
+            lease.blocks[name] = before or Block.RAISED
             raise
         return self
+
+    async def _begin(self) -> None:
+        lease = self._session.owned
+        check_budget(lease)
+        self._started = self._client.now()
+        if self._timeout is not None:
+            most = self._timeout + self._client.settings.lease_seconds
+            lease.deadlines[self.agent_name] = self._started + most
+        await self._write(self._begins_with)
+        await self._time_limit.__aenter__()
 
     async def _find_ended(self) -> None:
         """Read what the index, which lags, may not have shown when the session was taken over."""
         lease, name = self._session.owned, self.agent_name
-        known = {*AGENTS, *lease.blocks, *lease.ended_agents, *self._session.executions}
+        agents = self._client.settings.agents
+        known = {*agents, *lease.blocks, *lease.ended_agents, *lease.executions}
         if lease.took_over and name not in known:
             stored = await self._client.executions.get(self._execution_id, name)
-            if stored is not None and counts_as_ended(stored.status, stored.critical):
+            # Without a fence no claim wrote it: anybody may have.
+            if (
+                stored is not None
+                and stored.fence is not None
+                and counts_as_ended(stored.status, stored.critical)
+            ):
                 lease.ended_agents = {*lease.ended_agents, name}
+
+    def _may_be_retried(self) -> bool:
+        return self._retry_failed and self.status == ExecutionStatus.FAILED
 
     async def __aexit__(
         self,
@@ -234,8 +319,8 @@ class AgentRun(ClientContext[C]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        lease, caught, self._runs = self._session.owned, error, False
-        if not self.done:
+        lease, caught, was_done, self._runs = self._session.owned, error, self.done, False
+        if not was_done:
             try:
                 await self._time_limit.__aexit__(kind, error, traceback)
             except TimeoutError:
@@ -243,7 +328,7 @@ class AgentRun(ClientContext[C]):
         lease.deadlines.pop(self.agent_name, None)
         lease.blocks[self.agent_name] = Block.RAISED
         goes_on = await self._leave(error)
-        if goes_on:
+        if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
             lease.blocks[self.agent_name] = Block.ENDED
@@ -251,47 +336,72 @@ class AgentRun(ClientContext[C]):
             raise error from caught
         return goes_on
 
+    @property
+    def _failed_optionally(self) -> bool:
+        return self.status == ExecutionStatus.FAILED and not self._critical
+
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""
-        ended = self._client.now()
-        if self.done or isinstance(error, LeaseLost):
+        if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
-        if self._session.owned.over:
-            if error is None and self._session.left:
-                # A task that outlived the session's block: nothing of it is recorded.
+        if self._session.owned.over and self._session.left:
+            # A task that outlived the session's block: nothing of it is recorded.
+            if error is None:
                 raise lease_lost_error(self._session.owned)
             return False
         refused: InvalidRequest | None = None
-        values: dict[str, Any] = {"status": ExecutionStatus.COMPLETED}
-        if error is None and self.output is not None:
+        values: dict[str, Any] = {}
+        if error is None and self._reason is None and self.output is not None:
             try:
                 values["output_data"] = OUTPUT("output", self.output)
             except InvalidRequest as unusable:
                 error = refused = unusable
-        if error is not None:
-            values = self._failure(error)
-        self._note_failed_agent(values)
-        await self._end(values, error, ended - self._started)
+        await self._end({**values, **self._end_of(error)}, error)
         # What could not be recorded is not passed over in silence.
         goes_on = self.done and not self._critical
         if refused is not None and not goes_on:
             raise refused
         return goes_on and isinstance(error, Exception)
 
-    def _failure(self, error: BaseException) -> dict[str, Any]:
-        """Return the fields of an execution that an error ended."""
-        values = {"status": ExecutionStatus.FAILED, "error_message": error_text(error)}
-        # A cancellation, say, is no failure of the agent: it has to run again.
-        optional = not self._critical and isinstance(error, Exception)
-        return {**values, "critical": False} if optional else values
+    def _end_of(self, error: BaseException | None) -> dict[str, Any]:
+        """Return the fields of the execution as the block leaves it."""
+        if error is None and self._reason is None:
+            return {"status": ExecutionStatus.COMPLETED}
+        if self._session.is_interruption(error):
+            return {"status": ExecutionStatus.PENDING}
+        self._reason = error_text(error) if error else self._reason
+        failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
+        optional = not self._critical and (error is None or isinstance(error, Exception))
+        return {**failed, "critical": False} if optional else failed
 
-    def _note_failed_agent(self, values: Mapping[str, Any]) -> None:
-        """Name this agent as the one that failed; no more once it was tried again with success."""
-        if values["status"] == ExecutionStatus.FAILED:
-            if "critical" not in values:
-                self._session.failed_agent = self.agent_name
-        elif self._session.failed_agent == self.agent_name:
-            self._session.failed_agent = None
+    async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
+        """Record the end; where that fails after an error, the error says so in a note."""
+        if error is not None:
+            self._session.raised.append((real_error(error), self.agent_name))
+        try:
+            await self._write(values, error, self._client.now() - self._started)
+        except LeaseLost:
+            raise
+        except TdevError as unrecorded:
+            if error is None:
+                raise
+            error.add_note(f"the end of {self._execution_id} is not recorded: {unrecorded}")
+            self._note_failure(values["status"])
+            return
+        self.done = self.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
+        if self.status == ExecutionStatus.COMPLETED:
+            self._session.owned.outputs[self.agent_name] = self.output
+        self._note_failure(self.status)
+
+    def _note_failure(self, status: str | None) -> None:
+        """Remember a critical failure, until the agent was tried again with success."""
+        failures = self._session.owned.failures
+        if status == ExecutionStatus.FAILED and self._critical:
+            failures[self.agent_name] = self.error or ""
+        elif status != ExecutionStatus.PENDING:
+            failures.pop(self.agent_name, None)
+            raised = self._session.raised
+            raised[:] = [(error, name) for error, name in raised if name != self.agent_name]
 
     async def _stored_output(self) -> Any:
         """Return what the agent stored in this claim or before, by whichever call or block."""
@@ -303,38 +413,47 @@ class AgentRun(ClientContext[C]):
             outputs[agent_name] = await executions.read_payload(self._client, stored, "output_data")
         return outputs[agent_name]
 
-    async def _end(
-        self, values: Mapping[str, Any], error: BaseException | None, seconds: float
-    ) -> None:
-        """Record the end; where that fails after an error, the error says so in a note."""
-        try:
-            seen = await self._client.executions.get(self._execution_id, self.agent_name)
-            await self._write(values, seen, seconds)
-        except LeaseLost:
-            raise
-        except TdevError as unrecorded:
-            if error is None:
-                raise
-            error.add_note(f"execution {self._execution_id} is not marked FAILED: {unrecorded}")
-        else:
-            self.done = True
-            if error is None:
-                self._session.owned.outputs[self.agent_name] = self.output
-
     async def _write(
-        self, values: Mapping[str, Any], seen: AgentExecution | None, seconds: float | None = None
+        self,
+        values: Mapping[str, Any],
+        error: BaseException | None = None,
+        seconds: float | None = None,
     ) -> None:
-        await executions.write_execution(
-            self._client,
-            self._execution_id,
-            self.agent_name,
-            {"project_id": self._session.session_id, **values},
-            seen,
-            self._session.owned,
-            seconds,
-            NOTHING if seconds is None else self._usage,
-        )
-        if seconds is not None:
-            used, self._usage = self._usage, NOTHING
-            self._session.owned.cost_usd += used.cost_usd
-            agent_used(self._client, self.agent_name, used)
+        lease = self._session.owned
+        try:
+            self._stored = await executions.write_execution(
+                self._client,
+                self._execution_id,
+                self.agent_name,
+                {"project_id": self._session.session_id, **values},
+                self._stored,
+                lease,
+                None if values["status"] == ExecutionStatus.PENDING else seconds,
+                # Ending the session inside its last agent's block keeps what the agent made.
+                alone=lease.over,
+                retry_seconds=self._session.seconds_for(error),
+                usage=NOTHING if seconds is None else self._usage,
+            )
+            if seconds is not None:
+                self._count_usage()
+        except InvalidTransition as ended:
+            if ended.current != ExecutionStatus.FAILED or seconds is None:
+                raise
+            await self._ended_by_a_call()
+
+    async def _ended_by_a_call(self) -> None:
+        """Take over the end that `update_agent_execution` wrote inside the block."""
+        self._stored = await self._client.executions.get(self._execution_id, self.agent_name)
+        self._reason = self.error or "FAILED by update_agent_execution"
+        if self._usage != NOTHING:
+            values = {"project_id": self._session.session_id}
+            key = self._execution_id, self.agent_name
+            await executions.write_execution(
+                self._client, *key, values, self._stored, self._session.owned, usage=self._usage
+            )
+            self._count_usage()
+
+    def _count_usage(self) -> None:
+        used, self._usage = self._usage, NOTHING
+        self._session.owned.cost_usd += used.cost_usd
+        agent_used(self._client, self.agent_name, used)

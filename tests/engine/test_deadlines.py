@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import copy_context
 
 import pytest
 
@@ -81,13 +82,14 @@ async def test_the_deadline_is_that_of_the_first_running_agent(strict_store: Set
         assert (await get_pipeline_session("s")).deadline is None
 
 
-def hang(store: Settings, write: bool = True) -> sync.Tracker:
-    """Begin an agent with a timeout whose worker lives on."""
+def hang(store: Settings, lives: float = 1000) -> sync.Tracker:
+    """Begin an agent with a timeout whose worker lives on, for so many seconds."""
     tracker = sync.track_session("s").__enter__()
     with tracker.agent("nl_input") as run:
         run.output = 1
     tracker.agent("parser", timeout=100).__enter__()
-    raw.put_attribute(store, "pipeline-sessions", "s", lease_expires={"N": "9999999999"})
+    expires = {"N": str(time.time() + lives)}
+    raw.put_attribute(store, "pipeline-sessions", "s", lease_expires=expires)
     return tracker
 
 
@@ -107,7 +109,7 @@ async def test_a_session_whose_agent_hangs_is_taken_over_though_its_worker_lives
 
 @pytest.mark.parametrize("how", ["track", "recover", "recover, giving up", "list"])
 async def test_every_way_to_take_over_sees_a_hung_session(strict_store: Settings, how: str) -> None:
-    hang(strict_store)
+    copy_context().run(hang, strict_store, 5000)  # of another task
     with settings.use(strict_store, clock=clock(4000)):
         if how == "track":
             async with track_session("s") as session, session.agent("nl_input") as run:
@@ -130,7 +132,8 @@ async def test_a_heartbeat_of_a_hung_session_does_not_keep_it_from_being_claimed
     hang(strict_store)
 
     def beat() -> None:
-        raw.put_attribute(strict_store, "pipeline-sessions", "s", lease_expires={"N": "9999999998"})
+        expires = {"N": str(time.time() + 1001)}
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", lease_expires=expires)
 
     with settings.use(strict_store, clock=clock(165)):
         with injected(Fault("before", operation="UpdateItem", between=beat)):

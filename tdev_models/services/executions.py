@@ -270,7 +270,7 @@ async def get_agent_executions(
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
     executions, last = await client.executions.page(
-        project_id, index=AgentExecution.project_index, limit=limit, start=start
+        project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
     )
     return Page(map(execution_result, executions), cursors.encode(query, last) if last else None)
 

@@ -52,6 +52,28 @@ class Outcome:
         return Outcome(self.executions, ended, agent_name)
 
 
+async def work_so_far(
+    client: Client, session_id: str, from_agent: str | None = None
+) -> tuple[Outcome, dict[str, Any]]:
+    """Return what the agents of a session have done, and the outputs of those that have ended.
+
+    Read before the session is claimed: who may not or cannot read it has then spent nothing. What
+    an owner writes meanwhile changes the session, too, and the claim is refused.
+
+    Args:
+        client: the client.
+        session_id: the session.
+        from_agent: one of the nine to begin again at.
+
+    Raises:
+        PayloadDamaged: an output of an ended agent cannot be read.
+    """
+    outcome = await outcome_of(client, session_id)
+    if from_agent is not None:
+        outcome = outcome.starting_at(from_agent)
+    return outcome, await outcome.outputs(client)
+
+
 async def outcome_of(client: Client, session_id: str) -> Outcome:
     """Return what the agents of a session have done, as it was at one moment.
 

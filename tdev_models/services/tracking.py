@@ -14,13 +14,12 @@ from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
     LeaseLost,
-    PayloadDamaged,
     TdevError,
 )
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, SessionStatus
 from tdev_models.services.agent_runs import AgentRun, SessionRun
-from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import (
     checked_session,
     error_text,
@@ -169,16 +168,6 @@ class Tracker(ClientContext[Literal[False]]):
         cut_off = [agent for _, agent in reversed(self._run.raised)]
         return next(iter((*raised, *self.owned.failures, *cut_off)), None)
 
-    async def _give_back(self, seen: PipelineSession, error: BaseException) -> None:
-        """Leave a session that was claimed, and cannot be run, as it was seen."""
-        if seen.status != SessionStatus.FAILED:
-            await self._hand_back(error)
-            return
-        with suppress(TdevError):  # the lease runs out then
-            await self._end_as_failed(
-                seen.error_message or "", seen.failed_agent, self._run.seconds_for(error)
-            )
-
     async def _hand_back(self, error: BaseException) -> None:
         """Give the session, if it was claimed, to whichever worker asks next."""
         lease = self._run.lease
@@ -220,10 +209,11 @@ class Tracker(ClientContext[Literal[False]]):
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not is_stalled(seen, now, 0):
                 raise lease_held_error(self._client, seen)
+            work = await work_so_far(self._client, self.session_id) if seen.status else None
             refused = await self.claim(seen, self._values, resumed=resumed)
             if refused is None:
-                if seen.status is not None:
-                    await self.take_over(seen)
+                if work is not None:
+                    self.take_over(*work)
                 else:
                     self.start_agent = self.owned.start_agent = AGENTS[0]
                 return
@@ -231,7 +221,12 @@ class Tracker(ClientContext[Literal[False]]):
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
 
     async def claim(
-        self, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+        self,
+        seen: PipelineSession,
+        values: Mapping[str, Any],
+        *,
+        resumed: bool,
+        afresh: bool = False,
     ) -> PipelineSession | None:
         """Claim the session as it was read; return it as it is where others were quicker.
 
@@ -239,47 +234,26 @@ class Tracker(ClientContext[Literal[False]]):
         """
 
         async def claim() -> PipelineSession | None:
-            claimed = await claim_session(self._client, seen, values, resumed=resumed)
+            claimed = await claim_session(
+                self._client, seen, values, resumed=resumed, afresh=afresh
+            )
             if isinstance(claimed, PipelineSession):
                 return claimed
             self._run.lease = claimed
             return None
 
-        return await self._client.shielded(claim())
-
-    async def take_over(self, seen: PipelineSession, from_agent: str | None = None) -> Outcome:
-        """Go on from what former claims left of the session, which this one has claimed.
-
-        Where a payload is damaged, the session ends as FAILED; after any other error it is handed
-        back, and is what it was.
-
-        Raises:
-            LeaseLost: the session was taken over meanwhile.
-            PayloadDamaged: an output of an ended agent cannot be read.
-        """
-        lease = self.owned
-        # Large outputs may take longer to read than the lease lasts.
-        heartbeat = Heartbeat(self._client, lease)
-        heartbeat.start()
         try:
-            outcome = await outcome_of(self._client, self.session_id)
-            if from_agent is not None:
-                outcome = outcome.starting_at(from_agent)
-            lease.outputs = await outcome.outputs(self._client)
-        except PayloadDamaged as error:
-            with suppress(TdevError):  # the lease runs out then
-                await self._end_as_failed(error_text(error), seen.failed_agent)
-            raise
+            return await self._client.shielded(claim())
         except BaseException as error:
-            await self._give_back(seen, error)
+            await self._hand_back(error)
             raise
-        finally:
-            heartbeat.stop()
-        if heartbeat.lost:
-            raise heartbeat.lost
+
+    def take_over(self, outcome: Outcome, outputs: dict[str, Any]) -> None:
+        """Go on from what former claims left of the session, which this one has claimed."""
+        lease = self.owned
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
-        return outcome
+        lease.outputs = outputs
 
     async def _end_as_failed(
         self, text: str, agent_name: str | None, retry_seconds: float | None = None
@@ -312,7 +286,7 @@ def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
         On entry: LeaseHeld, another worker owns the session; InvalidTransition, it has ended for
-            good. On exit: LeaseLost.
+            good; PayloadDamaged, an output of an ended agent cannot be read. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

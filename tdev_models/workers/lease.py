@@ -31,6 +31,7 @@ from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
+from tdev_models.workers.budget import resume_counted
 
 
 @dataclass(slots=True)
@@ -47,13 +48,14 @@ class Lease:
         failures: by critical agent, why it failed; without those tried again with success.
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
             while it goes on.
+        due_at: the session's, which heartbeats move while it goes on.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
     session_id: str
     fence: int
     token: str = field(repr=False)
-    last_updated: float
+    due_at: float
     expires_at: float | None = None
     start_agent: str | None = None
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
@@ -106,15 +108,31 @@ def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bo
         return (session.lease_expires or 0) < now
     if was_handed_back(session):
         return True
+    if session.due_at is not None:
+        return bool(session.due_at <= now)
+    # Not written since there is a `due_at`.
     return (session.last_updated or 0) < now - stalled_after
 
 
+def due_with(client: Client, status: str) -> Action:
+    """Return the action that says when somebody should look at a session that gets a status now."""
+    is_active = status == SessionStatus.ACTIVE
+    after_seconds = client.settings.stalled_after_seconds if is_active else 0.0
+    return set_to(PipelineSession.due_at, client.now() + after_seconds)
+
+
 async def claim_session(
-    client: Client, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+    client: Client,
+    seen: PipelineSession,
+    values: Mapping[str, Any],
+    *,
+    resumed: bool,
+    afresh: bool = False,
 ) -> Lease | PipelineSession:
     """Claim a session as it was read; return the lease, or the session that was in the way.
 
-    A session that was not there is made, with the checked fields.
+    A session that was not there is made, with the checked fields. `resumed` counts it as a resume,
+    `afresh` as the first one of a new budget.
 
     Raises:
         InvalidTransition: the session has expired.
@@ -123,6 +141,7 @@ async def claim_session(
     if is_expired(client, seen):
         raise expired_error(f"session {seen.session_id}")
     token, now = uuid.uuid4().hex, client.now()
+    due_at = now + client.settings.stalled_after_seconds
     expires_at = expiry(client, seen)
     fence = int(seen.fence or 0) + 1
     actions = [
@@ -135,13 +154,13 @@ async def claim_session(
         set_if_absent(PipelineSession.created_at, now),
         set_if_absent(PipelineSession.progress, 0),
         *set_fields(PipelineSession, values),
-        PipelineSession.next_retry_at.remove(),
+        set_to(PipelineSession.due_at, due_at),
         *forget_failure(values),
     ]
     if expires_at is not None:
         actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
     if resumed:
-        actions.append(set_to(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
+        actions += resume_counted(seen, afresh=afresh)
     try:
         await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
     except ConditionFailed as refused:
@@ -150,7 +169,7 @@ async def claim_session(
             return stored or seen
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(seen.session_id, fence, token, now, expires_at)
+    return Lease(seen.session_id, fence, token, due_at, expires_at)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:

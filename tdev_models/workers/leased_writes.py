@@ -22,6 +22,7 @@ from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import AGENTS, SessionStatus
 from tdev_models.retry import Backoff, retry
+from tdev_models.workers.budget import progress_made
 from tdev_models.workers.lease import Lease, lease_lost_error
 
 _log = logging.getLogger(__name__)
@@ -56,10 +57,10 @@ async def leased_update(
             PipelineSession.lease_token.remove(),
             PipelineSession.lease_expires.remove(),
         ]
+        pause = lease.retry_after_seconds if ends == SessionStatus.FAILED else 0.0
+        changes.append(set_to(PipelineSession.due_at, now + pause))
     if ends == SessionStatus.ACTIVE:
         changes.append(PipelineSession.lease_owner.remove())
-    if ends == SessionStatus.FAILED and lease.retry_after_seconds:
-        changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
 
     async def attempt() -> PipelineSession:
         async with write_lock(client, lease):
@@ -77,7 +78,7 @@ async def leased_update(
                 if stored is None or not _ended_by(stored, lease, ends, now):
                     raise lease_lost_error(lease) from None
                 session = stored  # ended by this very write, whose reply was lost
-            lease.last_updated, lease.ended = now, ends
+            lease.ended = ends
             return session
 
     session = await _until_stored(client, attempt, retry_seconds)
@@ -125,6 +126,7 @@ async def leased_execution(
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
                         set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                        *(progress_made() if ended else ()),
                     ],
                     condition=lease.condition,
                 )
@@ -134,7 +136,7 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.last_updated, lease.ended_agents = now, agents
+            lease.ended_agents = agents
 
     await _until_stored(client, attempt, retry_seconds)
 
@@ -213,9 +215,12 @@ class Heartbeat(threading.Thread):
             if lease.over or self._stopped.is_set():
                 return
             now, actions = client.now(), [_renewal(client)]
-            touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
+            stalled_after = client.settings.stalled_after_seconds
+            # Seldom, since it costs a write to status-index: nobody looks at a live session.
+            touched = lease.due_at < now + stalled_after / 2
             if touched:
                 actions.append(set_to(PipelineSession.last_updated, now))
+                actions.append(set_to(PipelineSession.due_at, now + stalled_after))
             request = client.sessions.requests.update(
                 lease.session_id, actions=actions, condition=lease.condition
             )
@@ -224,7 +229,7 @@ class Heartbeat(threading.Thread):
             except ConditionFailed:
                 raise lease_lost_error(lease) from None
             if touched:
-                lease.last_updated = now
+                lease.due_at = now + stalled_after
 
     def stop(self) -> None:
         """Beat no more; does not wait for a beat under way."""

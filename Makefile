@@ -1,25 +1,55 @@
 # Every target sets up what it needs; a second run is quick.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := pip install --quiet --disable-pip-version-check
+PYTHONS := 3.11 3.12 3.13
+FLOOR := 1.35.0
+ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test check soak soak-metrics mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check soak soak-metrics mutation bench-metrics clean
+.PHONY: $(PYTHONS:%=test-%)
 
-$(BIN)/tdev: setup.cfg pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,local]'
+$(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local]'
 	touch $@
 
-.venv/.ready: $(BIN)/tdev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cli,local,test]'
+$(VENV)/.ready: $(BIN)/tdev
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,test]'
 	touch $@
 
 demo: $(BIN)/tdev
 	$(BIN)/tdev demo "a todo app with React and a REST API"
 
-test: .venv/.ready
+test: $(VENV)/.ready
 	$(BIN)/pytest
 
-check: .venv/.ready
+# The whole suite on each Python that is installed, one after the other.
+test-all:
+	@failed=; for version in $(PYTHONS); do \
+		$(MAKE) test-$$version || failed="$$failed $$version"; \
+	done; \
+	for version in $(PYTHONS); do .ci/python $$version >/dev/null || $(ABSENT); done; \
+	test -z "$$failed" || { echo "!!! failed on Python$$failed"; exit 1; }
+
+$(PYTHONS:%=test-%): test-%:
+	@version=$*; if python=$$(.ci/python $*); then \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$*; else $(ABSENT); fi
+
+# A part of the suite with the oldest botocore that setup.cfg allows.
+test-floor: .venv-floor/.ready
+	.venv-floor/bin/pytest -p no:cacheprovider -k 'not moto' \
+		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py
+
+.venv-floor/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-floor
+	grep -v '^botocore==' constraints.txt > .venv-floor/constraints.txt
+	.venv-floor/bin/$(INSTALL) --constraint .venv-floor/constraints.txt \
+		--editable . 'botocore==$(FLOOR)' pytest pytest-asyncio
+	touch $@
+
+check: $(VENV)/.ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -27,22 +57,22 @@ check: .venv/.ready
 	$(BIN)/python -m tests.complexity
 
 # Ten minutes of killed and frozen workers, and of a killed engine.
-soak: .venv/.ready
+soak: $(VENV)/.ready
 	$(BIN)/python -m tests.chaos.soak
 
 # 8 processes, 10,000 samples each, faults and kills: every awaited sample is in, once.
-soak-metrics: .venv/.ready
+soak-metrics: $(VENV)/.ready
 	$(BIN)/python -m tests.soak
 
 # Removes each condition of the services in turn; some test must fail for each.
-mutation: .venv/.ready
+mutation: $(VENV)/.ready
 	$(BIN)/python -m tests.mutation
 
-bench-metrics: .venv/.ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+bench-metrics: $(VENV)/.ready
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/metrics_throughput.py
 	$(BIN)/python benchmarks/metrics_queries.py
 	$(BIN)/python benchmarks/ab_simulation.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.tables import fresh_tables
@@ -24,7 +25,13 @@ def source_code(size: int) -> str:
     paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     random.Random(1).shuffle(paths)
     text = "".join(path.read_text(errors="ignore") for path in paths[:60])
-    return json.dumps({"app.py": text})[: size - 2] + '"}'
+    whole = json.dumps({"app.py": text})
+    for spare in range(2, 8):  # not in the middle of an escape
+        cut = whole[: size - spare] + " " * (spare - 2) + '"}'
+        with suppress(ValueError):
+            json.loads(cut)
+            return cut
+    raise AssertionError("no escape is that long")
 
 
 def plan_way(payload: str) -> float:

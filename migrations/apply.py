@@ -1,31 +1,36 @@
-"""Applying a plan: one step, wait, describe again, go on. The live tables are the only memory."""
+"""Plans and applies: one step, wait, read the live state, next step. Nothing else is remembered."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from tdev_models.errors import AccessDenied, StoreError, TdevError
 from tdev_models.migrations import declared, environments, row_checks
-from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress
-from tdev_models.migrations.declared import Table
+from tdev_models.migrations.calls import (
+    RUN_SECONDS,
+    Absent,
+    Busy,
+    Calls,
+    InProgress,
+    NotYet,
+)
+from tdev_models.migrations.declared import KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
 from tdev_models.migrations.steps import next_step
+from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
-
-_FAILURES = 3
 
 
 class Refused(TdevError):
-    """A change needs `--allow`, or is impossible; nothing was sent for it."""
+    """A change needs `--allow`, or is impossible; no call was sent for it."""
 
 
 @dataclass(slots=True)
 class Planned:
-    """One table: what is declared, what is, and what to change."""
+    """One table: its declaration, its live state, and the changes between them."""
 
     table: Table
     live: Live
@@ -35,16 +40,17 @@ class Planned:
 def plan(
     calls: Calls, tables: Sequence[Table], allowed: Collection[str] = (), whole: bool = False
 ) -> list[Planned]:
-    """Read every table and return what to change; sends no mutation.
+    """Read every table and return what to change; changes nothing.
 
     Args:
         calls: sends the calls.
-        tables: what is declared.
+        tables: the declared tables.
         allowed: destructive changes that are allowed by name.
         whole: check every row against new indexes and a new TTL, not the first megabyte only.
 
     Raises:
-        TdevError: a table could not be read; a part that may not be read is only unknown.
+        TdevError: a table could not be read. A part that the role may not read raises nothing: it
+            is unknown, and named in the plan.
     """
     snapshots = [(table, read(calls, table, Live())) for table in tables]
     return [
@@ -52,7 +58,7 @@ def plan(
             table,
             live,
             [
-                _checked(calls, table, live, change, allowed, whole)
+                _checked_against_rows(calls, table, live, change, allowed, whole)
                 for change in diff(table, live, allowed)
             ],
         )
@@ -61,7 +67,7 @@ def plan(
 
 
 def undeclared(calls: Calls, tables: Sequence[Table]) -> list[Change]:
-    """Return a line for each table of this environment that no model declares; it is left alone."""
+    """Return a line for each table of this environment that no model declares."""
     prefix = tables[0].name.removesuffix(tables[0].short)
     names: list[str] = []
     more: dict[str, str] = {}
@@ -71,19 +77,19 @@ def undeclared(calls: Calls, tables: Sequence[Table]) -> list[Change]:
         if "LastEvaluatedTableName" not in answer:
             break
         more = {"ExclusiveStartTableName": answer["LastEvaluatedTableName"]}
-    declared = {table.name for table in tables}
+    known = {table.name for table in tables}
     return [
-        Change("=", name.removeprefix(prefix), ("table",), note="not declared, left alone")
+        Change("=", name.removeprefix(prefix), Property("table"), note="not declared, left alone")
         for name in names
-        if name not in declared
+        if name not in known
     ]
 
 
 def apply_all(settings: Settings) -> int:
     """Create or update the tables of the settings: for tests and demonstrations.
 
-    An environment that is not declared gets the settings of `dev`. Prints and asks nothing; what
-    the engine does not know (auto scaling, alarms, backups on most) is left out.
+    An environment that is not built in is like `dev`. Nothing is printed or asked, and what the
+    engine does not know (most know no auto scaling, alarms and backups) is left out.
 
     Returns:
         The number of calls that changed something; 0 when everything was as declared.
@@ -107,137 +113,137 @@ class Run:
         calls: sends the calls.
         allowed: destructive changes that are allowed by name.
         timeout_seconds: how long the whole run may take.
-        on_step: called with a change before each call for it.
-        on_wait: called with what is waited for, each time before it is looked at again.
+        on_step: called with the change before each call that makes it.
+        on_wait: called before each pause, with the table and what is waited for.
     """
 
     calls: Calls
     allowed: Collection[str] = ()
-    timeout_seconds: float = 3600.0
+    timeout_seconds: float = RUN_SECONDS
     on_step: Callable[[Change], None] = lambda change: None
-    on_wait: Callable[[Table, Live, str], None] = lambda table, live, what: None
+    on_wait: Callable[[Table, Live, str], None] = lambda table, live, reason: None
     _started: float = field(default_factory=time.monotonic)
 
     def apply(self, planned: Sequence[Planned]) -> int:
         """Bring every table to its declared state and return the number of calls sent.
 
-        Safe to run again and at the same time as others: what to do next is always told by the live
-        table. Nothing is sent when the plan of any table is refused or a part may not be read.
+        Safe to run again and at the same time as other runs: every next step is chosen by the live
+        state. Nothing is changed when any table has a refused change or a part that the role may
+        not read.
 
         Raises:
             Refused: a change is destructive and not allowed by name, or impossible.
-            InProgress: the time is over, or DynamoDB takes such a change only later.
+            InProgress: the time is over, or DynamoDB accepts a change only later.
             AccessDenied: with the action and the resource.
-            TdevError: a call failed, or another run changes the same thing differently.
+            TdevError: a call failed, or another run sets a property to another value.
         """
-        for of in planned:
-            _stop_if_refused(of.live, of.changes)
-        sent, later = 0, []
-        for of in planned:
+        for plan_of_table in planned:
+            _stop_if_refused(plan_of_table.live, plan_of_table.changes)
+        sent, unfinished = 0, []
+        for plan_of_table in planned:
             try:
-                sent += self._converge(of)
-            except InProgress as error:  # the other tables need not wait for this one's hour
-                later.append(str(error))
-        if later:
-            raise InProgress("; ".join(later))
+                sent += self._converge(plan_of_table)
+            except InProgress as error:  # the other tables do not wait for this one
+                unfinished.append(str(error))
+        if unfinished:
+            raise InProgress("; ".join(unfinished))
         return sent
 
     def _converge(self, planned: Planned) -> int:
-        table, live = planned.table, planned.live
-        # A table of this run's own making holds no rows that could speak against anything.
+        table, live, limits = planned.table, planned.live, self.calls.limits
+        # The plan checked these against the rows; and a table that this run creates has no rows.
         checked = {change.target for change in planned.changes}
-        sent: dict[str, float] = {}
-        failed: Counter[str] = Counter()
-        confirmed: set[declared.Target] = set()
-        looked = False
-        attempt = 0
+        confirmed: set[Property | None] = set()
+        sent: set[str] = set()
+        not_visible: dict[str, Backoff] = {}
+        rejected: dict[str, Backoff] = {}
+        retries = self.calls.backoff()
         while True:
             self._settle(table, live)
             changes = diff(table, live, self.allowed)
             change = next((change for change in changes if change.pending), None)
-            if change and not checked & {change.target, ("keys",)}:
+            if change and not checked & {change.target, KEYS}:
                 checked.add(change.target)
-                changes.append(_checked(self.calls, table, live, change, self.allowed, True))
+                changes.append(
+                    _checked_against_rows(self.calls, table, live, change, self.allowed, True)
+                )
             _stop_if_refused(live, changes)
+            target = change.target if change else None
+            if target not in confirmed and (change is None or change.before is not None):
+                # The live state may be hours old, and another run may have changed what would be
+                # removed, overwritten or reported as done. The table is read last, so that it shows
+                # the index of every alarm that was read.
+                confirmed.add(target)
+                parts = ("table", target.kind) if target else PARTS
+                read(self.calls, table, live, [part for part in reversed(PARTS) if part in parts])
+                continue
             if change is None:
-                if looked:
-                    return len(sent)
-                # What was never touched was read long ago, and others are at work too.
-                looked = True
-                read(self.calls, table, live, reversed(PARTS))
-                continue
-            if change.before is not None and change.target not in confirmed:
-                # Another run may have made what this would take away or write over. The table comes
-                # last: of an alarm that was seen it then has the index.
-                confirmed.add(change.target)
-                parts = [part for part in reversed(PARTS) if part in ("table", change.target[0])]
-                read(self.calls, table, live, parts)
-                continue
+                return len(sent)
             step = next_step(table, live, change)
             name = repr(step)
-            attempt += 1
             if name in sent:
-                # Not to be seen yet, or undone by another: the one who sees that gives way.
-                if time.monotonic() - sent[name] > (1.0 if self.calls.local else 120.0):
+                backoff = not_visible.setdefault(name, self.calls.backoff(limits.visible))
+                effect = Busy(f"{change.target} to take effect")
+                if not self._pause(backoff, table, live, effect):
                     raise TdevError(
-                        f"{table.name}: {' '.join(change.target)} was set to {change.after!r} but"
-                        f" reads {change.before!r}: another run changes it too, or the engine"
-                        " ignores it"
+                        f"{table.name}: {change.target} was set to {change.after!r} but reads"
+                        f" {change.before!r}: another run changes it too, or the engine ignores it"
                     )
-                self._pause(table, live, f"{' '.join(change.target)} to take effect", attempt)
             else:
                 self.on_step(change)
                 try:
                     self.calls(step.operation, **step.request)
-                    sent[name] = time.monotonic()
-                    attempt = 0
+                    sent.add(name)
+                    retries = self.calls.backoff()
                 except (Busy, Absent) as error:
-                    self._pause(table, live, str(error), attempt)
+                    self._pause(retries, table, live, error)
                 except StoreError as error:
-                    # Perhaps another run did it a moment ago: the live table decides, which may
-                    # tell it some seconds late.
-                    failed[name] += 1
-                    if failed[name] > _FAILURES:
+                    # Another run may have made the change; the live state may show it late.
+                    backoff = rejected.setdefault(name, self.calls.backoff(limits.rejected))
+                    if not self._pause(backoff, table, live, error):
                         raise
-                    self._pause(table, live, str(error), attempt)
             read(self.calls, table, live, step.touches)
 
     def _settle(self, table: Table, live: Live) -> None:
-        attempt = 0
+        """Wait until DynamoDB has finished what it is doing, and reports every part."""
+        backoff = self.calls.backoff()
         while live.busy:
-            self._pause(table, live, ", ".join(live.busy), attempt)
-            attempt += 1
+            self._pause(backoff, table, live, Busy(", ".join(live.busy)))
             read(self.calls, table, live, ("table",))
-        while live.later:
-            read(self.calls, table, live, live.later)
-            if live.later:
-                self._pause(table, live, f"DynamoDB to tell of {', '.join(live.later)}", attempt)
-                attempt += 1
+        while parts := live.not_yet_readable:
+            read(self.calls, table, live, parts)
+            if parts := live.not_yet_readable:
+                self._pause(backoff, table, live, NotYet(f"DynamoDB to report {', '.join(parts)}"))
 
-    def _pause(self, table: Table, live: Live, what: str, attempt: int) -> None:
-        if time.monotonic() - self._started > self.timeout_seconds:
-            raise InProgress(f"{table.name}: still waiting for {what}; run again to go on")
-        self.on_wait(table, live, what)
-        self.calls.pause(attempt)
+    def _pause(self, backoff: Backoff, table: Table, live: Live, reason: TdevError) -> bool:
+        """Wait before the live state is read again; return False when the budget is spent."""
+        seconds = backoff.pause_after(reason)
+        if time.monotonic() + (seconds or 0) >= self._started + self.timeout_seconds:
+            raise InProgress(f"{table.name}: still waiting for {reason}; run again to go on")
+        if seconds is None:
+            return False
+        self.on_wait(table, live, str(reason))
+        time.sleep(seconds)
+        return True
 
 
-def _checked(
+def _checked_against_rows(
     calls: Calls, table: Table, live: Live, change: Change, allowed: Collection[str], whole: bool
 ) -> Change:
-    """Return the change, refused if the rows speak against it."""
-    allowance = f"enable-ttl:{table.short}" if change.target[0] == "ttl" else ""
+    """Return the change, refused if stored rows forbid it."""
+    allowance = f"enable-ttl:{table.short}" if change.target == TTL else ""
     if not change.pending or allowance in allowed:
         return change
-    found = row_checks.problem(calls, table, live, change, whole)
-    if not found:
+    problem = row_checks.problem(calls, table, live, change, whole)
+    if not problem:
         return change
-    way_out = f"--allow {allowance}" if allowance else "mend or remove these attributes first"
-    return replace(change, symbol="!", note=f"{found}; {way_out}")
+    remedy = f"--allow {allowance}" if allowance else "correct or remove these attributes first"
+    return replace(change, symbol="!", note=f"{problem}; {remedy}")
 
 
 def _stop_if_refused(live: Live, changes: Sequence[Change]) -> None:
     if live.denied:
         raise AccessDenied("; ".join(live.denied))
-    refused = [c for c in changes if c.symbol == "!"]
+    refused = [change for change in changes if change.symbol == "!"]
     if refused:
-        raise Refused("; ".join(f"{c.table} {' '.join(c.target)}: {c.note}" for c in refused))
+        raise Refused("; ".join(f"{c.table} {c.target}: {c.note}" for c in refused))

@@ -1,18 +1,20 @@
-"""Every call that migrations may send to AWS, and what its failure means."""
+"""Every call that migrations may send to AWS, what its failure means, and how long it is tried."""
 
 from __future__ import annotations
 
-import random
 import time
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from math import inf
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tdev_models import aws
-from tdev_models.errors import AccessDenied, TdevError, Unavailable, from_response
+from tdev_models.errors import AccessDenied, StoreError, TdevError, Unavailable, from_response
+from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
 OPERATIONS: Final = {
@@ -38,35 +40,74 @@ OPERATIONS: Final = {
     "DeleteAlarms": ("cloudwatch", "alarm"),
     "DescribeKey": ("kms", "aws-key"),
 }
-"""Service and kind of resource of each operation; nothing else can be sent. IAM is made of it."""
+"""The service and the kind of resource of each operation that can be sent, in code and policy."""
+
+RUN_SECONDS: Final = 3600.0
+"""How long one run of apply may take, unless `--timeout` says otherwise."""
+
+
+class Limits(NamedTuple):
+    """How long things are tried again and waited for, in seconds after their first failure.
+
+    Attributes:
+        read: a read that is throttled, refused for now or not answered.
+        visible: a change that was accepted, until the live state shows it.
+        rejected: a change that was rejected, until the live state shows that another run made it.
+        first_pause: the upper limit of the first pause; it doubles with each try.
+        longest_pause: the upper limit of every pause.
+    """
+
+    read: float
+    visible: float
+    rejected: float
+    first_pause: float
+    longest_pause: float
+
+
+ON_AWS: Final = Limits(read=60, visible=120, rejected=15, first_pause=1, longest_pause=10)
+LOCAL: Final = Limits(read=5, visible=1, rejected=1, first_pause=0.002, longest_pause=0.1)
 
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
-_RETRIED = {
+_BUSY_CODES = {
+    # Another change of the same resource is under way.
     "ResourceInUseException",
     "ContinuousBackupsUnavailableException",
     "ConcurrentUpdateException",
     "ConcurrentModificationException",
+    # Throttled.
     "ThrottlingException",
     "Throttling",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
     "RequestLimitExceeded",
+    "TooManyRequestsException",
     "ProvisionedThroughputExceededException",
+    "BandwidthLimitExceeded",
+    "SlowDown",
+    # No answer of use; most have a status of 5xx, which is enough.
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "PriorRequestNotComplete",
     "InternalServerError",
     "InternalServiceException",
     "InternalServiceFault",
     "ServiceUnavailable",
 }
-_ABSENT = {
+_ABSENT_CODES = {
     "ResourceNotFoundException",
     "TableNotFoundException",
     "ObjectNotFoundException",
     "ResourceNotFound",  # moto
 }
-_DENIED = {"AccessDenied", "AccessDeniedException"}
-# TTL an hour; to on-demand, fewer units and another key a few times a day.
-_LATER = ("within a fixed interval", "are limited")
-# CloudWatch throttles auto scaling, which tells it as a failure; its role is new at its first use.
-_PASSES = ("Rate exceeded", "Unable to assume IAM role")
-_NAMES = (
+_DENIED_CODES = {"AccessDenied", "AccessDeniedException"}
+# TTL can be changed once an hour; billing to on-demand, fewer units and another KMS key a few times
+# a day.
+_LATER_MESSAGES = ("within a fixed interval", "are limited")
+# Auto scaling's failures when CloudWatch throttles it, and when its role, made at its first use, is
+# not known everywhere yet.
+_BUSY_MESSAGES = ("Rate exceeded", "Unable to assume IAM role")
+_RESOURCE_PARAMETERS = (
     "TableName",
     "ResourceArn",
     "ResourceId",
@@ -78,61 +119,73 @@ _NAMES = (
 
 
 class Absent(TdevError):
-    """What the call names does not exist."""
+    """The resource that the call names does not exist."""
 
 
 class Unsupported(TdevError):
-    """The engine does not know this operation; AWS knows them all."""
+    """The local engine does not know this operation; AWS knows all of them."""
 
 
 class Busy(TdevError):
-    """Refused for now: in use, throttled or no answer. The live state tells what happened."""
+    """In use, throttled or not answered: it may succeed soon, and may have been carried out."""
 
 
 class NotYet(Busy):
-    """DynamoDB tells this only once the table is made."""
+    """DynamoDB reports this only once it has created the table."""
 
 
 class InProgress(TdevError):
-    """DynamoDB is still at work, or takes such a change only later; the next run goes on."""
+    """DynamoDB is not finished, or accepts such a change only later: run the command again."""
 
 
 class Calls:
     """Sends operations with one set of settings.
 
     Attributes:
-        local: whether the endpoint is not AWS, so that waiting can be short.
+        settings: region, endpoint and clock.
+        local: whether the endpoint is an engine of this machine or network, not AWS.
+        limits: how long is tried again and waited; less on a local engine.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         host = urlsplit(settings.endpoint or "https://dynamodb.amazonaws.com").hostname or ""
         self.local = not host.endswith(_AWS_HOSTS)
+        self.limits = LOCAL if self.local else ON_AWS
 
     def __call__(self, operation: str, **request: Any) -> dict[str, Any]:
-        """Send one operation and return the answer; a read that is throttled is tried again.
+        """Send one operation and return the response.
+
+        A read is sent again while it is `Busy`, for `limits.read` seconds. A change is sent once:
+        the live state shows whether it was carried out.
 
         Raises:
-            Absent, Unsupported, Busy, InProgress: as they say.
+            Absent, Unsupported, Busy, InProgress: see there.
             AccessDenied: the message names the action and the resource.
             TdevError: any other failure, with AWS's own message.
         """
         reads = operation.startswith(("Describe", "List", "Get", "Scan"))
-        for attempt in range(7 if reads else 0):
+        backoff = None
+        while True:
             try:
                 return self._send(operation, request)
-            except Busy:
-                self.pause(attempt)
-        return self._send(operation, request)
+            except Busy as error:
+                backoff = backoff or self.backoff(self.limits.read if reads else 0)
+                pause = backoff.pause_after(error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
 
-    def pause(self, attempt: int) -> None:
-        """Sleep before another attempt: longer each time, with jitter, short on a local engine."""
-        least, most = (0.002, 0.1) if self.local else (1.0, 10.0)
-        time.sleep(min(most, least * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
+    def backoff(self, budget_seconds: float = inf) -> Backoff:
+        """Return the pauses of one thing that is waited for."""
+        first_pauses: Mapping[type[Exception], float] = dict.fromkeys(
+            (Busy, Absent, StoreError), self.limits.first_pause
+        )
+        return Backoff(budget_seconds, first_pauses, self.limits.longest_pause)
 
     def _send(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         service, _ = OPERATIONS[operation]
-        # What is meant for a local DynamoDB must not reach the alarms of an account.
+        # With a local engine for DynamoDB, the other services must not reach an AWS account.
         endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
         try:
             client = _client(service, self.settings, endpoint)
@@ -141,8 +194,8 @@ class Calls:
         except ClientError as error:
             meaning = _meaning(error, service, operation, request)
             if isinstance(meaning, Unsupported) and not self.local:
-                # AWS knows them all: the endpoint is wrong, and the part only looks as if absent.
-                meaning = TdevError(f"{meaning}: a wrong AWS_ENDPOINT_URL?")
+                # As Unsupported, the part would be left out, and the plan would look clean.
+                meaning = TdevError(f"{meaning}, but AWS knows it; check AWS_ENDPOINT_URL")
             raise meaning from error
         except BotoCoreError as error:
             meaning = aws.error_of(error)
@@ -165,21 +218,21 @@ def _meaning(
     message = error.response["Error"].get("Message", "")
     if "UnknownOperation" in code or code == "404" or status == 501:
         return Unsupported(f"this endpoint does not know {service}:{operation}")
-    if code in _ABSENT:
+    if code in _ABSENT_CODES:
         return Absent(message)
-    if code in _DENIED:
-        what = next((request[name] for name in _NAMES if name in request), "*")
-        what = ", ".join(what) if isinstance(what, list) else what
-        return AccessDenied(f"{service}:{operation} on {what} is not allowed: {message}")
-    told = f"{service}:{operation}: {code}: {message}"
-    if any(text in message for text in _LATER):
-        return InProgress(f"{told}; run again then")
+    if code in _DENIED_CODES:
+        resource = next((request[name] for name in _RESOURCE_PARAMETERS if name in request), "*")
+        resource = ", ".join(resource) if isinstance(resource, list) else resource
+        return AccessDenied(f"{service}:{operation} on {resource} is not allowed: {message}")
+    text = f"{service}:{operation}: {code}: {message}"
+    if any(part in message for part in _LATER_MESSAGES):
+        return InProgress(f"{text}; DynamoDB accepts this change later: run again then")
     if code == "LimitExceededException":
-        # One code for what passes in seconds and for quotas, which waiting does not raise.
+        # Either too many changes at once, which passes, or a quota of the account, which does not.
         passes = "simultaneously" in message or "being updated" in message
-        return Busy(told) if passes else from_response(error.response)
+        return Busy(text) if passes else from_response(error.response)
     if "while table is in CREATING" in message:
-        return NotYet(told)
-    if any(text in message for text in _PASSES):
-        return Busy(told)
-    return Busy(told) if code in _RETRIED or status >= 500 else from_response(error.response)
+        return NotYet(text)
+    if code in _BUSY_CODES or status >= 500 or any(part in message for part in _BUSY_MESSAGES):
+        return Busy(text)
+    return from_response(error.response)

@@ -1,4 +1,4 @@
-"""The command: `python -m migrations` in a checkout, `tdev migrate` from a wheel."""
+"""The command: `python -m migrations` in a checkout, `tdev migrate` when installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments, report
 from tdev_models.migrations.apply import Planned, Refused, Run, plan, undeclared
-from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
 from tdev_models.settings import Settings
@@ -23,10 +23,10 @@ _CODES = """\
 exit codes:
   0  clean, or applied
   1  error
-  2  changes pending (plan, status, and apply without consent)
-  3  needs --allow, or impossible
+  2  changes pending (plan, status, apply --dry-run, apply answered with no)
+  3  refused: a change needs --allow, or is impossible
   5  still in progress: run again
-  64 usage
+  64 wrong usage
 """
 
 
@@ -64,7 +64,10 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an environment and change its settings."""
     parser.add_argument("--env", metavar="NAME", help="dev, prod or one of --config (TDEV_ENV)")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML with a section of settings an environment"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with a section for each environment",
     )
     parser.add_argument(
         "--set",
@@ -72,11 +75,11 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one setting of the environment, such as backup_days=7",
+        help="change one setting of the environment, such as backup_days=7",
     )
 
 
-def environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
+def chosen_environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
     """Return the settings and the environment that the options choose.
 
     Raises:
@@ -89,23 +92,22 @@ def environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    chosen, of = environment(options)
-    tables = declared.tables(chosen, of)
+    chosen, profile = chosen_environment(options)
+    tables = declared.tables(chosen, profile)
     _check_names(options, [table.short for table in tables])
-    others_too = not options.table
-    tables = [table for table in tables if others_too or table.short in options.table]
+    tables = [table for table in tables if not options.table or table.short in options.table]
     calls = Calls(chosen)
     applies = options.what == "apply"
     planned = plan(calls, tables, options.allow, whole=applies)
-    others = undeclared(calls, tables) if others_too else []
-    changes = [*(change for one in planned for change in one.changes), *others]
+    others = [] if options.table else undeclared(calls, tables)
+    changes = [*(change for table in planned for change in table.changes), *others]
     code = report.exit_code(planned)
 
     if not options.json:
-        status = [report.status(one) for one in planned] if options.what == "status" else []
+        status = [report.status(table) for table in planned] if options.what == "status" else []
         sys.stdout.write("\n".join([*status, *report.lines(changes), report.summary(changes)]))
         sys.stdout.write("\n")
-    for text in _warnings(of, planned):
+    for text in _warnings(profile, planned):
         sys.stderr.write(f"{text}\n")
     if applies and not options.dry_run and code in (report.PENDING, report.IN_PROGRESS):
         code = _apply(options, calls, planned, code)
@@ -115,10 +117,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace, calls: Calls, planned: list[Planned], code: int) -> int:
-    # What a table in the making does not tell yet may turn out to differ.
+    # Ask even without a pending change: a table that is being created may turn out to have some.
     if not options.yes and not _agreed():
         return code
-    total = sum(change.pending for one in planned for change in one.changes)
+    total = sum(change.pending for table in planned for change in table.changes)
     progress = report.Progress(sys.stderr, calls, total)
     run = Run(calls, options.allow, options.timeout, progress.step, progress.wait)
     sent = run.apply(planned)
@@ -129,7 +131,7 @@ def _apply(options: argparse.Namespace, calls: Calls, planned: list[Planned], co
 def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
     for table in options.table:
         if table not in tables:
-            raise InvalidRequest("--table", f"{table!r} is none of {', '.join(tables)}")
+            raise InvalidRequest("--table", f"{table!r} is not one of {', '.join(tables)}")
     for name in options.allow:
         kind, _, rest = name.partition(":")
         table, _, index = rest.partition("/")
@@ -138,16 +140,16 @@ def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
             raise InvalidRequest("--allow", f"{name!r} is not KIND:TABLE[/INDEX]; kinds: {kinds}")
 
 
-def _warnings(of: Environment, planned: list[Planned]) -> list[str]:
-    found = [f"error: {text}" for one in planned for text in one.live.denied]
-    if of.alarms and not of.alarm_topic:
-        found.append("warning: the alarms notify nobody: set alarm_topic to an SNS topic")
-    return found
+def _warnings(profile: Environment, planned: list[Planned]) -> list[str]:
+    texts = [f"error: {denial}" for table in planned for denial in table.live.denied]
+    if profile.alarms and not profile.alarm_topic:
+        texts.append("warning: the alarms notify nobody: set alarm_topic to an SNS topic")
+    return texts
 
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise InvalidRequest("--yes", "is needed where nobody can answer")
+        raise InvalidRequest("--yes", "is required, since the input is no terminal to ask on")
     return input("Apply? Only 'yes' is accepted: ") == "yes"
 
 
@@ -162,7 +164,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("what", choices=("plan", "apply", "status"))
     add_environment(parser)
     parser.add_argument(
-        "--table", action="append", default=[], metavar="TABLE", help="this table only"
+        "--table",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="only this table; can be repeated",
     )
     parser.add_argument(
         "--allow",
@@ -173,16 +179,18 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="write the plan as JSON")
     apply = parser.add_argument_group("apply")
-    apply.add_argument("--yes", action="store_true", help="do not ask")
+    apply.add_argument("--yes", action="store_true", help="apply without asking")
     apply.add_argument(
-        "--dry-run", action="store_true", help="check everything, every row too; change nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, every row too; change nothing",
     )
     apply.add_argument(
         "--timeout",
         type=_seconds,
-        default=3600.0,
+        default=RUN_SECONDS,
         metavar="SECONDS",
-        help="how long to wait for DynamoDB in all (3600)",
+        help=f"how long the run may take in all ({RUN_SECONDS:.0f})",
     )
     return parser
 
@@ -193,15 +201,15 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return name, value  # a bare word
+        return name, value  # a word without quotes

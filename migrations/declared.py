@@ -1,20 +1,45 @@
-"""The declared state: what every table should be, from models and environment settings."""
+"""The declared state: what every table should be, from the models and an environment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from tdev_models.migrations.environments import Environment
 from tdev_models.models import TABLES, BaseModel
 from tdev_models.settings import Settings
 
-Target: TypeAlias = tuple[str, ...]
-"""A property of a table, such as `("ttl",)`, `("index", "status-index")` or `("tag", "owner")`."""
 
-State: TypeAlias = dict[Target, Any]
-"""The value of each property, in one form for the declared and for the live state."""
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One property of a table, which has one declared and one live value.
+
+    Attributes:
+        kind: `keys`, `protection`, `pitr`, `encryption`, `billing`, `index`, `scaling`, `capacity`,
+            `ttl`, `tag` or `alarm`.
+        index: the index that it is, or belongs to; empty for a property of the table.
+        name: the key of a tag; the name of an alarm without the table's.
+    """
+
+    kind: str
+    index: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.kind, self.name or self.index)))
+
+
+KEYS: Final = Property("keys")
+BILLING: Final = Property("billing")
+CAPACITY: Final = Property("capacity")
+PROTECTION: Final = Property("protection")
+PITR: Final = Property("pitr")
+ENCRYPTION: Final = Property("encryption")
+TTL: Final = Property("ttl")
+
+State: TypeAlias = dict[Property, Any]
+"""The value of each property, in the same form for the declared and the live state."""
 
 OPERATIONS = (
     "GetItem",
@@ -28,7 +53,7 @@ OPERATIONS = (
 
 
 class Key(NamedTuple):
-    """One attribute of a key."""
+    """One attribute of a key: `role` is HASH or RANGE, `type` is S, N or B."""
 
     name: str
     role: str
@@ -44,7 +69,13 @@ class Index(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """How auto scaling moves one kind of capacity; `target` is None where no policy is."""
+    """How auto scaling moves read or write capacity.
+
+    Attributes:
+        min: the least units that it sets.
+        max: the most units that it sets.
+        target: the utilisation that it aims at, in percent; None without a scaling policy.
+    """
 
     min: int
     max: int
@@ -58,7 +89,7 @@ class Table:
     Attributes:
         short: the name without prefix and environment, as `--table` and `--allow` take it.
         name: the name in DynamoDB.
-        state: what is declared.
+        state: the declared value of every property.
     """
 
     short: str
@@ -68,13 +99,23 @@ class Table:
     @property
     def indexes(self) -> list[str]:
         """The names of the declared indexes."""
-        return [target[1] for target in self.state if target[0] == "index"]
+        return indexes_in(self.state)
+
+
+def indexes_in(state: State) -> list[str]:
+    """Return the names of the indexes in a state."""
+    return [item.index for item in state if item.kind == "index"]
+
+
+def alarm(name: str) -> Property:
+    """Return the property of an alarm: `WHAT` is the table's, `index/INDEX/WHAT` an index's."""
+    return Property("alarm", name.split("/")[1] if name.startswith("index/") else "", name)
 
 
 def tables(
     settings: Settings, environment: Environment, models: Iterable[type[BaseModel]] = TABLES
 ) -> list[Table]:
-    """Return what is declared, in the order in which tables are created."""
+    """Return the declared tables, in the order in which they are created."""
     return [_table(settings, environment, model) for model in models]
 
 
@@ -86,14 +127,19 @@ def resource(table: str, index: str = "") -> str:
 def keys(
     schema: Iterable[Mapping[str, str]], types: Iterable[Mapping[str, str]]
 ) -> tuple[Key, ...]:
-    """Return a key in one form, partition key first as DynamoDB wants it."""
+    """Return the attributes of a key, the partition key first, as DynamoDB requires.
+
+    Args:
+        schema: the KeySchema of a table or an index.
+        types: the AttributeDefinitions of the table.
+    """
     type_of = {attribute["AttributeName"]: attribute["AttributeType"] for attribute in types}
-    found = [Key(k["AttributeName"], k["KeyType"], type_of[k["AttributeName"]]) for k in schema]
-    return tuple(sorted(found, key=lambda key: key.role))
+    parts = [Key(k["AttributeName"], k["KeyType"], type_of[k["AttributeName"]]) for k in schema]
+    return tuple(sorted(parts, key=lambda key: key.role))
 
 
 def indexes(description: Mapping[str, Any]) -> dict[str, Index]:
-    """Return the indexes of a table, given as DescribeTable gives them."""
+    """Return the indexes in a table's description, as DescribeTable returns it, by name."""
     return {
         index["IndexName"]: Index(
             keys(index["KeySchema"], description["AttributeDefinitions"]),
@@ -104,15 +150,15 @@ def indexes(description: Mapping[str, Any]) -> dict[str, Index]:
     }
 
 
-def metrics(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the metrics of an alarm in one form, with only what is ever declared of them."""
+def metrics(alarm_metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return an alarm's metrics sorted, with only the fields that a declaration sets."""
     names = ("Id", "Expression", "ReturnData", "MetricStat")
-    ordered = sorted(found, key=lambda metric: str(metric["Id"]))
+    ordered = sorted(alarm_metrics, key=lambda metric: str(metric["Id"]))
     chosen = [{name: metric[name] for name in names if name in metric} for metric in ordered]
     for metric in chosen:
         if "MetricStat" in metric:
             stat = metric["MetricStat"]
-            by_name = sorted(stat["Metric"]["Dimensions"], key=lambda of: str(of["Name"]))
+            by_name = sorted(stat["Metric"]["Dimensions"], key=lambda pair: str(pair["Name"]))
             metric["MetricStat"] = {**stat, "Metric": {**stat["Metric"], "Dimensions": by_name}}
     return chosen
 
@@ -121,50 +167,52 @@ def _table(settings: Settings, environment: Environment, model: type[BaseModel])
     meta: Any = model.Meta
     name = settings.table_name(meta.table)
     schema = model.meta_table(name).data
-    found = indexes(schema)
+    declared_indexes = indexes(schema)
     state: State = {
-        ("keys",): keys(schema["KeySchema"], schema["AttributeDefinitions"]),
-        ("billing",): environment.billing,
-        ("protection",): environment.deletion_protection,
-        ("pitr",): environment.backup_days,
-        ("encryption",): environment.encryption,
-        ("ttl",): meta.ttl_attribute,
+        KEYS: keys(schema["KeySchema"], schema["AttributeDefinitions"]),
+        BILLING: environment.billing,
+        PROTECTION: environment.deletion_protection,
+        PITR: environment.backup_days,
+        ENCRYPTION: environment.encryption,
+        TTL: meta.ttl_attribute,
     }
     tags = {"application": settings.prefix, "environment": settings.environment}
-    state |= {("tag", key): value for key, value in {**tags, **environment.tags}.items()}
-    state |= {("index", index): value for index, value in found.items()}
-    if environment.billing == "provisioned":
-        for of in ((), *((index,) for index in found)):
-            state["capacity", *of] = (environment.read_units, environment.write_units)
+    state |= {
+        Property("tag", name=key): value for key, value in {**tags, **environment.tags}.items()
+    }
+    state |= {Property("index", index): value for index, value in declared_indexes.items()}
+    for index in ("", *declared_indexes):
+        if environment.billing == "provisioned":
+            units = (environment.read_units, environment.write_units)
+            state[Property("capacity", index)] = units
             if environment.autoscaling:
                 scaling = Scaling(
                     environment.min_units, environment.max_units, environment.target_percent
                 )
-                state["scaling", *of] = {"Read": scaling, "Write": scaling}
-    if environment.alarms:
-        for index in ("", *found):
+                state[Property("scaling", index)] = {"Read": scaling, "Write": scaling}
+        if environment.alarms:
             state |= _alarms(name, index, environment)
     return Table(meta.table, name, state)
 
 
 def _alarms(table: str, index: str, environment: Environment) -> State:
-    """Return the alarms of a table or an index: throttled, capacity near its end, system errors."""
+    """Return the alarms of a table, or of an index: throttling, capacity nearly used, errors."""
     alarms: State = {}
     dimensions = {"TableName": table} | ({"GlobalSecondaryIndexName": index} if index else {})
 
-    def add(what: str, threshold: float, expression: str, of: list[dict[str, Any]]) -> None:
-        alarms["alarm", f"index/{index}/{what}" if index else what] = {
+    def add(what: str, threshold: float, expression: str, inputs: list[dict[str, Any]]) -> None:
+        alarms[alarm(f"index/{index}/{what}" if index else what)] = {
             "AlarmDescription": f"{what.replace('-', ' ')} in 3 of 5 minutes",
             "AlarmActions": [environment.alarm_topic] if environment.alarm_topic else [],
             "ActionsEnabled": True,
             "ComparisonOperator": "GreaterThanThreshold",
             "Threshold": threshold,
-            # Of 5, for a late minute is counted as 0 at first.
+            # Data of a minute may come late, and counts as 0 until then: 3 of 5, not 3 of 3.
             "EvaluationPeriods": 5,
             "DatapointsToAlarm": 3,
             "TreatMissingData": "notBreaching",
             "Metrics": metrics(
-                [{"Id": "value", "Expression": expression, "ReturnData": True}, *of]
+                [{"Id": "value", "Expression": expression, "ReturnData": True}, *inputs]
             ),
         }
 
@@ -178,17 +226,17 @@ def _alarms(table: str, index: str, environment: Environment) -> State:
             what = f"{direction.lower()}-capacity-near-maximum"
             add(what, 0.8 * most, "FILL(m, 0) / PERIOD(m)", [metric])
     if not index:
-        of = [
+        errors = [
             _metric(f"m{number}", "SystemErrors", {**dimensions, "Operation": operation})
             for number, operation in enumerate(OPERATIONS)
         ]
-        add("system-errors", 0.0, "SUM(FILL(METRICS(), 0))", of)
+        add("system-errors", 0.0, "SUM(FILL(METRICS(), 0))", errors)
     return alarms
 
 
-def _metric(name: str, metric: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
+def _metric(metric_id: str, metric: str, dimensions: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "Id": name,
+        "Id": metric_id,
         "MetricStat": {
             "Metric": {
                 "Namespace": "AWS/DynamoDB",

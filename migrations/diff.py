@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from tdev_models.migrations.declared import Index, Scaling, Table, Target
+from tdev_models.migrations.declared import (
+    BILLING,
+    ENCRYPTION,
+    KEYS,
+    PROTECTION,
+    TTL,
+    Index,
+    Property,
+    Scaling,
+    Table,
+    indexes_in,
+)
 from tdev_models.migrations.live import PARTS, Live
 
 _ORDER = (
+    "table",
     "keys",
     "protection",
     "pitr",
@@ -22,7 +34,7 @@ _ORDER = (
     "tag",
     "alarm",
 )
-_MADE_WITH_TABLE = {"protection", "encryption", "billing", "index", "capacity", "tag"}
+_SET_BY_CREATE_TABLE = {"protection", "encryption", "billing", "index", "capacity", "tag"}
 
 ALLOWABLE = {
     "delete-index",
@@ -33,7 +45,7 @@ ALLOWABLE = {
     "shorten-pitr",
     "enable-ttl",
 }
-"""What `--allow` can name; each is followed by `:TABLE`, and an index by `/INDEX`."""
+"""What `--allow` can name; each is followed by `:TABLE`, and those of an index by `/INDEX`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +58,12 @@ class Change:
         target: the property.
         before: its live value.
         after: its declared value.
-        note: why it is refused or left, and the way out.
+        note: why it is refused or left as it is, and the remedy.
     """
 
     symbol: str
     table: str
-    target: Target
+    target: Property
     before: Any = None
     after: Any = None
     note: str = ""
@@ -63,137 +75,143 @@ class Change:
 
 
 def diff(table: Table, live: Live, allowed: Collection[str] = ()) -> list[Change]:
-    """Return what to change so that the live table becomes the declared one, in order of steps.
+    """Return what makes the live table the declared one, in the order in which it is applied.
 
     Args:
-        table: what is declared.
-        live: what is.
-        allowed: destructive changes that are allowed, as `delete-index:user-projects/old-index`.
+        table: the declared table.
+        live: its live state.
+        allowed: the destructive changes that are allowed, such as
+            `delete-index:user-projects/old-index`.
     """
-    state = live.state
     changes = []
-    for target in {**table.state, **state}:
-        if not {target[0], _part(target)} & live.unknown.keys():
-            have, want = state.get(target), table.state.get(target)
-            change = _change(table, live, target, have, want, allowed)
-            if change:
-                changes.append(_judged(change, allowed))
+    for target in {**table.state, **live.state}:
+        before, after = _values(table, live, target)
+        if before != after and _is_compared(table, live, target):
+            changes.append(_change(table, live, target, before, after, allowed))
     changes += [
-        Change("=", table.short, (what,), note=f"not checked: {why}")
-        for what, why in live.unknown.items()
+        Change("=", table.short, Property(kind), note=f"not checked: {error}")
+        for kind, error in live.unknown.items()
     ]
+    # Indexes are dropped before others are created: a table holds 20, and an attribute of their
+    # keys has one type.
     return sorted(
         changes,
-        # An index that goes makes room for those that come.
         key=lambda change: (
-            _ORDER.index(change.target[0]) if change.target[0] in _ORDER else -1,
-            change.target[0] == "index" and change.before is None,
+            _ORDER.index(change.target.kind),
+            change.target.kind == "index" and change.before is None,
         ),
     )
 
 
-def _part(target: Target) -> str:
-    return target[0] if target[0] in PARTS else "table"
+def _values(table: Table, live: Live, target: Property) -> tuple[Any, Any]:
+    """Return the live and the declared value of a property; equal where nothing is to be done."""
+    before, after = live.state.get(target), table.state.get(target)
+    if target.kind == "pitr":
+        return before or 0, after  # None as long as the table does not exist
+    if target.kind == "capacity":
+        if before is None or after is None:
+            return None, None  # set or removed together with the billing, or with the index
+        scaling = table.state.get(Property("scaling", target.index))
+        return before, _in_range(before, scaling) if scaling else after
+    return before, after
+
+
+def _in_range(units: tuple[int, int], scaling: dict[str, Scaling]) -> tuple[int, ...]:
+    """Return the live read and write units, moved into the range that auto scaling may set."""
+    ranges = (scaling["Read"], scaling["Write"])
+    return tuple(
+        min(max(number, each.min), each.max) for number, each in zip(units, ranges, strict=True)
+    )
+
+
+def _is_compared(table: Table, live: Live, target: Property) -> bool:
+    part = target.kind if target.kind in PARTS else "table"
+    if target.kind in live.unknown or part in live.unknown:
+        return False
+    if not live.description and target.kind in _SET_BY_CREATE_TABLE:
+        return False
+    if target.kind == "tag":
+        return target in table.state  # other tools set tags too
+    undeclared = target.index not in table.indexes and target.index in indexes_in(live.state)
+    # An undeclared index is reported; what belongs to it is left without a word.
+    return target.kind == "index" or not undeclared
 
 
 def _change(
-    table: Table, live: Live, target: Target, have: Any, want: Any, allowed: Collection[str]
-) -> Change | None:
-    kind, of = target[0], target[1] if len(target) > 1 else ""
-    if kind == "capacity":
-        want = _in_range(table, target, have, want)
-    if kind == "pitr":
-        have = have or 0  # of a table that does not exist
-    if have == want:
-        return None
-    if not live.description and kind in _MADE_WITH_TABLE:
-        return None
-    if kind == "keys":
-        return _keys(table, have, want)
-    if kind == "tag" and target not in table.state:
-        return None  # others may tag too
-    index = _index_of(target)
-    live_indexes = {name[1] for name in live.state if name[0] == "index"}
-    if kind != "index" and index and index not in table.indexes and index in live_indexes:
-        return None  # not ours, like its index
-    if kind == "capacity" and (have is None or want is None):
-        return None  # comes or goes with billing, or with its index
-    if kind == "ttl" and want is None:
-        note = f"not declared; --allow disable-ttl:{table.short} turns it off"
-        return Change("=", table.short, target, have, want, note)
-    if kind == "index" and want is None:
-        note = f"not declared; --allow delete-index:{table.short}/{of} drops it"
-        return Change("=", table.short, target, have, want, note)
-    if kind == "index" and (conflict := _conflict(table, live, want, allowed)):
-        return Change("!", table.short, target, have, want, conflict)
-    if want is None and kind in ("scaling", "alarm"):
-        return Change("-", table.short, target, have, want)
-    added = have is None or (kind in ("pitr", "protection") and not have)
-    return Change("+" if added else "~", table.short, target, have, want)
+    table: Table,
+    live: Live,
+    target: Property,
+    before: Any,
+    after: Any,
+    allowed: Collection[str],
+) -> Change:
+    def change(symbol: str, note: str = "") -> Change:
+        return Change(symbol, table.short, target, before, after, note)
+
+    if problem := _impossible(table, live, target, before, after, allowed):
+        return change("!", problem)
+    allowance = _allowance(table, target, before, after)
+    if allowance and allowance not in allowed:
+        if after is None:
+            effect = "turns it off" if target == TTL else "drops it"
+            return change("=", f"not declared; --allow {allowance} {effect}")
+        return change("!", f"destructive; --allow {allowance}")
+    if after is None:
+        return change("-")
+    if before in (None, 0):  # 0 days and False mean off
+        return change("+", _creation_note(table) if target == KEYS else "")
+    return change("~")
 
 
-def _keys(table: Table, have: Any, want: Any) -> Change:
-    if have is None:
-        state = table.state
-        parts = [state["billing",], *(f"index {name}" for name in table.indexes)]
-        parts += ["deletion protection"] * state["protection",] + [f"key {state['encryption',]}"]
-        return Change("+", table.short, ("keys",), have, want, f"with {', '.join(parts)}")
-    note = (
-        "keys and their types never change: declare a table of another name (TDEV_TABLE_PREFIX),"
-        " copy the rows, and turn to it; or undo the change of the model"
-    )
-    return Change("!", table.short, ("keys",), have, want, note)
+def _impossible(
+    table: Table,
+    live: Live,
+    target: Property,
+    before: Any,
+    after: Any,
+    allowed: Collection[str],
+) -> str:
+    """Return why nothing can make a change, whatever is allowed; empty when it is possible."""
+    if target == KEYS and before:
+        return (
+            "DynamoDB cannot change the keys of a table or their types: declare a table of another"
+            " name (TDEV_TABLE_PREFIX), copy the rows and use the new table; or undo the change of"
+            " the model"
+        )
+    return _type_conflict(table, live, after, allowed) if target.kind == "index" and after else ""
 
 
-def _conflict(table: Table, live: Live, wanted: Index, allowed: Collection[str]) -> str:
-    """Return what is wrong when an undeclared index gives a key of this one another type."""
-    for target, found in live.parts["table"].items():
-        goes = f"delete-index:{table.short}/{target[-1]}" in allowed
-        if target[0] == "index" and target not in table.state and not goes:
-            for key in wanted.keys:
-                if any(key.name == k.name and key.type != k.type for k in found.keys):
-                    return f"the undeclared index {target[1]} gives {key.name} another type"
-    return ""
-
-
-def _judged(change: Change, allowed: Collection[str]) -> Change:
-    """Return the change, refused if it is destructive and not allowed by its exact name."""
-    name = _destroys(change)
-    if name is None or change.symbol == "!" or (change.symbol == "=" and name not in allowed):
-        return change
-    if name in allowed:
-        return replace(change, symbol="-" if change.after is None else "~", note="")
-    return replace(change, symbol="!", note=f"destructive; --allow {name}")
-
-
-def _destroys(change: Change) -> str | None:
-    kind, have, want = change.target[0], change.before, change.after
-    match kind:
-        case "index" if have is not None:
-            return (
-                f"{'delete' if want is None else 'replace'}-index:{change.table}/{change.target[1]}"
-            )
-        case "protection" if have:
-            return f"disable-protection:{change.table}"
-        case "ttl" if want is None:
-            return f"disable-ttl:{change.table}"
-        case "pitr" if want < have:
-            return f"{'shorten' if want else 'disable'}-pitr:{change.table}"
+def _allowance(table: Table, target: Property, before: Any, after: Any) -> str | None:
+    """Return the name by which `--allow` allows a change, or None when it destroys nothing."""
+    match target.kind:
+        case "index" if before:
+            return f"{'replace' if after else 'delete'}-index:{table.short}/{target.index}"
+        case "protection" if before:
+            return f"disable-protection:{table.short}"
+        case "ttl" if after is None:
+            return f"disable-ttl:{table.short}"
+        case "pitr" if after < before:
+            return f"{'shorten' if after else 'disable'}-pitr:{table.short}"
     return None
 
 
-def _in_range(table: Table, target: Target, have: Any, want: Any) -> Any:
-    """Return the declared capacity, or the live one moved into the range of auto scaling."""
-    scaling: dict[str, Scaling] | None = table.state.get(("scaling", *target[1:]))
-    if have is None or want is None or scaling is None:
-        return want
-    return tuple(
-        min(max(units, scaling[direction].min), scaling[direction].max)
-        for units, direction in zip(have, ("Read", "Write"), strict=True)
-    )
+def _creation_note(table: Table) -> str:
+    state = table.state
+    parts = [state[BILLING], *(f"index {name}" for name in table.indexes)]
+    parts += ["deletion protection"] * state[PROTECTION] + [f"key {state[ENCRYPTION]}"]
+    return f"with {', '.join(parts)}"
 
 
-def _index_of(target: Target) -> str:
-    if target[0] == "alarm":
-        return target[1].split("/")[1] if target[1].startswith("index/") else ""
-    return target[1] if len(target) > 1 and target[0] != "tag" else ""
+def _type_conflict(table: Table, live: Live, wanted: Index, allowed: Collection[str]) -> str:
+    """Return which undeclared index gives an attribute another type than a declared index does."""
+    for target, index in live.parts["table"].items():
+        allowance = f"delete-index:{table.short}/{target.index}"
+        if target.kind == "index" and target not in table.state and allowance not in allowed:
+            types = {key.name: key.type for key in index.keys}
+            for key in wanted.keys:
+                if types.get(key.name, key.type) != key.type:
+                    return (
+                        f"the undeclared index {target.index} gives {key.name} another type;"
+                        f" --allow {allowance} drops it"
+                    )
+    return ""

@@ -1,4 +1,4 @@
-"""What differs between environments: billing, capacity, protection, backups, encryption, alarms."""
+"""The settings of an environment: billing, capacity, protection, backups, encryption, alarms."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Environment:
 
     Attributes:
         billing: `on-demand` or `provisioned`.
-        read_units: provisioned read units of the table and of each index.
-        write_units: provisioned write units of the table and of each index.
-        autoscaling: whether provisioned capacity follows the load.
+        read_units: provisioned read units of each table and of each index.
+        write_units: provisioned write units of each table and of each index.
+        autoscaling: whether auto scaling sets the provisioned units by the load.
         min_units: the least that auto scaling may set, for reads and for writes.
         max_units: the most that auto scaling may set.
-        target_percent: the utilisation that auto scaling aims at.
+        target_percent: the utilisation that auto scaling aims at, 20-90.
         deletion_protection: whether DynamoDB refuses to delete the table.
         backup_days: how far back point-in-time recovery reaches, 1-35; 0 turns it off.
         encryption: `aws-owned`, `kms` (the account's key for DynamoDB) or the ARN of a key.
@@ -50,17 +50,17 @@ class Environment:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value, (wanted, told) = getattr(self, setting.name), _KINDS[str(setting.type)]
+            value, (wanted, form) = getattr(self, setting.name), _TYPES[str(setting.type)]
             if type(value) is int and wanted is float:
                 object.__setattr__(self, setting.name, float(value))
             elif type(value) is not wanted:
-                raise InvalidRequest(setting.name, f"must be {told}, not {value!r}")
+                raise InvalidRequest(setting.name, f"must be {form}, not {value!r}")
         for name, (valid, rule) in _RULES.items():
             if not valid(self):
                 raise InvalidRequest(name, rule)
 
 
-_KINDS: Mapping[str, tuple[type, str]] = {
+_TYPES: Mapping[str, tuple[type, str]] = {
     "str": (str, "text in quotes"),
     "int": (int, "a whole number"),
     "bool": (bool, "true or false"),
@@ -74,8 +74,11 @@ _RULES: Mapping[str, Any] = {
     ),
     "read_units": (lambda e: e.read_units >= 1, "must be at least 1"),
     "write_units": (lambda e: e.write_units >= 1, "must be at least 1"),
-    "max_units": (lambda e: 1 <= e.min_units <= e.max_units, "use 1 <= min_units <= max_units"),
-    # AWS takes no other target for DynamoDB.
+    "max_units": (
+        lambda e: 1 <= e.min_units <= e.max_units,
+        "use 1 <= min_units <= max_units",
+    ),
+    # AWS accepts no other target for DynamoDB.
     "target_percent": (lambda e: 20 <= e.target_percent <= 90, "use 20 to 90"),
     "backup_days": (lambda e: 0 <= e.backup_days <= 35, "use 1 to 35 days, or 0 for none"),
     "encryption": (
@@ -83,7 +86,7 @@ _RULES: Mapping[str, Any] = {
             e.encryption in ("aws-owned", "kms")
             or re.fullmatch(_ARN.format("kms", r"key/[\w-]+"), e.encryption)
         ),
-        "use aws-owned, kms or the ARN of a key (of an alias the live table tells nothing)",
+        "use aws-owned, kms or the ARN of a key; an alias cannot be compared with the live table",
     ),
     "alarm_topic": (
         lambda e: not e.alarm_topic or re.fullmatch(_ARN.format("sns", r"[\w.-]+"), e.alarm_topic),
@@ -120,7 +123,7 @@ def load(
         changes: fields that override the file's, `like` included.
 
     Raises:
-        InvalidRequest: an unknown environment or field, a wrong value, no such file.
+        InvalidRequest: an unknown environment or field, a wrong value, a file that cannot be read.
     """
     try:
         sections = tomllib.loads(file.read_text("utf-8")) if file else {}
@@ -141,5 +144,5 @@ def load(
     settings = [setting.name for setting in fields(Environment)]
     for key in given:
         if key not in settings:
-            raise InvalidRequest(key, f"no such setting; there are like, {', '.join(settings)}")
+            raise InvalidRequest(key, f"unknown setting; use one of like, {', '.join(settings)}")
     return Environment(**{**BUILT_IN[base], **given})

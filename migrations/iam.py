@@ -1,4 +1,4 @@
-"""Least-privilege IAM policies, made from what the code sends."""
+"""Least-privilege IAM policies, derived from the operations that the code can send."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import report
 from tdev_models.migrations.calls import OPERATIONS
-from tdev_models.migrations.command import Parser, add_environment, environment
+from tdev_models.migrations.command import Parser, add_environment, chosen_environment
 from tdev_models.migrations.environments import Environment
 from tdev_models.settings import Settings
 
 RUNTIME_ACTIONS = ["GetItem", "PutItem", "UpdateItem", "Query"]
-"""All that the services may do; transactions are authorised by the actions they are made of."""
+"""What the services need; IAM authorises a transaction by the actions of its parts."""
 
 
 def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
-    """Print the policy of a role, and return 0; 64 for wrong usage."""
+    """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
     parser = Parser(prog=prog, description="Print an IAM policy.", allow_abbrev=False)
     parser.add_argument("role", choices=("runtime", "migrations"))
     add_environment(parser)
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
             document = runtime()
         else:
             make = runtime if options.role == "runtime" else migrations
-            document = make(*environment(options))
+            document = make(*chosen_environment(options))
     except SystemExit as end:
         return int(end.code or 0)
     except TdevError as error:
@@ -38,23 +38,24 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     return 0
 
 
-def runtime(settings: Settings | None = None, of: Environment | None = None) -> dict[str, Any]:
-    """Return the policy of the services: the same for all environments, or narrowed to one."""
+def runtime(
+    settings: Settings | None = None, environment: Environment | None = None
+) -> dict[str, Any]:
+    """Return the policy of the services: for one environment, or without settings for all."""
     prefix = f"{settings.prefix}-{settings.environment}" if settings else "t-developer"
     actions = [f"dynamodb:{action}" for action in RUNTIME_ACTIONS]
-    return _policy(
-        [_allow(actions, f"arn:aws:dynamodb:*:*:table/{prefix}-*"), *_kms(of, ["kms:Decrypt"])]
-    )
+    tables = _allow(actions, f"arn:aws:dynamodb:*:*:table/{prefix}-*")
+    return _policy([tables, *_kms(environment, ["kms:Decrypt"])])
 
 
-def migrations(settings: Settings, of: Environment) -> dict[str, Any]:
+def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
     """Return the policy of the role that runs migrations in one environment."""
     prefix = f"{settings.prefix}-{settings.environment}-*"
     arns = {
         "*": ["*"],
         "table": [f"arn:aws:dynamodb:*:*:table/{prefix}"],
         "scalable-target": ["arn:aws:application-autoscaling:*:*:scalable-target/*"],
-        # Auto scaling makes its own alarms with the rights of the one who puts the policy.
+        # PutScalingPolicy creates alarms of auto scaling with the caller's permissions.
         "alarm": [
             f"arn:aws:cloudwatch:*:*:alarm:{prefix}",
             f"arn:aws:cloudwatch:*:*:alarm:TargetTracking-table/{prefix}",
@@ -70,13 +71,12 @@ def migrations(settings: Settings, of: Environment) -> dict[str, Any]:
     statements = []
     for kind, resources in arns.items():
         actions = [
-            f"{service}:{name}" for name, (service, of_) in OPERATIONS.items() if of_ == kind
+            f"{service}:{name}"
+            for name, (service, resource_kind) in OPERATIONS.items()
+            if resource_kind == kind
         ]
-        statements.append(
-            _allow(
-                actions, resources[0] if len(resources) == 1 else resources, conditions.get(kind)
-            )
-        )
+        resource = resources[0] if len(resources) == 1 else resources
+        statements.append(_allow(actions, resource, conditions.get(kind)))
     role = "dynamodb.application-autoscaling.amazonaws.com"
     statements.append(
         _allow(
@@ -86,14 +86,14 @@ def migrations(settings: Settings, of: Environment) -> dict[str, Any]:
         )
     )
     needed = ["Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey", "CreateGrant"]
-    return _policy([*statements, *_kms(of, [f"kms:{action}" for action in needed])])
+    return _policy([*statements, *_kms(environment, [f"kms:{action}" for action in needed])])
 
 
-def _kms(of: Environment | None, actions: list[str]) -> list[dict[str, Any]]:
-    if of is None or of.encryption in ("aws-owned", "kms"):
+def _kms(environment: Environment | None, actions: list[str]) -> list[dict[str, Any]]:
+    if environment is None or environment.encryption in ("aws-owned", "kms"):
         return []
     via = {"StringLike": {"kms:ViaService": "dynamodb.*.amazonaws.com"}}
-    return [_allow(actions, of.encryption, via)]
+    return [_allow(actions, environment.encryption, via)]
 
 
 def _policy(statements: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The live state: one snapshot of a table, of which only what a step touched is read again."""
+"""The live state of a table, in parts, so that only what a step changed is read again."""
 
 from __future__ import annotations
 
@@ -9,22 +9,35 @@ from typing import Any
 from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import declared
 from tdev_models.migrations.calls import Absent, Calls, NotYet, Unsupported
-from tdev_models.migrations.declared import Scaling, State, Table, resource
+from tdev_models.migrations.declared import (
+    BILLING,
+    CAPACITY,
+    ENCRYPTION,
+    KEYS,
+    PITR,
+    PROTECTION,
+    TTL,
+    Property,
+    Scaling,
+    State,
+    Table,
+    resource,
+)
 
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
-"""What is read by calls of its own; every property that is none of these is part of `table`."""
+"""What is read separately; properties of every other kind are read with `table`."""
 
 
 @dataclass(slots=True)
 class Live:
-    """What DynamoDB and its neighbours say of one table.
+    """What DynamoDB, auto scaling and CloudWatch report of one table.
 
     Attributes:
-        description: DescribeTable's answer; empty when there is no such table.
-        parts: the state of each part that could be read.
-        unknown: why a part, or the encryption, cannot be told; never the same as absent.
+        description: DescribeTable's response; empty when there is no such table.
+        parts: the state of each part; empty for a part that is absent or could not be read.
+        unknown: why a part, or the encryption, could not be read; unknown never means absent.
         policies: the names of scaling policies by resource and direction.
-        own_key: ARN of the account's own KMS key for DynamoDB, once it was needed.
+        own_key: ARN of the account's own KMS key for DynamoDB; empty until it is needed.
     """
 
     description: dict[str, Any] = field(default_factory=dict)
@@ -36,32 +49,32 @@ class Live:
     @property
     def state(self) -> State:
         """Every property that is known."""
-        return {target: value for part in self.parts.values() for target, value in part.items()}
+        return {item: value for part in self.parts.values() for item, value in part.items()}
 
     @property
     def denied(self) -> list[str]:
-        """What is unknown because it may not be read."""
+        """The errors of what is unknown because the role may not read it."""
         return [str(error) for error in self.unknown.values() if isinstance(error, AccessDenied)]
 
     @property
-    def later(self) -> list[str]:
-        """The parts that DynamoDB tells only once the table is made."""
+    def not_yet_readable(self) -> list[str]:
+        """The parts that DynamoDB reports only once it has created the table."""
         return [part for part, error in self.unknown.items() if isinstance(error, NotYet)]
 
     @property
     def readable(self) -> bool:
-        """Whether DynamoDB tells more of the table than its description."""
+        """Whether DynamoDB reports more of the table than its description."""
         return self.description.get("TableStatus") not in ("CREATING", "DELETING")
 
     @property
     def busy(self) -> list[str]:
-        """What DynamoDB is still at work on; while it is, the table takes no other change."""
+        """The changes that DynamoDB still carries out; until then it accepts no other."""
         status = self.description.get("TableStatus", "ACTIVE")
-        at_work = [f"table {status}"] if status in ("CREATING", "UPDATING", "DELETING") else []
+        running = [f"table {status}"] if status in ("CREATING", "UPDATING", "DELETING") else []
         encryption = self.description.get("SSEDescription", {}).get("Status", "ENABLED")
         if encryption in ("ENABLING", "DISABLING", "UPDATING"):
-            at_work.append(f"encryption {encryption}")
-        return at_work + [
+            running.append(f"encryption {encryption}")
+        return running + [
             f"index {index['IndexName']} {index['IndexStatus']}"
             for index in self.description.get("GlobalSecondaryIndexes", ())
             if index.get("IndexStatus", "ACTIVE") != "ACTIVE"
@@ -71,9 +84,11 @@ class Live:
 def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -> Live:
     """Read parts of the snapshot again and return it.
 
+    A part that the role may not read, that the engine lacks or does not report yet is noted in
+    `unknown`.
+
     Raises:
-        TdevError: a call failed. What may not be read, what the engine lacks and what it does not
-            tell yet raise nothing: they are unknown.
+        TdevError: a call failed for any other reason.
     """
     readers = {
         "table": _table,
@@ -92,33 +107,32 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
         except Absent:
             live.parts[part] = {}
         except (Unsupported, AccessDenied, NotYet) as error:
-            live.parts[part] = {}
-            live.unknown[part] = error
+            live.parts[part], live.unknown[part] = {}, error
     return live
 
 
 def _table(calls: Calls, table: Table, live: Live) -> State:
     live.description = {}
     live.unknown.pop("encryption", None)
-    found = live.description = calls("DescribeTable", TableName=table.name)["Table"]
-    billing = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
+    description = live.description = calls("DescribeTable", TableName=table.name)["Table"]
+    billing = description.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
     state: State = {
-        ("keys",): declared.keys(found["KeySchema"], found["AttributeDefinitions"]),
-        ("billing",): "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
-        ("protection",): found.get("DeletionProtectionEnabled", False),
+        KEYS: declared.keys(description["KeySchema"], description["AttributeDefinitions"]),
+        BILLING: "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
+        PROTECTION: description.get("DeletionProtectionEnabled", False),
     }
     staying = [
         index
-        for index in found.get("GlobalSecondaryIndexes", ())
+        for index in description.get("GlobalSecondaryIndexes", ())
         if index.get("IndexStatus") != "DELETING"
     ]
-    shape = {**found, "GlobalSecondaryIndexes": staying}
-    state |= {("index", name): index for name, index in declared.indexes(shape).items()}
+    indexes = declared.indexes({**description, "GlobalSecondaryIndexes": staying})
+    state |= {Property("index", name): index for name, index in indexes.items()}
     if billing == "PROVISIONED":
-        state["capacity",] = _units(found)
-        state |= {("capacity", index["IndexName"]): _units(index) for index in staying}
+        state[CAPACITY] = _units(description)
+        state |= {Property("capacity", index["IndexName"]): _units(index) for index in staying}
     try:
-        state["encryption",] = _encryption(calls, table, live)
+        state[ENCRYPTION] = _encryption(calls, table, live)
     except (Unsupported, AccessDenied) as error:
         live.unknown["encryption"] = error
     return state
@@ -130,12 +144,12 @@ def _units(description: dict[str, Any]) -> tuple[int, int]:
 
 
 def _encryption(calls: Calls, table: Table, live: Live) -> str:
-    found = live.description.get("SSEDescription", {})
-    if found.get("Status", "DISABLED") in ("DISABLED", "DISABLING"):
+    encryption = live.description.get("SSEDescription", {})
+    if encryption.get("Status", "DISABLED") in ("DISABLED", "DISABLING"):
         return "aws-owned"
-    key = str(found.get("KMSMasterKeyArn", "kms"))
-    if table.state["encryption",] == "kms":
-        # Only KMS can tell the account's own key for DynamoDB from a customer's.
+    key = str(encryption.get("KMSMasterKeyArn", "kms"))
+    if table.state[ENCRYPTION] == "kms":
+        # Only KMS knows which key is the account's own key for DynamoDB.
         if not live.own_key:
             live.own_key = calls("DescribeKey", KeyId="alias/aws/dynamodb")["KeyMetadata"]["Arn"]
         return "kms" if key == live.own_key else key
@@ -143,16 +157,16 @@ def _encryption(calls: Calls, table: Table, live: Live) -> str:
 
 
 def _ttl(calls: Calls, table: Table, live: Live) -> State:
-    found = calls("DescribeTimeToLive", TableName=table.name)["TimeToLiveDescription"]
-    on = found["TimeToLiveStatus"] in ("ENABLED", "ENABLING")
-    return {("ttl",): found.get("AttributeName") if on else None}
+    ttl = calls("DescribeTimeToLive", TableName=table.name)["TimeToLiveDescription"]
+    on = ttl["TimeToLiveStatus"] in ("ENABLED", "ENABLING")
+    return {TTL: ttl.get("AttributeName") if on else None}
 
 
 def _pitr(calls: Calls, table: Table, live: Live) -> State:
     answer = calls("DescribeContinuousBackups", TableName=table.name)
-    found = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
-    on = found.get("PointInTimeRecoveryStatus") == "ENABLED"
-    return {("pitr",): found.get("RecoveryPeriodInDays", 35) if on else 0}
+    recovery = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+    on = recovery.get("PointInTimeRecoveryStatus") == "ENABLED"
+    return {PITR: recovery.get("RecoveryPeriodInDays", 35) if on else 0}
 
 
 def _tags(calls: Calls, table: Table, live: Live) -> State:
@@ -162,7 +176,7 @@ def _tags(calls: Calls, table: Table, live: Live) -> State:
     more: dict[str, str] = {}
     while True:
         answer = calls("ListTagsOfResource", ResourceArn=live.description["TableArn"], **more)
-        state |= {("tag", tag["Key"]): tag["Value"] for tag in answer["Tags"]}
+        state |= {Property("tag", name=tag["Key"]): tag["Value"] for tag in answer["Tags"]}
         if not answer.get("NextToken"):
             return state
         more = {"NextToken": answer["NextToken"]}
@@ -170,25 +184,28 @@ def _tags(calls: Calls, table: Table, live: Live) -> State:
 
 def _scaling(calls: Calls, table: Table, live: Live) -> State:
     live_indexes = declared.indexes(live.description) if live.description else {}
-    names = {resource(table.name, of): of for of in ("", *table.indexes, *live_indexes)}
-    answer = calls("DescribeScalableTargets", ServiceNamespace="dynamodb", ResourceIds=[*names])
-    found: dict[str, dict[str, Scaling]] = {}
+    indexes = {resource(table.name, index): index for index in ("", *table.indexes, *live_indexes)}
+    answer = calls("DescribeScalableTargets", ServiceNamespace="dynamodb", ResourceIds=[*indexes])
+    scaled: dict[str, dict[str, Scaling]] = {}
     for target in answer["ScalableTargets"]:
         suspended = any(target.get("SuspendedState", {}).values())
-        of = found.setdefault(target["ResourceId"], {})
-        direction = "Read" if "Read" in target["ScalableDimension"] else "Write"
         least, most = target["MinCapacity"], target["MaxCapacity"]
-        # A suspended target scales nothing: as good as one with no range.
-        of[direction] = Scaling(0, 0, None) if suspended else Scaling(least, most, None)
-    for name, of in found.items():
+        # A suspended target scales nothing, so its range must never equal a declared one.
+        scaling = Scaling(0, 0, None) if suspended else Scaling(least, most, None)
+        scaled.setdefault(target["ResourceId"], {})[_direction(target)] = scaling
+    for name, scalings in scaled.items():
         answer = calls("DescribeScalingPolicies", ServiceNamespace="dynamodb", ResourceId=name)
         for policy in answer["ScalingPolicies"]:
-            direction = "Read" if "Read" in policy["ScalableDimension"] else "Write"
-            if direction in of:
-                target_value = policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
-                of[direction] = of[direction]._replace(target=target_value)
+            direction = _direction(policy)
+            if direction in scalings:
+                percent = policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
+                scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]
-    return {("scaling", *filter(None, [names[name]])): of for name, of in found.items()}
+    return {Property("scaling", indexes[name]): scalings for name, scalings in scaled.items()}
+
+
+def _direction(scalable: dict[str, Any]) -> str:
+    return "Read" if "Read" in scalable["ScalableDimension"] else "Write"
 
 
 def _alarms(calls: Calls, table: Table, live: Live) -> State:
@@ -197,7 +214,7 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
     while True:
         answer = calls("DescribeAlarms", AlarmNamePrefix=f"{table.name}/", **more)
         for alarm in answer["MetricAlarms"]:
-            state["alarm", alarm["AlarmName"].removeprefix(f"{table.name}/")] = {
+            state[declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))] = {
                 name: alarm.get(name)
                 for name in (
                     "AlarmDescription",

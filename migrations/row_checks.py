@@ -1,4 +1,4 @@
-"""What stored rows say against a change: an index that would skip some, a TTL that would delete."""
+"""Finds stored rows that forbid a change: an index would leave them out, or TTL delete them."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 from tdev_models.migrations.calls import Calls
-from tdev_models.migrations.declared import Index, Table
+from tdev_models.migrations.declared import CAPACITY, KEYS, Index, Table
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
 
 Row: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 _SEGMENTS = 4
-_MOST_BYTES = {"HASH": 2048, "RANGE": 1024}
-# What expired longer ago than this, DynamoDB does not delete.
+_MAX_KEY_BYTES = {"HASH": 2048, "RANGE": 1024}
+# TTL does not delete what expired longer ago.
 _TTL_REACH_SECONDS = 5 * 365 * 86400
 
 
 def problem(calls: Calls, table: Table, live: Live, change: Change, whole: bool) -> str:
-    """Return what the rows say against a change, with counts and samples; empty when nothing.
+    """Return which rows forbid a change, with counts and samples; empty when none does.
 
     Scans the live table, eventually consistent, at no more than half of its provisioned read units.
 
     Args:
         calls: sends the calls.
         table: the declared table.
-        live: its snapshot.
-        change: an index to make or a TTL to turn on; for any other nothing is read.
+        live: its live state.
+        change: an index to create or a TTL to turn on; for any other nothing is read.
         whole: read every row, in parallel segments; else one page, at most a megabyte.
     """
-    if not live.description or change.after is None or change.target[0] not in ("index", "ttl"):
+    kind, wanted = change.target.kind, change.after
+    if not live.description or wanted is None or kind not in ("index", "ttl"):
         return ""
-    if change.target[0] == "index":
-        faults = _unfit(change.after)
-        attributes = [key.name for key in change.after.keys]
-        verdict = "the index would skip rows, and refuse their later writes"
+    if kind == "index":
+        faults = _unfit(wanted)
+        attributes = [key.name for key in wanted.keys]
+        verdict = "the index would leave rows out, and DynamoDB refuse later writes to them"
     else:
-        faults = _expired(change.after, calls.settings.clock())
-        attributes = [change.after]
+        faults = _expired(wanted, calls.settings.clock())
+        attributes = [wanted]
         verdict = "rows have expired and would be deleted"
-    keys = [key.name for key in live.state["keys",]]
+    keys = [key.name for key in live.state[KEYS]]
     names = {f"#{number}": name for number, name in enumerate(dict.fromkeys([*keys, *attributes]))}
     segments = _SEGMENTS if whole else 1
-    reads, _ = live.state.get(("capacity",), (0, 0))
+    reads, _ = live.state.get(CAPACITY, (0, 0))
 
     def scan(segment: int) -> tuple[Counter[str], dict[str, str]]:
         counts: Counter[str] = Counter()
@@ -75,14 +76,17 @@ def problem(calls: Calls, table: Table, live: Live, change: Change, whole: bool)
                 time.sleep(used / (0.5 * reads / segments))
 
     total: Counter[str] = Counter()
-    seen: dict[str, list[str]] = {}
+    examples: dict[str, list[str]] = {}
     with ThreadPoolExecutor(segments) as pool:
         for counts, samples in pool.map(scan, range(segments)):
             total += counts
             for fault, sample in samples.items():
-                seen.setdefault(fault, []).append(sample)
-    found = [f"{n} with {fault}, such as {'; '.join(seen[fault])}" for fault, n in total.items()]
-    return f"{verdict}: {'. '.join(found)}" if found else ""
+                examples.setdefault(fault, []).append(sample)
+    counted = [
+        f"{count} with {fault}, such as {'; '.join(examples[fault])}"
+        for fault, count in total.items()
+    ]
+    return f"{verdict}: {'. '.join(counted)}" if counted else ""
 
 
 def _unfit(index: Index) -> Callable[[Row], Iterator[str]]:
@@ -96,8 +100,8 @@ def _unfit(index: Index) -> Callable[[Row], Iterator[str]]:
                 yield f"{key.name} of type {kind} instead of {key.type}"
             elif not size:
                 yield f"an empty {key.name}"
-            elif size > _MOST_BYTES[key.role]:
-                yield f"{key.name} over {_MOST_BYTES[key.role]} bytes"
+            elif size > _MAX_KEY_BYTES[key.role]:
+                yield f"{key.name} over {_MAX_KEY_BYTES[key.role]} bytes"
 
     return faults
 

@@ -1,4 +1,4 @@
-"""The next call that brings one change about; nothing here does I/O."""
+"""The next call that makes a change of a plan; nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tdev_models.migrations.declared import Index, Key, Scaling, Table, resource
+from tdev_models.migrations.declared import (
+    BILLING,
+    CAPACITY,
+    ENCRYPTION,
+    KEYS,
+    PROTECTION,
+    Index,
+    Key,
+    Property,
+    Scaling,
+    Table,
+    indexes_in,
+    resource,
+)
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import PARTS, Live
 
@@ -16,9 +29,9 @@ class Step:
     """One call.
 
     Attributes:
-        operation: the operation, one of `calls.OPERATIONS`.
+        operation: one of `calls.OPERATIONS`.
         request: its parameters.
-        touches: the parts of the snapshot to read again.
+        touches: the parts of the live state that it may change.
     """
 
     operation: str
@@ -27,10 +40,10 @@ class Step:
 
 
 def next_step(table: Table, live: Live, change: Change) -> Step:
-    """Return the next call towards a change; some changes take several, one after another."""
-    kind, want = change.target[0], change.after
+    """Return the next call towards a change; some take several, each chosen by the live state."""
+    target, want = change.target, change.after
     name = {"TableName": table.name}
-    match kind:
+    match target.kind:
         case "keys":
             return Step("CreateTable", {**name, **_creation(table)}, PARTS)
         case "protection":
@@ -48,24 +61,24 @@ def next_step(table: Table, live: Live, change: Change) -> Step:
             return Step("UpdateTable", {**name, **_index(table, live, change)})
         case "capacity":
             units = {"ProvisionedThroughput": _units(want)}
-            if not change.target[1:]:
+            if not target.index:
                 return Step("UpdateTable", {**name, **units})
-            update = {"Update": {"IndexName": change.target[1], **units}}
+            update = {"Update": {"IndexName": target.index, **units}}
             return Step("UpdateTable", {**name, "GlobalSecondaryIndexUpdates": [update]})
         case "scaling":
             return _scaling(table, live, change)
         case "ttl":
-            # One attribute has to be turned off before another is turned on.
+            # TTL on one attribute has to be turned off before it is turned on for another.
             on = change.before is None
             ttl = {"Enabled": on, "AttributeName": want if on else change.before}
             request = {**name, "TimeToLiveSpecification": ttl}
             return Step("UpdateTimeToLive", request, ("ttl",))
         case "tag":
-            tags = [{"Key": change.target[1], "Value": want}]
+            tags = [{"Key": target.name, "Value": want}]
             arn = live.description["TableArn"]
             return Step("TagResource", {"ResourceArn": arn, "Tags": tags}, ("tag",))
         case _:
-            alarm = f"{table.name}/{change.target[1]}"
+            alarm = f"{table.name}/{target.name}"
             if want is None:
                 return Step("DeleteAlarms", {"AlarmNames": [alarm]}, ("alarm",))
             return Step("PutMetricAlarm", {"AlarmName": alarm, **want}, ("alarm",))
@@ -73,19 +86,21 @@ def next_step(table: Table, live: Live, change: Change) -> Step:
 
 def _creation(table: Table) -> dict[str, Any]:
     state = table.state
-    indexes = {target[1]: value for target, value in state.items() if target[0] == "index"}
+    indexes = {item.index: value for item, value in state.items() if item.kind == "index"}
+    tags = {item.name: value for item, value in state.items() if item.kind == "tag"}
     request: dict[str, Any] = {
-        **_schema(state["keys",]),
-        "AttributeDefinitions": _types([state["keys",], *(i.keys for i in indexes.values())]),
-        "DeletionProtectionEnabled": state["protection",],
-        "Tags": [{"Key": t[1], "Value": value} for t, value in state.items() if t[0] == "tag"],
-        **_mode(table),
+        **_schema(state[KEYS]),
+        "AttributeDefinitions": _types([state[KEYS], *(i.keys for i in indexes.values())]),
+        "DeletionProtectionEnabled": state[PROTECTION],
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        **_billing_mode(table),
     }
     if indexes:
-        made = [_index_creation(table, Live(), name, index) for name, index in indexes.items()]
-        request["GlobalSecondaryIndexes"] = made
-    if state["encryption",] != "aws-owned":
-        request["SSESpecification"] = _encryption(state["encryption",])
+        request["GlobalSecondaryIndexes"] = [
+            _index_creation(table, Live(), name, index) for name, index in indexes.items()
+        ]
+    if state[ENCRYPTION] != "aws-owned":
+        request["SSESpecification"] = _encryption(state[ENCRYPTION])
     return request
 
 
@@ -94,7 +109,7 @@ def _schema(keys: Iterable[Key]) -> dict[str, Any]:
 
 
 def _types(keys: Iterable[Iterable[Key]]) -> list[dict[str, str]]:
-    types = {key.name: key.type for of in keys for key in of}
+    types = {part.name: part.type for key in keys for part in key}
     return [{"AttributeName": name, "AttributeType": kind} for name, kind in types.items()]
 
 
@@ -102,19 +117,19 @@ def _units(units: tuple[int, int]) -> dict[str, int]:
     return {"ReadCapacityUnits": units[0], "WriteCapacityUnits": units[1]}
 
 
-def _mode(table: Table) -> dict[str, Any]:
-    if table.state["billing",] == "on-demand":
+def _billing_mode(table: Table) -> dict[str, Any]:
+    if table.state[BILLING] == "on-demand":
         return {"BillingMode": "PAY_PER_REQUEST"}
     return {
         "BillingMode": "PROVISIONED",
-        "ProvisionedThroughput": _units(table.state["capacity",]),
+        "ProvisionedThroughput": _units(table.state[CAPACITY]),
     }
 
 
 def _billing(table: Table, live: Live) -> dict[str, Any]:
-    """Return the switch of billing, which to provisioned must name every live index."""
-    request = _mode(table)
-    indexes = [target[1] for target in live.state if target[0] == "index"]
+    """Return the change of billing; one to provisioned must give units to every live index."""
+    request = _billing_mode(table)
+    indexes = indexes_in(live.state)
     if "ProvisionedThroughput" in request and indexes:
         units = {"ProvisionedThroughput": request["ProvisionedThroughput"]}
         updates = [{"Update": {"IndexName": name, **units}} for name in indexes]
@@ -130,13 +145,13 @@ def _encryption(wanted: str) -> dict[str, Any]:
 
 
 def _index(table: Table, live: Live, change: Change) -> dict[str, Any]:
-    name = change.target[1]
-    if change.before is not None:  # goes; if another is declared, it comes with a step of its own
+    name = change.target.index
+    if change.before is not None:  # a replacement is created by a later step
         return {"GlobalSecondaryIndexUpdates": [{"Delete": {"IndexName": name}}]}
-    in_use = [value.keys for target, value in live.state.items() if target[0] == "index"]
+    in_use = [value.keys for item, value in live.state.items() if item.kind == "index"]
     create = _index_creation(table, live, name, change.after)
     return {
-        "AttributeDefinitions": _types([live.state["keys",], *in_use, change.after.keys]),
+        "AttributeDefinitions": _types([live.state[KEYS], *in_use, change.after.keys]),
         "GlobalSecondaryIndexUpdates": [{"Create": create}],
     }
 
@@ -146,27 +161,32 @@ def _index_creation(table: Table, live: Live, name: str, index: Index) -> dict[s
     if index.attributes:
         projection["NonKeyAttributes"] = sorted(index.attributes)
     request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
-    if ("capacity", name) in table.state:
-        units = table.state["capacity", name]
-        if ("scaling", name) in table.state:
-            # Nothing scales it while it is made, and the table's writes wait for it.
-            of = live.state.get(("capacity",)) or units
-            units = (max(units[0], of[0]), max(units[1], of[1]))
+    if units := table.state.get(Property("capacity", name)):
+        if Property("scaling", name) in table.state:
+            # Auto scaling does not reach it before it is built, and an index with fewer units than
+            # the table slows the table's writes down.
+            of_table = live.state.get(CAPACITY) or units
+            units = (max(units[0], of_table[0]), max(units[1], of_table[1]))
         request["ProvisionedThroughput"] = _units(units)
     return request
 
 
 def _scaling(table: Table, live: Live, change: Change) -> Step:
     """Return the next of at most four calls: targets before policies, reads before writes."""
-    index = change.target[1] if change.target[1:] else ""
+    index = change.target.index
     name = resource(table.name, index)
     have: dict[str, Scaling] = change.before or {}
     want: dict[str, Scaling] = change.after or {}
 
     def step(operation: str, direction: str, **more: Any) -> Step:
         dimension = f"dynamodb:{'index' if index else 'table'}:{direction}CapacityUnits"
-        of = {"ServiceNamespace": "dynamodb", "ResourceId": name, "ScalableDimension": dimension}
-        return Step(operation, {**of, **more}, ("scaling",))
+        request = {
+            "ServiceNamespace": "dynamodb",
+            "ResourceId": name,
+            "ScalableDimension": dimension,
+            **more,
+        }
+        return Step(operation, request, ("scaling",))
 
     for direction in ("Read", "Write"):
         if direction in have and direction not in want:
@@ -190,7 +210,7 @@ def _scaling(table: Table, live: Live, change: Change) -> Step:
         "TargetValue": want[direction].target,
         "PredefinedMetricSpecification": metric,
     }
-    # There can be one such policy only: one that was made by hand is taken over under its name.
+    # A second policy for the same metric is refused: an existing one is changed, under its name.
     default = f"DynamoDB{direction}CapacityUtilization:{name}"
     return step(
         "PutScalingPolicy",

@@ -21,6 +21,7 @@ from tdev_models.errors import (
     TdevError,
     Throttled,
     Unavailable,
+    WrongUser,
 )
 from tdev_models.metrics import (
     experiments as _experiments,
@@ -138,6 +139,7 @@ __all__ = [
     "UsageReport",
     "UserProject",
     "Variant",
+    "WrongUser",
     "abandon_session",
     "agent_performance",
     "assign_variant",

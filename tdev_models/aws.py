@@ -115,7 +115,7 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     config = Config(
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
-        retries={"mode": "standard", "total_max_attempts": 1},  # `dynamodb.retry` decides
+        retries={"mode": "standard", "total_max_attempts": 1},  # `tdev_models.retry` decides
         max_pool_connections=64,
         parameter_validation=False,
         user_agent_extra="tdev-models",

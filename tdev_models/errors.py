@@ -7,6 +7,7 @@
     ├── ConfigurationError  region, credentials, permissions or tables are missing
     │   └── AccessDenied    the role may not do this
     ├── NotFound            no such item (also a LookupError)
+    ├── WrongUser           the session belongs to another user
     ├── InvalidTransition   the state machine forbids this change of status
     ├── LeaseHeld           another worker owns the session
     ├── LeaseLost           this worker owned the session and no longer does
@@ -55,7 +56,11 @@ class AccessDenied(ConfigurationError):
 
 
 class NotFound(TdevError, LookupError):
-    """There is no such item."""
+    """There is no such item, or not for the given user."""
+
+
+class WrongUser(TdevError):
+    """The session belongs to another user than the call names; nothing was changed or claimed."""
 
 
 class InvalidTransition(TdevError):

@@ -7,8 +7,19 @@ from dataclasses import asdict, is_dataclass
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
+
+MOST_LEVELS = 200
+"""How deep JSON may be nested: less than any Python's own limit, which differs between releases."""
+
+_TOO_DEEP = (
+    f"nested more than {MOST_LEVELS} levels deep; flatten it, or give the inner part as a string "
+    "(json.dumps of it)"
+)
+_LEVELS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes({*range(256)} - {*_LEVELS})
 
 
 def text_of(value: Any) -> str:
@@ -21,11 +32,15 @@ def text_of(value: Any) -> str:
         return encode(value)
     try:
         json.loads(value, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError as error:
         raise ValueError(
             f"a string must be JSON text ({error}); "
             "pass the object itself, or json.dumps(...) of it"
         ) from None
+    if _is_too_deep(value):
+        raise ValueError(_TOO_DEEP)
     return value
 
 
@@ -40,15 +55,30 @@ def encode(value: Any) -> str:
         ValueError: the value has no JSON form.
     """
     try:
-        return json.dumps(
+        text = json.dumps(
             value,
             ensure_ascii=False,
             allow_nan=False,
             separators=(",", ":"),
             default=_json_form,
         )
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ValueError(f"no JSON form: {_TOO_DEEP}") from None
+    except (TypeError, ValueError) as error:
         raise ValueError(f"no JSON form: {error}") from None
+    if _is_too_deep(text):
+        raise ValueError(f"no JSON form: {_TOO_DEEP}")
+    return text
+
+
+def _is_too_deep(text: str) -> bool:
+    """Return whether JSON text is nested too deep, in linear time."""
+    if text.count("[") + text.count("{") <= MOST_LEVELS:
+        return False
+    data = text.encode(errors="replace").replace(rb"\\", b"").replace(rb"\"", b"")
+    outside_strings = b"".join(data.split(b'"')[::2])
+    levels = map(_LEVELS.__getitem__, outside_strings.translate(None, _NO_BRACKETS))
+    return max(accumulate(levels), default=0) > MOST_LEVELS
 
 
 def _no_constant(name: str) -> None:

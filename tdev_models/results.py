@@ -117,7 +117,10 @@ class Session(Record):
 
 @_result
 class Attempt(Record):
-    """One try of one agent; `number` counts from 1. Times are epoch seconds."""
+    """One try of one agent; `number` counts from 1. Times are epoch seconds.
+
+    `status` is RUNNING, COMPLETED, FAILED, or LOST: it never ended, and another one began.
+    """
 
     number: int
     status: str

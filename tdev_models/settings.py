@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tdev_models.errors import InvalidRequest
-from tdev_models.results import RequestEvent
+from tdev_models.results import AGENTS, RequestEvent
 
 
 class Transport(Protocol):
@@ -50,6 +50,7 @@ _VARIABLES = {
     "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
 }
 _LONGEST = 1e9  # seconds or days
+_MOST_AGENTS = 99  # their executions are read by one transaction
 # As botocore has it: no underscore.
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -71,6 +72,7 @@ class Settings:
         region: AWS region; None leaves it to the AWS configuration files.
         endpoint: URL of DynamoDB; None means AWS.
         prefix: what every table name begins with.
+        agents: the pipeline's agents, in their order; at most 99.
         lease_seconds: how long a claim lasts without a heartbeat.
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
@@ -94,6 +96,7 @@ class Settings:
     region: str | None = None
     endpoint: str | None = None
     prefix: str = "t-developer"
+    agents: tuple[str, ...] = AGENTS
     lease_seconds: float = 60.0
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
@@ -119,6 +122,7 @@ class Settings:
             _check_function(field, getattr(self, field))
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
+        object.__setattr__(self, "agents", _checked_agents(self.agents))
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A live session refreshes last_updated at half of it, and may be late by a lease.
             raise InvalidRequest(
@@ -133,7 +137,8 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings that the environment gives.
 
-        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
+        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_AGENTS (names with commas between them),
+        TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
         TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
         TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
         AWS_REGION or AWS_DEFAULT_REGION,
@@ -154,6 +159,8 @@ class Settings:
                     given[field] = float(text)
                 except ValueError:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
+        if text := environ.get("TDEV_AGENTS"):
+            given["agents"] = tuple(name.strip() for name in text.split(","))
         if text := environ.get("TDEV_AUTOMATIC_METRICS"):
             if text not in ("on", "off"):
                 raise InvalidRequest("automatic_metrics", "TDEV_AUTOMATIC_METRICS is on or off")
@@ -188,6 +195,17 @@ def _check_function(field: str, value: Any) -> None:
 def _check_name(field: str, value: Any) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
         raise InvalidRequest(field, f"{value!r} is not of lower-case letters, digits and dashes")
+
+
+def _checked_agents(agents: Any) -> tuple[str, ...]:
+    names = () if isinstance(agents, str) else tuple(agents)
+    if not 0 < len(names) <= _MOST_AGENTS or len({*names}) < len(names):
+        problem = f"must be 1 to {_MOST_AGENTS} different names, not {agents!r}"
+        raise InvalidRequest("agents", problem)
+    for name in names:
+        if not (isinstance(name, str) and 0 < len(name.encode()) <= 255 and "#" not in name):
+            raise InvalidRequest("agents", f"{name!r} is not a name of 1 to 255 bytes without '#'")
+    return names
 
 
 def _check_endpoint(endpoint: str, environment: str) -> None:

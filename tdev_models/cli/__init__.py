@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what was started is ended, as with Ctrl-C
-        signal.signal(number, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # what was started is ended, as with Ctrl-C
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         return _RUN.get(options.command, _report)(options)
     except (TdevError, OSError) as error:

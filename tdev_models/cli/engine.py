@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import http.client
 import os
@@ -42,7 +41,7 @@ class Engine:
         name: `dynoxide` or `moto`.
         pid: its process.
         keeps_data: whether what is written outlives it.
-        notice: why it is not dynoxide, or empty.
+        notice: why it is not dynoxide, or keeps no data on this system; or empty.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Engine:
 
         Args:
             data: the file to keep the data in, created if absent; without it, in memory. One engine
-                at a time may have it. moto keeps nothing.
+                at a time may have it. moto keeps nothing, nor does a system without file locks.
             port: where to listen on 127.0.0.1; a free port when not given.
 
         Raises:
@@ -79,6 +78,8 @@ class Engine:
             command, name = [sys.executable, "-m", "tdev_models.cli.moto_server"], "moto"
             notice = f"{reason}: moto stands in; nothing is kept, and capacity units are its own"
             data = None
+        if data is not None and find_spec("fcntl") is None:
+            data, notice = None, f"nothing is kept: {sys.platform} cannot lock {data}"
         with tempfile.TemporaryFile() as log:
             deadline = time.monotonic() + START_SECONDS
             for _ in range(3):  # somebody else may take the free port before the engine does
@@ -199,6 +200,8 @@ def _spawn(command: list[str], data: Path | None, log: IO[bytes]) -> subprocess.
         if lock is not None:
             # Two engines on one file lose index entries. The child inherits the lock and holds it
             # for as long as it lives, whatever becomes of this process.
+            import fcntl  # Windows has none
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return subprocess.Popen(
             command,

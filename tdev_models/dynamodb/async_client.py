@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.errors import Unavailable
 from tdev_models.forks import after_fork_in_child
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.settings import Transport
@@ -61,12 +62,14 @@ class AsyncClient(Client):
             raise several.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
         task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
         cancelled: asyncio.CancelledError | None = None
+        if seconds is not None:
+            loop.call_later(seconds, task.cancel)
         while not task.done():
             try:
                 await asyncio.wait([task])
@@ -78,6 +81,8 @@ class AsyncClient(Client):
             if not task.cancelled():
                 task.exception()  # seen; the cancellation goes first
             raise cancelled
+        if task.cancelled() and seconds is not None:
+            raise Unavailable(f"not done within {seconds:.1f} s")
         return task.result()
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -48,7 +48,7 @@ class BlockingClient(Client):
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
+    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         """Do the work: nothing cancels a thread."""
         return await work
 

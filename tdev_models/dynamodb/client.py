@@ -82,8 +82,12 @@ class Client(ABC):
         """Run jobs, at most so many at once, and return their results in order."""
 
     @abstractmethod
-    async def shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of work that a cancellation must not cut in two."""
+    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """Return the result of work that a cancellation must not cut in two.
+
+        Raises:
+            Unavailable: in an event loop, it took longer than `seconds`, if they are given.
+        """
 
     @abstractmethod
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:

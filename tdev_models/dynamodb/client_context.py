@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.client import Client
 
+S = TypeVar("S", bound=bool)
 
-class ClientContext(ABC):
-    """Subclasses write `__aenter__` and `__aexit__`; `with` drives the same two."""
+
+class ClientContext(ABC, Generic[S]):
+    """Subclasses write `__aenter__` and `__aexit__`; `with` drives the same two.
+
+    `S` is what the latter returns: Literal[False] where no error is ever swallowed.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     @abstractmethod
-    async def __aenter__(self) -> Self: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
 
     @abstractmethod
     async def __aexit__(
@@ -25,7 +31,7 @@ class ClientContext(ABC):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool: ...
+    ) -> S: ...
 
     def __enter__(self) -> Self:
         if self._client.in_event_loop:
@@ -37,5 +43,5 @@ class ClientContext(ABC):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> S:
         return drive(self.__aexit__(kind, error, traceback))

@@ -31,7 +31,7 @@ class Table(Generic[M]):
     async def get(self, hash_key: Any, range_key: Any = None) -> M | None:
         """Return one item, read consistently, or None."""
         response = await self._sender.send(*self.requests.get(hash_key, range_key))
-        return self._live(response.get("Item"))
+        return self.live(response.get("Item"))
 
     async def update(
         self,
@@ -67,13 +67,13 @@ class Table(Generic[M]):
     ) -> tuple[list[M], dict[str, Mapping[str, Any]] | None]:
         """Return one page of a query, and where the next begins (None at the end)."""
         response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
-        items = [item for raw in response["Items"] if (item := self._live(raw)) is not None]
+        items = [item for raw in response["Items"] if (item := self.live(raw)) is not None]
         return items, response.get("LastEvaluatedKey")
 
     async def get_many(self, keys: Sequence[tuple[Any, ...]]) -> list[M | None]:
         """Return up to 100 items as they were at one moment, in the order of their keys."""
         responses = await self._sender.transact_get([self.requests.get_part(*key) for key in keys])
-        return [self._live(item) for item in responses]
+        return [self.live(item) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that a failed condition handed back."""
@@ -97,7 +97,8 @@ class Table(Generic[M]):
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
-    def _live(self, item: Mapping[str, Any] | None) -> M | None:
+    def live(self, item: Mapping[str, Any] | None) -> M | None:
+        """Return the model of an item that was read, or None if it is missing or expired."""
         return None if not item or self._expired(item) else self.load(item)
 
     def _expired(self, item: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.samples import HourTotals, instants, read_totals, row
 from tdev_models.metrics.totals import Totals
 from tdev_models.results import (
-    AGENTS,
     AgentPerformance,
     FunnelStep,
     PerformanceReport,
@@ -71,7 +70,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
                 completed=runs[name].count - runs[name].errors if name in runs else 0,
                 stopped=stopped[name].count if name in stopped else 0,
             )
-            for name in AGENTS
+            for name in client.settings.agents
         ),
         seconds=row("session_duration", durations, (50, 90, 99)) if durations.count else None,
         technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),
@@ -100,7 +99,8 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
     runs = _by_agent(await read_totals(client, "agent_execution_time", first, last))
     former = _by_agent(await read_totals(client, "agent_execution_time", before, first))
     retries = _by_agent(await read_totals(client, "agent_retries", first, last))
-    order = [*AGENTS, *sorted(set(runs) - set(AGENTS))]
+    known = client.settings.agents
+    order = [*known, *sorted(set(runs) - set(known))]
     agents = [
         AgentPerformance(
             agent_name=name,

@@ -21,7 +21,7 @@ from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import ConditionFailed, InvalidRequest
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.retry import Backoff
 from tdev_models.validation import Rule
@@ -65,13 +65,16 @@ class BaseModel(Model):
     """A model whose writes touch only what was changed, and never a lease."""
 
     _stored: dict[str, Any]
+    # The table of the stored item; None for a new instance, which may be saved anywhere.
+    _place: tuple[str | None, ...] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         object.__setattr__(self, "_stored", {})
+        object.__setattr__(self, "_place", None)
         super().__init__(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.get_attributes() or name in ("attribute_values", "_stored"):
+        if name in self.get_attributes() or name in ("attribute_values", "_stored", "_place"):
             super().__setattr__(name, value)
         else:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
@@ -85,14 +88,24 @@ class BaseModel(Model):
 
         Attributes that were not read (an index projects only some), that a newer release added, or
         that belong to a lease stay as they are in the table. Setting None removes an attribute.
+        A new instance makes its item or is merged into it; after `delete()` an instance is new.
         Safe to send twice. Returns DynamoDB's response, `{}` when there was nothing to write.
 
         Raises:
-            pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
+            InvalidRequest: the instance was read or saved under another key, or in another table
+                (`settings.use`); nothing was sent.
+            DoesNotExist: the item was deleted meanwhile; nothing was written.
+            pynamodb.exceptions.UpdateError: the condition was not met (or, where there is one, the
+                item was deleted), or the request failed.
         """
-        changes = self._changes()
-        if not changes and self._stored and condition is None:
+        self._check_place()
+        changes, is_stored = self._changes(), self._place is not None
+        if not changes and is_stored and condition is None:
             return {}
+        exists: Condition = self.key_attributes()[0].exists()
+        needed = condition
+        if is_stored:
+            needed = exists if condition is None else condition & exists
         actions = [
             attribute.remove() if raw is None else typed(attribute, raw)
             for attribute, raw in changes
@@ -100,13 +113,37 @@ class BaseModel(Model):
         hash_key, range_key = self._get_serialized_keys()
         connection = self._get_connection()
         request = connection.get_operation_kwargs(
-            hash_key, range_key=range_key, actions=actions or None, condition=condition
+            hash_key, range_key=range_key, actions=actions or None, condition=needed
         )
         try:
             response: dict[str, Any] = connection.connection.dispatch("UpdateItem", request)
         except BOTOCORE_EXCEPTIONS as error:
+            if condition is None and isinstance(aws.error_of(error), ConditionFailed):
+                raise self.DoesNotExist(
+                    f"{self._name()} was deleted since it was read, and was not made anew; "
+                    "to store it again, save a new instance"
+                ) from None
             raise UpdateError(f"Failed to save: {error}", error) from error
-        self._stored = {**self._stored, **{one.attr_name: raw for one, raw in changes}}
+        self._stored = {
+            **self._stored,
+            **self._key(),
+            **{one.attr_name: raw for one, raw in changes},
+        }
+        self._place = self._table()
+        return response
+
+    def delete(
+        self, condition: Condition | None = None, *, add_version_condition: bool = True
+    ) -> Any:
+        """Delete the item; the instance is then a new one, which `save()` stores whole.
+
+        Raises:
+            InvalidRequest: as `save()`.
+            pynamodb.exceptions.DeleteError: the condition was not met, or the request failed.
+        """
+        self._check_place()
+        response = super().delete(condition, add_version_condition=add_version_condition)
+        self._stored, self._place = {}, None
         return response
 
     @classmethod
@@ -122,13 +159,45 @@ class BaseModel(Model):
     def from_raw_data(cls, data: Any) -> Self:
         """Return the instance of one item of DynamoDB."""
         instance = super().from_raw_data(data)
-        instance._stored = data
+        instance._stored, instance._place = data, cls._table()
         return instance
 
     def deserialize(self, attribute_values: Any) -> None:
         """Take over one item of DynamoDB."""
         super().deserialize(attribute_values)
-        self._stored = attribute_values
+        self._stored, self._place = attribute_values, self._table()
+
+    @classmethod
+    def _table(cls) -> tuple[str | None, ...]:
+        """Return where the settings in force have the table."""
+        chosen = _settings_for_import()
+        return chosen.endpoint, chosen.region, chosen.table_name(cls.Meta.table)  # type: ignore[attr-defined]
+
+    def _key(self) -> dict[str, Any]:
+        pairs = zip(self.key_attributes(), self._get_serialized_keys(), strict=True)
+        return {key.attr_name: {key.attr_type: raw} for key, raw in pairs if key is not None}
+
+    def _name(self) -> str:
+        keys = [repr(raw) for typed_key in self._key().values() for raw in typed_key.values()]
+        return f"{type(self).__name__} {', '.join(keys)}"
+
+    def _check_place(self) -> None:
+        """Raise InvalidRequest if key or settings now lead to another item than the stored one."""
+        if self._place is None:
+            return
+        for name, value in self._key().items():
+            if self._stored.get(name, value) != value:
+                raise InvalidRequest(
+                    name,
+                    f"was changed since {type(self).__name__} was read, and names another item; "
+                    "make a new instance for that",
+                )
+        if self._place != self._table():
+            raise InvalidRequest(
+                "settings",
+                f"{self._name()} is of the table {self._place[-1]}, the settings in force lead to "
+                f"{self._table()[-1]}; make a new instance to store it there, too",
+            )
 
     def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
         changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
@@ -145,6 +214,15 @@ class BaseModel(Model):
         return changes
 
     # ------------------------------------------------------------------ what the store calls
+
+    def is_as_read(self, attribute: Attribute[Any]) -> Condition:
+        """Return the condition that an attribute is as it was read, digit for digit.
+
+        Other programs store times that have more digits than a float.
+        """
+        stored = self._stored.get(attribute.attr_name)
+        same: Condition = attribute.does_not_exist() if stored is None else attribute == stored
+        return same
 
     @classmethod
     def meta_table(cls, table_name: str) -> MetaTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tdev_models.models.attributes import (
     ERROR_BYTES,
+    FlagAttribute,
     InstantAttribute,
     JSONTextAttribute,
     NumberAttribute,
@@ -11,7 +12,7 @@ from tdev_models.models.attributes import (
 )
 from tdev_models.models.base import BaseModel, TableMeta
 from tdev_models.models.indexes import ListIndex
-from tdev_models.results import AGENTS, PipelineType, SessionStatus
+from tdev_models.results import PipelineType, SessionStatus
 from tdev_models.validation import PARTITION_KEY_BYTES, choice, json_text, key, text, whole
 
 
@@ -34,12 +35,12 @@ class PipelineSession(BaseModel):
 
     What callers give:
         session_id: at most 1,792 bytes; the ids of its executions end in the agents' names.
-        user_id: at most 2,048 bytes.
+        user_id: at most 2,048 bytes; once set, a call that names another is refused.
         project_name: at most 1,024 bytes.
         pipeline_type: SIMPLE or PRODUCTION.
         status: ACTIVE, COMPLETED, FAILED or ABANDONED.
         current_agent: at most 255 bytes.
-        progress: the number of ended agents, 0..9.
+        progress: the number of ended agents, at most that of the pipeline's agents: 0..9.
         metadata: JSON, at most 16 KB.
         failed_agent: at most 255 bytes.
         error_message: at most 4 KB.
@@ -57,7 +58,7 @@ class PipelineSession(BaseModel):
     pipeline_type = TextAttribute(choice(PipelineType), listed=True)
     status = TextAttribute(choice(SessionStatus), listed=True)
     current_agent = TextAttribute(text(255), listed=True)
-    progress = NumberAttribute(whole(0, len(AGENTS)), listed=True)
+    progress = NumberAttribute(whole(0, 99), listed=True)
     created_at = InstantAttribute(listed=True)
     last_updated = InstantAttribute(listed=True)
     metadata = JSONTextAttribute(
@@ -69,12 +70,18 @@ class PipelineSession(BaseModel):
     lease_owner = TextAttribute(listed=False, lease=True)
     lease_token = TextAttribute(returned=False, lease=True)
     lease_expires = InstantAttribute(listed=False, lease=True)
+    # From the first claim on, until what was done without one before it is adopted.
+    adopts = FlagAttribute(returned=False, lease=True)
     resume_count = NumberAttribute(listed=True)
     next_retry_at = InstantAttribute(listed=False)
     failed_agent = TextAttribute(text(255), listed=True)
     error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    # Of the saves without a lease: the tokens of the last two, and when the last one was made. That
+    # moment never goes back, so a late copy of an earlier save changes nothing.
     previous_status = TextAttribute(returned=False)
     write_token = TextAttribute(returned=False, lease=True)
+    former_token = TextAttribute(returned=False, lease=True)
+    saved_at = InstantAttribute(returned=False, lease=True)
     expires_at = NumberAttribute(listed=True, returned=False)
 
     status_index = StatusIndex()

@@ -7,7 +7,7 @@ status that the write gives::
     ---------    ---------    -------    -------    ---------------    ---------------
     no status    waits        waits      begins     begins and ends    begins and ends
     PENDING      waits        waits      begins     begins and ends    begins and ends
-    RUNNING      stays        refused    stays      ends               ends
+    RUNNING      stays        returns    stays      ends               ends
     COMPLETED    stays        refused    refused    stays              refused
     FAILED       stays        refused    begins     refused            stays
     any other    refused      refused    refused    refused            refused
@@ -18,7 +18,10 @@ status that the write gives::
   none. A new owner may run any agent again, so what came before is a former attempt.
 - waits: the execution is PENDING. Attempts that it had are kept.
 - stays: no attempt begins or ends; other fields may change.
-- begins: a new attempt begins. What the former one left (output, error) is removed.
+- returns: the attempt is CANCELLED, and the execution PENDING again: its owner gives the work back.
+  Refused without a claim.
+- begins: a new attempt begins. What the former one left (output, error) is removed; if it never
+  ended, its worker was killed, and it is marked LOST.
 - refused: InvalidTransition, for FAILED with the remedy that a retry begins with RUNNING.
 
 A write without a claim to an execution that was written under one is refused before that, with
@@ -55,6 +58,9 @@ _ERROR_CHARACTERS = 500
 PENDING, RUNNING = ExecutionStatus.PENDING, ExecutionStatus.RUNNING
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
 _FINAL = (COMPLETED, FAILED)
+CANCELLED = "CANCELLED"
+"""The status of an attempt that its owner gave back; no failure of its agent."""
+_LOST = "LOST"  # a status of attempts alone
 
 
 class Step(Enum):
@@ -64,6 +70,7 @@ class Step(Enum):
     STAYS = "stays"
     BEGINS = "begins"
     ENDS = "ends"
+    RETURNS = "returns"
     WHOLE = "begins and ends"
     REFUSED = "refused"
 
@@ -78,14 +85,14 @@ class Step(Enum):
         return self in (Step.ENDS, Step.WHOLE)
 
 
-_WAITS, _STAYS, _BEGINS, _ENDS, _WHOLE, _REFUSED = Step
+_WAITS, _STAYS, _BEGINS, _ENDS, _RETURNS, _WHOLE, _REFUSED = Step
 
 # fmt: off
 _GIVEN =     (None,     PENDING,  RUNNING,  COMPLETED, FAILED)
 _STEPS: Mapping[str | None, tuple[Step, ...]] = {
     None:      (_WAITS, _WAITS,   _BEGINS,  _WHOLE,    _WHOLE),
     PENDING:   (_WAITS, _WAITS,   _BEGINS,  _WHOLE,    _WHOLE),
-    RUNNING:   (_STAYS, _REFUSED, _STAYS,   _ENDS,     _ENDS),
+    RUNNING:   (_STAYS, _RETURNS, _STAYS,   _ENDS,     _ENDS),
     COMPLETED: (_STAYS, _REFUSED, _REFUSED, _STAYS,    _REFUSED),
     FAILED:    (_STAYS, _REFUSED, _BEGINS,  _REFUSED,  _STAYS),
 }
@@ -123,6 +130,7 @@ class Change:
         sets: the attributes to set, by name; payloads are JSON text.
         removes: the names of the attributes to remove.
         attempt: the attempt as it is to be stored; None while the execution is PENDING.
+        lost: the attempt before it, as it is to be stored, if it never ended; else None.
         ends: the attempt ends with this write.
         counts_as_ended: the pipeline may go on past this agent; None leaves it as it was.
         retried: the attempt came after one that had ended.
@@ -131,6 +139,7 @@ class Change:
     sets: Mapping[str, Any]
     removes: frozenset[str]
     attempt: Mapping[str, Any] | None
+    lost: Mapping[str, Any] | None
     ends: bool
     counts_as_ended: bool | None
     retried: bool
@@ -159,7 +168,7 @@ def _transition(
     older = fence is not None and (stored.fence or 0) < fence and stored.status is not None
     status = given or stored.status or PENDING
     step = step_of(stored.status, given, older=older)
-    if step is Step.REFUSED:
+    if step is Step.REFUSED or (step is Step.RETURNS and fence is None):
         remedy = "a retry begins with RUNNING" if stored.status == FAILED else ""
         raise InvalidTransition(f"execution {execution_id}", stored.status, status, remedy)
     return Transition(step, status, older and given is None)
@@ -197,14 +206,18 @@ def change_of(
         sets["retry_count"] = number - 1
     if fence is not None and (seen is None or "status" in values):
         sets["fence"] = fence
+    waits = status == PENDING and step is not Step.RETURNS
     critical = values.get("critical", None if step.begins else stored.critical)
+    before = _kept_attempt(stored, number - 1)
+    has_ended = before.get("end_time") is not None
     return Change(
         sets,
         frozenset() if seen is None else _outdated(values, status, step),
-        None if status == PENDING else _attempt(stored, sets, number, step),
+        None if waits else _attempt(stored, sets, number, step, now),
+        {**before, "status": _LOST} if step.begins and before and not has_ended else None,
         ends="end_time" in sets,
         counts_as_ended=None if transition.is_outdated else counts_as_ended(status, critical),
-        retried=number > 1 and _kept_attempt(stored, number - 1).get("end_time") is not None,
+        retried=has_ended and before.get("status") != CANCELLED,
     )
 
 
@@ -239,21 +252,22 @@ def _outdated(values: Mapping[str, Any], status: str, step: Step) -> frozenset[s
 
 
 def _attempt(
-    stored: AgentExecution, sets: Mapping[str, Any], number: int, step: Step
+    stored: AgentExecution, sets: Mapping[str, Any], number: int, step: Step, now: float
 ) -> dict[str, Any]:
     """Return the attempt as it is to be stored, once the other attributes are set."""
     former = AgentExecution() if step.begins else stored  # what this attempt has left so far
     kept, token = _kept_attempt(former, number), sets["write_token"]
     error = sets.get("error_message") or former.error_message
+    returned = step is Step.RETURNS
     return {
         "number": number,
-        "status": str(sets["status"]),
+        "status": CANCELLED if returned else str(sets["status"]),
         "start_time": sets.get("start_time", stored.start_time),
-        "end_time": sets.get("end_time", former.end_time),
+        "end_time": now if returned else sets.get("end_time", former.end_time),
         "error_message": error and error[:_ERROR_CHARACTERS],
         "worker": worker_name(),
         "begin_token": token if step.begins else kept.get("begin_token"),
-        "end_token": token if "end_time" in sets else kept.get("end_token"),
+        "end_token": token if returned or "end_time" in sets else kept.get("end_token"),
     }
 
 
@@ -261,8 +275,29 @@ def _kept_attempt(execution: AgentExecution, number: int) -> Mapping[str, Any]:
     return (execution.attempts or {}).get(_slot(number), {})
 
 
+def _has_ended(attempt: Mapping[str, Any]) -> bool:
+    return attempt.get("end_time") is not None and attempt.get("status") != CANCELLED
+
+
 def _slot(number: int) -> str:
     return str(number % KEPT_ATTEMPTS)
+
+
+def stored_after(
+    seen: AgentExecution | None, execution_id: str, agent_name: str, change: Change
+) -> AgentExecution:
+    """Return an execution as a change leaves it, without inline payloads."""
+    stored = AgentExecution(execution_id, agent_name)
+    if seen is not None:
+        stored.attribute_values = dict(seen.attribute_values)
+    for name in (*change.removes, *PAYLOADS):
+        setattr(stored, name, None)
+    for name in change.sets.keys() - PAYLOADS.keys():
+        setattr(stored, name, change.sets[name])
+    if change.attempt is not None:
+        slot = _slot(change.attempt["number"])
+        stored.attempts = {**(stored.attempts or {}), slot: dict(change.attempt)}
+    return stored
 
 
 def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
@@ -270,12 +305,12 @@ def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
     attributes = AgentExecution.get_attributes()
     actions = set_fields(AgentExecution, change.sets)
     actions += [attributes[name].remove() for name in sorted(change.removes)]
-    if change.attempt is not None:
-        slot = _slot(change.attempt["number"])
+    for attempt in filter(None, (change.lost, change.attempt)):
+        slot = _slot(attempt["number"])
         if seen is None or seen.attempts is None:
-            actions.append(set_to(AgentExecution.attempts, {slot: change.attempt}))
+            actions.append(set_to(AgentExecution.attempts, {slot: attempt}))
         else:
-            entry = AttemptsAttribute.entry(change.attempt)
+            entry = AttemptsAttribute.entry(attempt)
             actions.append(AgentExecution.attempts[slot].set(entry))
     return actions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from tdev_models import validation
 from tdev_models.dynamodb import chunks, cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, LeaseHeld, NotFound
 from tdev_models.metrics.automatic import run_ended
-from tdev_models.models import AgentExecution
+from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
 from tdev_models.services.execution_states import (
     PAYLOADS,
@@ -21,31 +21,37 @@ from tdev_models.services.execution_states import (
     began_or_ended_with,
     change_of,
     seen_condition,
+    stored_after,
 )
-from tdev_models.workers.lease import Lease, current_lease
+from tdev_models.workers.lease import Lease, current_lease, lease_lost_error
 from tdev_models.workers.leased_writes import leased_execution
+from tdev_models.workers.users import visible_to
 
-RULES = AgentExecution.rules()
+RULES, SESSION_RULES = AgentExecution.rules(), PipelineSession.rules()
 _TRIES = 10
 _OUTPUT = {"output_data", "output_ref"}
 
 
-def execution_key(execution_id: str, agent_name: str | None = None) -> tuple[str, str, str]:
+def execution_key(
+    execution_id: str, agent_name: str | None = None, agents: Sequence[str] = AGENTS
+) -> tuple[str, str, str]:
     """Return execution id, agent name and project id of a `{project_id}-{agent_name}` id.
 
-    The project may hold dashes. An id of another form is its own project's.
+    The project may hold dashes. An id of another form is its own project's. Without a name it is
+    the one of the `agents` in which the id ends.
 
     Raises:
         InvalidRequest: no agent's name is given, and the id ends in no known one.
     """
     RULES["execution_id"]("execution_id", execution_id)
     if agent_name is None:
-        agent_name = execution_id.rpartition("-")[2]
-        if agent_name not in AGENTS:
+        known = [name for name in agents if execution_id.endswith(f"-{name}")]
+        agent_name = max(known, key=len, default=None)
+        if agent_name is None:
             raise InvalidRequest(
                 "agent_name",
                 f"{execution_id!r} ends in no known agent; give agent_name, or end the id in "
-                f"-{{agent}} with one of {', '.join(AGENTS)}",
+                f"-{{agent}} with one of {', '.join(agents)} (the setting agents)",
             )
     RULES["agent_name"]("agent_name", agent_name)
     project_id = execution_id.removesuffix(f"-{agent_name}")
@@ -57,11 +63,13 @@ async def update_agent_execution(
 ) -> Execution:
     """Create an execution or change the given fields of one, and return it as it is now.
 
-    One GetItem and one conditional UpdateItem. Start and end times, `retry_count` and `attempts`
+    One read and one conditional UpdateItem. Start and end times, `retry_count` and `attempts`
     follow from the status: RUNNING after FAILED is a new attempt, the same status again is none.
     A new execution is PENDING unless given otherwise. The session is never touched, except inside
     `track_session` or `async with resume`: there the write is one transaction with the session,
-    under its lease, and moves the session's `current_agent` and `progress`.
+    under its lease, and moves the session's `current_agent` and `progress`. A session that was ever
+    claimed takes no others: what is not refused (its id was not known before the read) is never
+    handed back by a resume.
     Safe to call again with the same fields.
 
     Args:
@@ -73,21 +81,30 @@ async def update_agent_execution(
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
         InvalidTransition: the status may not become the given one.
-        LeaseHeld: the execution was written under a lease, and this call carries none.
+        LeaseHeld: the session was claimed, and this call carries no lease of it.
         LeaseLost: the lease that the call carries is over; nothing was changed.
         Throttled, Unavailable: after all retries; safe to call again.
     """
     kept = AgentExecution.get_attributes()
     values = validation.checked(data, more, RULES, "execution_id", kept=kept)
     execution_id, agent_name, project_id = execution_key(
-        values.pop("execution_id"), values.pop("agent_name", None)
+        values.pop("execution_id"), values.pop("agent_name", None), client.settings.agents
     )
     key = execution_id, agent_name
-    seen = await client.executions.get(*key)
+    session_id = values.get("project_id", project_id)
+    session: PipelineSession | None = None
+    if current_lease(client, session_id):
+        seen = await client.executions.get(*key)
+    else:
+        seen, session = await _read_with_session(client, *key, session_id)
     values.setdefault("project_id", (seen and seen.project_id) or project_id)
     lease = current_lease(client, values["project_id"])
+    if session is not None and session.session_id == values["project_id"] and not lease:
+        _check_never_claimed(session)
     written = await write_execution(client, *key, values, seen, lease)
-    return await _with_payloads(client, written or await _read_execution(client, *key))
+    if lease is not None:
+        written = await _read_execution(client, *key)
+    return await _with_payloads(client, written)
 
 
 async def write_execution(
@@ -98,16 +115,20 @@ async def write_execution(
     seen: AgentExecution | None,
     lease: Lease | None,
     seconds: float | None = None,
-) -> AgentExecution | None:
+    *,
+    alone: bool = False,
+    retry_seconds: float | None = None,
+) -> AgentExecution:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
     Where others wrote it in between, the change is decided again from what they wrote. Where the
     reply of this call's own write was lost, the token in the attempt that it began or ended
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
-    metrics, with its `seconds` where they are given.
+    metrics, with its `seconds` where they are given. `alone` writes it without its session, which
+    this claim has ended. Tried for `retry_seconds`, or as long as an owner's writes are.
 
     Returns:
-        The execution, or None under a lease: transactions return nothing.
+        The execution; under a lease without inline payloads, since transactions return nothing.
 
     Raises:
         InvalidTransition: the status may not become the given one.
@@ -126,9 +147,9 @@ async def write_execution(
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, fence, client.now(), token)
         actions, condition = actions_of(seen, change), seen_condition(seen)
-        written: AgentExecution | None = None
+        written = stored_after(seen, execution_id, agent_name, change)
         try:
-            if lease is None:
+            if lease is None or alone:
                 written = await client.executions.update(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
@@ -139,11 +160,18 @@ async def write_execution(
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
-                    client, lease, agent_name, part, ended=change.counts_as_ended
+                    client,
+                    lease,
+                    agent_name,
+                    part,
+                    ended=change.counts_as_ended,
+                    retry_seconds=retry_seconds,
                 )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
             if stored is None or not began_or_ended_with(stored, token):
+                if lease is not None and alone:  # a later owner's work stays
+                    raise lease_lost_error(lease) from None
                 seen = stored
                 continue
             written = stored
@@ -160,6 +188,27 @@ async def write_execution(
         )
         return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+
+
+async def _read_with_session(
+    client: Client, execution_id: str, agent_name: str, session_id: str
+) -> tuple[AgentExecution | None, PipelineSession | None]:
+    """Return an execution and its session, by one request."""
+    execution, session = await client.sender.transact_get(
+        [
+            client.executions.requests.get_part(execution_id, agent_name),
+            client.sessions.requests.get_part(session_id),
+        ]
+    )
+    return client.executions.live(execution), client.sessions.live(session)
+
+
+def _check_never_claimed(session: PipelineSession) -> None:
+    if session.fence is not None:
+        raise LeaseHeld(
+            f"session {session.session_id} was claimed (claim {int(session.fence)}); executions "
+            "of it are written inside its track_session or resume only"
+        )
 
 
 async def _expires_at(
@@ -217,21 +266,48 @@ async def read_payload(client: Client, execution: AgentExecution, field: str) ->
 async def _read_execution(client: Client, execution_id: str, agent_name: str) -> AgentExecution:
     execution = await client.executions.get(execution_id, agent_name)
     if execution is None:
-        raise NotFound(f"there is no execution {execution_id} of {agent_name}")
+        raise _missing(execution_id, agent_name)
     return execution
 
 
+def _missing(execution_id: str, agent_name: str) -> NotFound:
+    return NotFound(f"there is no execution {execution_id} of {agent_name}")
+
+
 async def get_agent_execution(
-    client: Client, execution_id: str, agent_name: str | None = None
+    client: Client,
+    execution_id: str,
+    agent_name: str | None = None,
+    *,
+    user_id: str | None = None,
 ) -> Execution:
     """Return one execution with its payloads and its last 20 attempts, read consistently.
 
+    Args:
+        execution_id: the execution.
+        agent_name: its agent; not needed where the id ends in a known one.
+        user_id: only if its session is this user's, which costs one more GetItem.
+
     Raises:
-        NotFound: there is none.
+        NotFound: there is none, or its session is not the given user's.
         InvalidRequest: no agent's name is given, and the id ends in no known one.
     """
-    execution_id, agent_name, _ = execution_key(execution_id, agent_name)
-    return await _with_payloads(client, await _read_execution(client, execution_id, agent_name))
+    execution_id, agent_name, project_id = execution_key(
+        execution_id, agent_name, client.settings.agents
+    )
+    execution = await _read_execution(client, execution_id, agent_name)
+    if user_id is not None:
+        try:
+            await _check_reader(client, execution.project_id or project_id, user_id)
+        except NotFound:
+            raise _missing(execution_id, agent_name) from None
+    return await _with_payloads(client, execution)
+
+
+async def _check_reader(client: Client, session_id: str, user_id: str) -> None:
+    """Raise NotFound if there is no session of this id and user."""
+    SESSION_RULES["user_id"]("user_id", user_id)
+    visible_to(await client.sessions.get(session_id), session_id, user_id)
 
 
 async def _with_payloads(client: Client, execution: AgentExecution) -> Execution:
@@ -241,20 +317,34 @@ async def _with_payloads(client: Client, execution: AgentExecution) -> Execution
 
 
 async def get_agent_executions(
-    client: Client, project_id: str, *, limit: int = 100, cursor: str | None = None
+    client: Client,
+    project_id: str,
+    *,
+    user_id: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
 ) -> Page[Execution]:
     """Return a page of the executions of one project, by start time, oldest first.
 
     One Query on project-index, eventually consistent: a change shows after a moment. Without
     payloads and attempts: read those with `get_agent_execution`.
 
+    Args:
+        project_id: the project, which is the session's id.
+        user_id: only if the session is this user's, which costs one GetItem.
+        limit: 1..1000 executions.
+        cursor: of the page before.
+
     Raises:
-        InvalidRequest: limit not in 1..1000, or a cursor of another query.
+        NotFound: there is no session of this user under that id.
+        InvalidRequest: limit out of range, or a cursor of another query.
     """
     RULES["project_id"]("project_id", project_id)
     validation.LIMIT("limit", limit)
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
+    if user_id is not None:
+        await _check_reader(client, project_id, user_id)
     executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start
     )

@@ -16,10 +16,12 @@ from tdev_models.errors import InvalidRequest
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import Execution, ExecutionStatus, Page, Session, SessionStatus
 from tdev_models.services.executions import RULES, execution_result
+from tdev_models.services.signs_of_life import without_signs_of_life
 from tdev_models.workers.lease import is_stalled
 
 _PAGE = validation.whole(1, 100)
 _EARLIEST = 1e9
+_CANDIDATES = 100
 
 FAILED, ACTIVE = SessionStatus.FAILED, SessionStatus.ACTIVE
 
@@ -33,11 +35,11 @@ async def get_failed_sessions(
 ) -> Page[Session]:
     """Return a page of FAILED and of stalled ACTIVE sessions, by `last_updated`, oldest first.
 
-    Stalled: the lease ran out, or there is none and `last_updated` is older than the setting
-    `stalled_after_seconds`. A session whose worker died is found once it is that old. One Query on
-    status-index for each status finds candidates; one TransactGetItems reads them consistently,
-    so each was FAILED or stalled when it was read. A page may be short, or empty, and still have a
-    cursor.
+    Stalled: the lease ran out, or there is none, and `last_updated` and its latest executions are
+    older than the setting `stalled_after_seconds` (one Query for each such session). A session
+    whose worker died is found once it is that old. One Query on status-index for each status finds
+    candidates; one TransactGetItems reads them consistently, so each was FAILED or stalled when it
+    was read. A page may be short, or empty, and still have a cursor.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO
@@ -115,7 +117,8 @@ async def failed_or_stalled(
             return _last_updated(session) < position.until[FAILED]
         return include_stalled and is_stalled(session, now, stalled_after)
 
-    sessions = filter(belongs, await _read_consistently(client, chosen))
+    found = filter(belongs, await _read_consistently(client, chosen))
+    sessions = await without_signs_of_life(client, [*found])
     return Page(
         sorted(sessions, key=_last_updated),
         cursors.encode(query, following.dump()) if following.starts else None,
@@ -199,8 +202,8 @@ async def get_failed_executions(
     """Return a page of failed executions, newest first.
 
     Queries on status-index, eventually consistent: a change shows after a moment. With
-    `agent_name` the failures of other agents are read too, and billed, but not returned. Without
-    payloads and attempts.
+    `agent_name` the failures of other agents are read too, at least 100 at once, and billed, but
+    not returned. Without payloads and attempts.
 
     Args:
         since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
@@ -223,7 +226,7 @@ async def get_failed_executions(
             ExecutionStatus.FAILED,
             index=AgentExecution.status_index,
             range_condition=None if begin is None else AgentExecution.end_time >= begin,
-            limit=limit,
+            limit=limit if agent_name is None else max(limit, _CANDIDATES),
             newest_first=True,
             start=start,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution
-from tdev_models.results import AGENTS, ExecutionStatus
+from tdev_models.results import ExecutionStatus
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.executions import read_payload
 
@@ -23,12 +23,14 @@ class Outcome:
     Attributes:
         executions: the latest execution of each agent.
         ended: the agents that have ended and need not run again.
-        start_agent: the first of the nine agents that still has to run; None when none has.
+        start_agent: the first of the pipeline's agents that still has to run; None when none has.
+        agents: the pipeline's agents, in their order.
     """
 
     executions: Mapping[str, AgentExecution]
     ended: tuple[str, ...]
     start_agent: str | None
+    agents: tuple[str, ...]
 
     async def outputs(self, client: Client) -> dict[str, Any]:
         """Return what the ended agents stored; those that failed non-critically have none.
@@ -41,49 +43,62 @@ class Outcome:
             if self.executions[name].status == ExecutionStatus.COMPLETED
         ]
         jobs = [partial(read_payload, client, execution, "output_data") for execution in completed]
-        values = await client.gather(jobs, len(AGENTS))
+        values = await client.gather(jobs, _AT_ONCE)
         names = [execution.agent_name for execution in completed]
         return dict(zip(names, values, strict=True))
 
     def starting_at(self, agent_name: str) -> Outcome:
-        """Return the outcome with one of the nine agents, and all after it, to run again."""
-        again = AGENTS[AGENTS.index(agent_name) :]
+        """Return the outcome with one of the pipeline's agents, and all after it, to run again."""
+        again = self.agents[self.agents.index(agent_name) :]
         ended = tuple(name for name in self.ended if name not in again)
-        return Outcome(self.executions, ended, agent_name)
+        return Outcome(self.executions, ended, agent_name, self.agents)
 
 
-async def outcome_of(client: Client, session_id: str) -> Outcome:
+async def outcome_of(client: Client, session_id: str, *, unfenced: bool) -> Outcome:
     """Return what the agents of a session have done, as it was at one moment.
 
-    One TransactGetItems of the nine conventional ids. Executions under other ids are found by
-    Queries on project-index, which may lag, and then read consistently.
+    One TransactGetItems of the conventional ids of all agents. Executions under other ids
+    are found by Queries on project-index, which may lag, and then read consistently.
+
+    Args:
+        client: the client.
+        session_id: the session.
+        unfenced: whether executions count that no claim wrote or adopted: anybody may have.
     """
-    keys = [(f"{session_id}-{name}", name) for name in AGENTS]
+    agents = client.settings.agents
+    keys = [(f"{session_id}-{name}", name) for name in agents]
     executions = {
         execution.agent_name: execution
         for execution in await client.executions.get_many(keys)
-        if execution is not None
+        if execution is not None and _counts(execution, unfenced)
     }
     others = await _executions_under_other_ids(client, session_id, set(keys))
     # Of several of one agent the latest counts.
     for execution in sorted(others, key=lambda other: other.start_time or 0, reverse=True):
-        executions.setdefault(execution.agent_name, execution)
+        if _counts(execution, unfenced):
+            executions.setdefault(execution.agent_name, execution)
 
-    ended, start_agent = _ended_of_the_nine(executions)
+    ended, start_agent = _ended_in_order(executions, agents)
     ended += [
         name
         for name, execution in executions.items()
-        if name not in AGENTS and counts_as_ended(execution.status, execution.critical)
+        if name not in agents and counts_as_ended(execution.status, execution.critical)
     ]
-    return Outcome(executions, tuple(ended), start_agent)
+    return Outcome(executions, tuple(ended), start_agent, agents)
 
 
-def _ended_of_the_nine(executions: Mapping[str, AgentExecution]) -> tuple[list[str], str | None]:
-    """Return which of the nine agents have ended, in order, and the first that has to run."""
+def _counts(execution: AgentExecution, unfenced: bool) -> bool:
+    return unfenced or execution.fence is not None
+
+
+def _ended_in_order(
+    executions: Mapping[str, AgentExecution], agents: tuple[str, ...]
+) -> tuple[list[str], str | None]:
+    """Return which of the pipeline's agents have ended, and the first that has to run."""
     ended: list[str] = []
     latest_fence: float = 0
-    start_agent: str | None = AGENTS[0]
-    for number, name in enumerate(AGENTS):
+    start_agent: str | None = agents[0]
+    for number, name in enumerate(agents):
         execution = executions.get(name)
         if execution is None:
             continue  # a pipeline may leave agents out
@@ -93,7 +108,7 @@ def _ended_of_the_nine(executions: Mapping[str, AgentExecution]) -> tuple[list[s
             return ended, name
         latest_fence = execution.fence or 0
         ended.append(name)
-        start_agent = AGENTS[number + 1] if number + 1 < len(AGENTS) else None
+        start_agent = agents[number + 1] if number + 1 < len(agents) else None
     return ended, start_agent
 
 

@@ -10,11 +10,12 @@ from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, LeaseLost
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, ExecutionStatus, SessionStatus
+from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
 from tdev_models.services.sessions import read_session
+from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.lease import Lease, claim_session, is_expired, is_stalled
+from tdev_models.workers.lease import is_expired, is_stalled, was_handed_back
 
 
 class Resume(Tracker):
@@ -38,10 +39,10 @@ class Resume(Tracker):
         )
 
     def __bool__(self) -> bool:
-        return self.lease is not None
+        return self.lease is not None and self.reason is None
 
-    async def _create_or_claim(self) -> Lease:
-        return self.owned  # raises: what was not claimed cannot be entered
+    async def _create_or_claim(self) -> None:
+        self.owned  # noqa: B018 (raises: what was not claimed cannot be entered)
 
 
 Runner = Callable[[Resume], Any]
@@ -61,17 +62,18 @@ async def resume_pipeline(
         session_id: the session.
         runner: called with the `Resume` inside its block; what it raises ends the session as
             FAILED and is raised.
-        from_agent: one of the nine agents to begin again at, even if it had ended.
+        from_agent: one of the pipeline's agents to begin again at, even if it had ended.
 
     Raises:
         NotFound: there is no such session.
-        InvalidRequest: from_agent is none of the nine, or runner takes no Resume.
+        InvalidRequest: from_agent is none of them, or runner takes no Resume.
         LeaseLost: the runner's session was taken over.
         PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
     """
-    if from_agent is not None and from_agent not in AGENTS:
-        raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(AGENTS)}")
+    agents = client.settings.agents
+    if from_agent is not None and from_agent not in agents:
+        raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(agents)}")
     if runner is not None:
         check_runner(client, runner)
     resume = await try_to_resume(client, await read_session(client, session_id), from_agent)
@@ -105,7 +107,7 @@ async def try_to_resume(
     Args:
         client: the client.
         seen: the session as it was read.
-        from_agent: one of the nine agents to begin again at; None goes on where the session was.
+        from_agent: one of the pipeline's agents to begin again at; None goes on where it was.
         retry_after_seconds: how long `recover_sessions` leaves it alone if it fails again.
 
     Returns:
@@ -117,25 +119,29 @@ async def try_to_resume(
     """
     resume = Resume(client, seen.session_id)
     resume.reason = _why_not_resumable(client, seen)
+    if resume.reason is None and await shows_life(client, seen):
+        resume.reason = "it is ACTIVE, and its agents were at work too recently to be stalled"
     if resume.reason is not None:
         return resume
-    lease = await claim_session(client, seen, {}, resumed=True)
-    if isinstance(lease, PipelineSession):
+    refused = await resume.claim(seen, {}, resumed=not was_handed_back(seen))
+    if refused is not None:
         resume.reason = (
-            _why_not_resumable(client, lease) or "another worker changed it at the same time"
+            _why_not_resumable(client, refused) or "another worker changed it at the same time"
         )
         return resume
-    lease.retry_after_seconds = retry_after_seconds
+    resume.owned.retry_after_seconds = retry_after_seconds
     try:
-        outcome = await resume.take_over(lease, seen, from_agent)
+        outcome = await resume.take_over(seen, from_agent)
     except LeaseLost:
         resume.reason = "it was taken over while its outputs were read"
         return resume
     if from_agent is not None:
         # Whoever resumes next must begin there too.
-        key = execution_key(f"{seen.session_id}-{from_agent}")
+        key = execution_key(f"{seen.session_id}-{from_agent}", from_agent)
         values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
-        await write_execution(client, *key[:2], values, outcome.executions.get(from_agent), lease)
+        await write_execution(
+            client, *key[:2], values, outcome.executions.get(from_agent), resume.owned
+        )
     return resume
 
 

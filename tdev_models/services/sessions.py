@@ -15,6 +15,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of, set_fields, set_if_absent, set_to
 from tdev_models.errors import (
     ConditionFailed,
+    Conflict,
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
@@ -26,6 +27,7 @@ from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.workers.lease import current_lease, forget_failure
 from tdev_models.workers.leased_writes import leased_update, write_lock
+from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
 
@@ -36,6 +38,9 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
+# DynamoDB computes it from the item before the write, for the metrics.
+_REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
+_TRIES = 10
 
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +68,7 @@ async def save_pipeline_session(
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
+        WrongUser: the session belongs to another user than the given one.
         InvalidTransition: the status may not become the given one, or the session has expired.
         LeaseHeld: another worker owns the session.
         LeaseLost: the lease that the call carries is over; nothing was changed.
@@ -70,27 +76,31 @@ async def save_pipeline_session(
     """
     values = checked_session(data, more)
     session_id, status = values.pop("session_id"), values.get("status")
+    user_id = values.get("user_id")
+    validation.whole(0, len(client.settings.agents))("progress", values.get("progress", 0))
     if lease := current_lease(client, session_id):
         values.pop("progress", None)
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
-        session = await leased_update(client, lease, set_fields(PipelineSession, values), ends=ends)
+        actions = set_fields(PipelineSession, values)
+        session = await leased_update(client, lease, actions, ends=ends, user_id=user_id)
         return result_of(Session, session)
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
     condition &= _is_not_expired(client)
+    actions = upsert_actions(client, values)
+    if user_id is not None:
+        condition &= is_of_user(user_id)
     if status is not None:
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
             *_STATUSES_BEFORE[status]
         )
-    actions = upsert_actions(client, values)
+        actions.append(_REMEMBER_STATUS)
     try:
-        if status is None:
-            session = await client.sessions.update(session_id, actions=actions, condition=condition)
-        else:
-            session = await _change_status(client, session_id, actions, condition)
+        session = await _save_once(client, session_id, actions, condition)
     except ConditionFailed as refused:
         stored = client.sessions.refused(refused.item)
+        check_user(stored, user_id)
         if stored and stored.lease_token is not None:
             raise lease_held_error(client, stored) from None
         raise InvalidTransition(
@@ -100,25 +110,38 @@ async def save_pipeline_session(
     return result_of(Session, session)
 
 
-async def _change_status(
+async def _save_once(
     client: Client, session_id: str, actions: Sequence[Action], condition: Condition
 ) -> PipelineSession:
-    """Change a session once, however often the request arrives.
+    """Change a session without a lease, once, however often and however late the request arrives.
 
-    A token recognises this call's own write, whose reply was lost. DynamoDB computes
-    `previous_status` from the item before the write, for the metrics.
+    A copy of the request finds `saved_at` as it set it, or later, and changes nothing; the token
+    tells the call that it was its own write, even after one more of others. Where a clock is behind
+    that of the last save, a second request goes past it.
     """
-    token, last = uuid.uuid4().hex[:16], PipelineSession.write_token
-    condition &= last.does_not_exist() | (last != token)
-    remember = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
-    actions = [*actions, remember, set_to(last, token)]
-    try:
-        return await client.sessions.update(session_id, actions=actions, condition=condition)
-    except ConditionFailed as refused:
-        stored = client.sessions.load(refused.item)
-        if stored is None or stored.write_token != token:
-            raise
-        return stored
+    token, moment = uuid.uuid4().hex[:16], client.now()
+    last, former, saved_at = (
+        PipelineSession.write_token,
+        PipelineSession.former_token,
+        PipelineSession.saved_at,
+    )
+    actions = [*actions, former.set(last | "NONE"), set_to(last, token)]
+    for _ in range(_TRIES):
+        newer: Condition = saved_at.does_not_exist() | (saved_at < moment)
+        try:
+            return await client.sessions.update(
+                session_id,
+                actions=[*actions, set_to(saved_at, moment)],
+                condition=condition & newer,
+            )
+        except ConditionFailed as refused:
+            stored = client.sessions.load(refused.item)
+            if stored is not None and token in (stored.write_token, stored.former_token):
+                return stored
+            if stored is None or (stored.saved_at or 0) < moment:
+                raise
+            moment = max(client.now(), round(stored.saved_at + 1e-6, 6))
+    raise Conflict(f"session {session_id}: others saved it {_TRIES} times in between")
 
 
 def _is_not_expired(client: Client) -> Condition:
@@ -148,8 +171,17 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     ]
 
 
+def real_error(error: BaseException) -> BaseException:
+    """Return what ended a block: of a group, the first error that is no cancellation."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [real_error(part) for part in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, Exception)), leaves[0])
+
+
 def error_text(error: BaseException) -> str:
     """Return an error's type and text, shortened to what `error_message` may hold."""
+    error = real_error(error)
     return shortened(f"{type(error).__name__}: {error}")
 
 
@@ -168,22 +200,30 @@ def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     )
 
 
-async def get_pipeline_session(client: Client, session_id: str) -> Session:
+async def get_pipeline_session(
+    client: Client, session_id: str, *, user_id: str | None = None
+) -> Session:
     """Return one session, read consistently.
 
+    Args:
+        session_id: the session.
+        user_id: only if it is this user's.
+
     Raises:
-        NotFound: there is none.
-        InvalidRequest: the id cannot be a key.
+        NotFound: there is none, or it is not the given user's.
+        InvalidRequest: an id cannot be a key.
     """
-    return result_of(Session, await read_session(client, session_id))
+    return result_of(Session, await read_session(client, session_id, user_id))
 
 
-async def read_session(client: Client, session_id: str) -> PipelineSession:
+async def read_session(
+    client: Client, session_id: str, user_id: str | None = None
+) -> PipelineSession:
     """Return one session with its lease, read consistently, or raise NotFound."""
-    session = await client.sessions.get(RULES["session_id"]("session_id", session_id))
-    if session is None:
-        raise NotFound(f"there is no session {session_id}")
-    return session
+    RULES["session_id"]("session_id", session_id)
+    if user_id is not None:
+        RULES["user_id"]("user_id", user_id)
+    return visible_to(await client.sessions.get(session_id), session_id, user_id)
 
 
 async def list_pipeline_sessions(
@@ -268,6 +308,6 @@ async def abandon(
         PipelineSession.lease_expires.remove(),
         PipelineSession.next_retry_at.remove(),
     ]
-    session = await _change_status(client, session_id, actions, condition)
+    session = await _save_once(client, session_id, [*actions, _REMEMBER_STATUS], condition)
     session_saved(client, session, SessionStatus.ABANDONED)
     return session

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import ClientContext
 from tdev_models.dynamodb.expressions import set_to
-from tdev_models.errors import InvalidRequest, InvalidTransition, LeaseLost, TdevError
+from tdev_models.errors import (
+    InvalidRequest,
+    InvalidTransition,
+    LeaseLost,
+    PayloadDamaged,
+    TdevError,
+)
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.results import SessionStatus
+from tdev_models.services.adoption import claimed_outcome
 from tdev_models.services.agent_runs import AgentRun, SessionRun
-from tdev_models.services.progress import Outcome, outcome_of
-from tdev_models.services.sessions import checked_session, error_text, lease_held_error
+from tdev_models.services.progress import Outcome
+from tdev_models.services.sessions import (
+    checked_session,
+    error_text,
+    lease_held_error,
+    real_error,
+    shortened,
+)
 from tdev_models.workers.lease import (
+    Binding,
     Lease,
     bind_lease,
     claim_session,
+    current_lease,
     is_stalled,
     lease_lost_error,
     unbind_lease,
 )
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
+from tdev_models.workers.users import check_user
 
 _CLAIMS = 5
 
 
-class Tracker(ClientContext):
+class Tracker(ClientContext[Literal[False]]):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and a thread renews the lease every third of it. On
-    exit it ends as COMPLETED, or as FAILED with the error's type and text, unless it was ended
-    inside. When the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking
-    code learns of it at its next write.
+    exit it ends, unless it was ended inside, or a forked child leaves the block: as FAILED where an
+    error leaves it, a critical agent is left failed or `fail` was called, with the agent that
+    failed and its error; else as COMPLETED. A cancellation, Ctrl-C or `sys.exit` hands it back: it
+    stays ACTIVE without an owner, for any worker to resume at once, and counts as no failure. When
+    the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking code learns
+    of it at its next write.
+
+    In a block of the same session, which this task owns, it joins that one: the outer block ends
+    the session.
 
     Attributes:
         session_id: the session.
-        start_agent: the first agent that still has to run; None when all nine have ended.
+        start_agent: the first agent that still has to run; None when all have ended.
     """
 
     def __init__(self, client: Client, session_id: str, values: Mapping[str, Any]) -> None:
@@ -47,7 +70,8 @@ class Tracker(ClientContext):
         self.session_id = session_id
         self.start_agent: str | None = None
         self._values = values
-        self._run = SessionRun(session_id)
+        self._run = SessionRun(client, session_id)
+        self._joined = False
 
     def agent(
         self,
@@ -56,30 +80,64 @@ class Tracker(ClientContext):
         *,
         critical: bool = True,
         variant: str | None = None,
+        retry_failed: bool = False,
     ) -> AgentRun:
         """Return the block in which one agent runs.
 
         Args:
-            agent_name: one of the nine, or an agent of your own.
+            agent_name: one of the pipeline's (the setting `agents`), or one of your own.
             input_data: any value with a JSON form, at most 32 MB; a string is stored as one.
-            critical: False lets the session go on when the agent raises.
+            critical: False lets the session go on when the agent fails.
             variant: of an A/B test, which the execution and the agent's metrics then name.
+            retry_failed: try again what failed before without being critical.
 
         Raises:
             InvalidRequest: a wrong name, or input that has no JSON form or is too large.
         """
-        return AgentRun(self._client, self._run, agent_name, input_data, critical, variant)
+        return AgentRun(self._run, agent_name, input_data, critical, variant, retry_failed)
 
-    async def __aenter__(self) -> Self:
-        lease = self._run.lease
-        if lease is None:
-            lease = self._run.lease = await self._create_or_claim()
-        if lease.over:
-            raise lease_lost_error(lease)
+    def fail(self, reason: str) -> None:
+        """Let the session end as FAILED at the end of its block, though no error leaves it.
+
+        Writes nothing yet.
+
+        Args:
+            reason: becomes the `error_message`; what passes 4 KB is cut.
+
+        Raises:
+            InvalidRequest: reason is no text or empty.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise InvalidRequest("reason", "must be a text that says what went wrong")
+        self._run.reason = shortened(reason)
+
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
+        outer = current_lease(self._client, self.session_id)
+        if self._run.lease is None and outer is not None and not outer.over:
+            return self._join(outer)
+        # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
+        binding = bind_lease(self._client, self.session_id)
         self._canceller = self._client.task_canceller()
-        self._heartbeat = Heartbeat(self._client, lease, self._canceller)
-        self._heartbeat.start()
-        bind_lease(self._client, lease)
+        return self._enter(binding)
+
+    async def _join(self, outer: Lease) -> Self:
+        self._joined, self._run.lease, self.start_agent = True, outer, outer.start_agent
+        return self
+
+    async def _enter(self, binding: Binding) -> Self:
+        try:
+            if self._run.lease is None:
+                await self._create_or_claim()
+            if self.owned.over:
+                raise lease_lost_error(self.owned)
+            self._heartbeat = Heartbeat(self._client, self.owned, self._canceller)
+            self._heartbeat.start()
+            binding.lease, self.owned.process = self.owned, os.getpid()
+        except BaseException as error:
+            await self._hand_back(error)
+            raise
+        finally:
+            binding.pending = False
         return self
 
     async def __aexit__(
@@ -87,8 +145,12 @@ class Tracker(ClientContext):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> Literal[False]:
+        if self._joined:
+            return False
         lease = self.owned
+        if lease.inherited:
+            return False
         self._run.left = True
         unbind_lease(lease)
         self._heartbeat.stop()
@@ -98,13 +160,52 @@ class Tracker(ClientContext):
         if lease.over or isinstance(error, LeaseLost):
             return False
         if error is None:
-            await self._end_as_completed(lease)
-        else:
-            try:
-                await self._end_as_failed(lease, error)
-            except TdevError as unrecorded:
-                error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
+            await self._end()
+            return False
+        if self._run.is_interruption(error):
+            await self._hand_back(error)
+            return False
+        try:
+            await self._end_as_failed(error_text(error), self._agent_of(real_error(error)))
+        except TdevError as unrecorded:
+            error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
         return False
+
+    async def _end(self) -> None:
+        """End the session as what its agents have left."""
+        if self._run.reason is None and not self.owned.failures:
+            done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
+            await leased_update(self._client, self.owned, done, ends=SessionStatus.COMPLETED)
+            return
+        agent, text = next(iter(self.owned.failures.items()), (None, ""))
+        await self._end_as_failed(self._run.reason or text, agent)
+
+    def _agent_of(self, cause: BaseException) -> str | None:
+        """Return the agent that raised an error, or else the one that is left failed or cut off."""
+        raised = [agent for error, agent in self._run.raised if error is cause]
+        cut_off = [agent for _, agent in reversed(self._run.raised)]
+        return next(iter((*raised, *self.owned.failures, *cut_off)), None)
+
+    async def _give_back(self, seen: PipelineSession, error: BaseException) -> None:
+        """Leave a session that was claimed, and cannot be run, as it was seen."""
+        if seen.status != SessionStatus.FAILED:
+            await self._hand_back(error)
+            return
+        with suppress(TdevError):  # the lease runs out then
+            await self._end_as_failed(
+                seen.error_message or "", seen.failed_agent, self._run.seconds_for(error)
+            )
+
+    async def _hand_back(self, error: BaseException) -> None:
+        """Give the session, if it was claimed, to whichever worker asks next."""
+        lease = self._run.lease
+        if lease is None or lease.over:
+            return
+        seconds = self._run.seconds_for(error)
+        with suppress(TdevError):  # the lease runs out then
+            await leased_update(
+                self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
@@ -124,72 +225,97 @@ class Tracker(ClientContext):
         """The lease, once entered or claimed; before that it raises LeaseHeld."""
         return self._run.owned
 
-    async def _create_or_claim(self) -> Lease:
+    async def _create_or_claim(self) -> None:
         sessions, now = self._client.sessions, self._client.now()
+        stalled_after = self._client.settings.stalled_after_seconds
         seen = await sessions.get(self.session_id)
         for _ in range(_CLAIMS):
             if seen is None:
                 seen = PipelineSession(self.session_id)
+            check_user(seen, self._values.get("user_id"))
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
                 what = f"session {self.session_id}"
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
-            if seen.lease_token is not None and not is_stalled(seen, now, 0):
+            if seen.lease_token is not None and not is_stalled(seen, now, stalled_after):
                 raise lease_held_error(self._client, seen)
-            claim = await claim_session(self._client, seen, self._values, resumed=resumed)
-            if isinstance(claim, Lease):
+            refused = await self.claim(seen, self._values, resumed=resumed)
+            if refused is None:
                 if seen.status is not None:
-                    await self.take_over(claim, seen)
+                    await self.take_over(seen)
                 else:
-                    self.start_agent = AGENTS[0]
-                return claim
-            seen = claim  # as others have changed it meanwhile
+                    self.start_agent = self._client.settings.agents[0]
+                    self.owned.start_agent = self.start_agent
+                return
+            seen = refused  # as others have changed it meanwhile
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
 
-    async def take_over(
-        self, lease: Lease, seen: PipelineSession, from_agent: str | None = None
-    ) -> Outcome:
-        """Own the session, and go on from what former claims left.
+    async def claim(
+        self, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+    ) -> PipelineSession | None:
+        """Claim the session as it was read; return it as it is where others were quicker.
 
-        Where that cannot be read, the session ends as FAILED.
+        A cancellation waits for the claim, so that it is known and can be handed back.
+        """
+
+        async def claim() -> PipelineSession | None:
+            claimed = await claim_session(self._client, seen, values, resumed=resumed)
+            if isinstance(claimed, PipelineSession):
+                return claimed
+            self._run.lease = claimed
+            return None
+
+        return await self._client.shielded(claim())
+
+    async def take_over(self, seen: PipelineSession, from_agent: str | None = None) -> Outcome:
+        """Go on from what former claims left of the session, which this one has claimed.
+
+        Where a payload is damaged, the session ends as FAILED; after any other error it is handed
+        back, and is what it was.
 
         Raises:
             LeaseLost: the session was taken over meanwhile.
             PayloadDamaged: an output of an ended agent cannot be read.
         """
+        lease = self.owned
         # Large outputs may take longer to read than the lease lasts.
         heartbeat = Heartbeat(self._client, lease)
         heartbeat.start()
-        self._run.failed_agent = seen.failed_agent
         try:
-            outcome = await outcome_of(self._client, self.session_id)
+            outcome = await claimed_outcome(self._client, lease)
             if from_agent is not None:
                 outcome = outcome.starting_at(from_agent)
             lease.outputs = await outcome.outputs(self._client)
-        except BaseException as error:
+        except PayloadDamaged as error:
             with suppress(TdevError):  # the lease runs out then
-                await self._end_as_failed(lease, error)
+                await self._end_as_failed(error_text(error), seen.failed_agent)
+            raise
+        except BaseException as error:
+            await self._give_back(seen, error)
             raise
         finally:
             heartbeat.stop()
         if heartbeat.lost:
             raise heartbeat.lost
-        self._run.lease, self._run.failed_agent = lease, None
-        self.start_agent, self._run.executions = outcome.start_agent, outcome.executions
-        lease.ended_agents = set(outcome.ended)
+        self.start_agent = lease.start_agent = outcome.start_agent
+        lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
         return outcome
 
-    async def _end_as_completed(self, lease: Lease) -> None:
-        done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
-        await leased_update(self._client, lease, done, ends=SessionStatus.COMPLETED)
-
-    async def _end_as_failed(self, lease: Lease, error: BaseException) -> None:
-        actions = [set_to(PipelineSession.error_message, error_text(error))]
-        if self._run.failed_agent:
-            actions.append(set_to(PipelineSession.failed_agent, self._run.failed_agent))
+    async def _end_as_failed(
+        self, text: str, agent_name: str | None, retry_seconds: float | None = None
+    ) -> None:
+        actions = [set_to(PipelineSession.error_message, text)]
+        if agent_name:
+            actions.append(set_to(PipelineSession.failed_agent, agent_name))
         else:
             actions.append(PipelineSession.failed_agent.remove())
-        await leased_update(self._client, lease, actions, ends=SessionStatus.FAILED)
+        await leased_update(
+            self._client,
+            self.owned,
+            actions,
+            ends=SessionStatus.FAILED,
+            retry_seconds=retry_seconds,
+        )
 
 
 def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
@@ -205,8 +331,8 @@ def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
-        On entry: LeaseHeld, another worker owns the session; InvalidTransition, it has ended for
-            good. On exit: LeaseLost.
+        On entry: WrongUser, the session belongs to another user than `user_id`; LeaseHeld, another
+            worker owns it; InvalidTransition, it has ended for good. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

@@ -29,8 +29,9 @@ from tdev_models.dynamodb.expressions import is_as_read, set_fields, set_if_abse
 from tdev_models.errors import ConditionFailed, LeaseLost, expired_error
 from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.automatic import session_claimed
-from tdev_models.models import PipelineSession
+from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
+from tdev_models.workers.users import is_of_user
 
 
 @dataclass(slots=True)
@@ -40,9 +41,16 @@ class Lease:
     Attributes:
         fence: the number of this claim; it only rises.
         token: the secret of this claim.
+        lease_expires: when it runs out, as this claim last wrote it.
+        adopts: what was done without a claim still counts, and is to be adopted.
+        start_agent: the first of the nine agents that had to run when the session was claimed.
+        executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
         outputs: what is known of their outputs.
-        ended: how the session was ended under this lease; None while it goes on.
+        failures: by critical agent, why it failed; without those tried again with success.
+        ended: how the session was ended under this lease, ACTIVE where it was handed back; None
+            while it goes on.
+        process: the process whose block it is; forked children write under the lease, too.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
@@ -50,11 +58,17 @@ class Lease:
     fence: int
     token: str = field(repr=False)
     last_updated: float
+    lease_expires: float | None
     expires_at: float | None = None
+    adopts: bool = False
+    start_agent: str | None = None
+    executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    failures: dict[str, str] = field(default_factory=dict, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
+    process: int = field(default_factory=os.getpid)
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     write_lock_thread: int = 0  # the thread that holds it
 
@@ -62,6 +76,11 @@ class Lease:
     def over(self) -> bool:
         """Whether the session was ended under this lease."""
         return self.ended is not None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is the child of a fork: what it leaves is not the end of anything."""
+        return self.process != os.getpid()
 
     def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:
         """Return the agents that have ended once this one has, or (False) has begun again."""
@@ -76,18 +95,47 @@ class Lease:
         mine &= is_as_read(PipelineSession.lease_token, self.token)
         return mine
 
+    @property
+    def condition_as_written(self) -> Condition:
+        """That it is as this claim last wrote it, which refuses late copies of earlier writes."""
+        same: Condition = self.condition
+        same &= is_as_read(PipelineSession.lease_expires, self.lease_expires)
+        return same
+
+    def owns(self, session: PipelineSession) -> bool:
+        """Return whether a session, as it was read, is still this claim's."""
+        return (session.fence, session.lease_token) == (self.fence, self.token)
+
+    def renewed(self, client: Client) -> float:
+        """Return when the lease runs out once it is renewed: never the same moment twice."""
+        moment = round(client.now() + client.settings.lease_seconds, 6)
+        before = self.lease_expires or 0
+        return round(before + 1e-6, 6) if 0 <= before - moment < 1 else moment
+
 
 def worker_name() -> str:
     """Return the name of this process, as leases and attempts show it."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def was_handed_back(session: PipelineSession) -> bool:
+    """Return whether the last owner of an ACTIVE session gave it up, for the next to resume."""
+    claimed = session.status == SessionStatus.ACTIVE and session.fence is not None
+    return claimed and session.lease_token is None and session.lease_owner is None
+
+
 def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bool:
-    """Return whether an ACTIVE session's owner seems gone: its lease ran out, or it is too old."""
+    """Return whether nobody seems to run an ACTIVE session.
+
+    Its lease ran out, its owner handed it back, or it has none and is too old. A lease that runs
+    out later than any lease may was made by a clock that was ahead: it is none.
+    """
     if session.status != SessionStatus.ACTIVE:
         return False
     if session.lease_token is not None:
-        return (session.lease_expires or 0) < now
+        return not now <= (session.lease_expires or 0) <= now + stalled_after
+    if was_handed_back(session):
+        return True
     return (session.last_updated or 0) < now - stalled_after
 
 
@@ -105,6 +153,7 @@ async def claim_session(
     if is_expired(client, seen):
         raise expired_error(f"session {seen.session_id}")
     token, now = uuid.uuid4().hex, client.now()
+    lease_expires = round(now + client.settings.lease_seconds, 6)
     expires_at = expiry(client, seen)
     fence = int(seen.fence or 0) + 1
     actions = [
@@ -112,7 +161,7 @@ async def claim_session(
         set_to(PipelineSession.fence, fence),
         set_to(PipelineSession.lease_token, token),
         set_to(PipelineSession.lease_owner, worker_name()),
-        set_to(PipelineSession.lease_expires, now + client.settings.lease_seconds),
+        set_to(PipelineSession.lease_expires, lease_expires),
         set_to(PipelineSession.last_updated, now),
         set_if_absent(PipelineSession.created_at, now),
         set_if_absent(PipelineSession.progress, 0),
@@ -122,17 +171,23 @@ async def claim_session(
     ]
     if expires_at is not None:
         actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
+    adopts = bool(seen.adopts) or (seen.status is not None and seen.fence is None)
+    if adopts:
+        actions.append(set_to(PipelineSession.adopts, True))
     if resumed:
         actions.append(set_to(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
+    condition = unchanged(seen)
+    if "user_id" in values:
+        condition &= is_of_user(values["user_id"])
     try:
-        await client.sessions.update(seen.session_id, actions=actions, condition=unchanged(seen))
+        await client.sessions.update(seen.session_id, actions=actions, condition=condition)
     except ConditionFailed as refused:
         stored = client.sessions.load(refused.item)
         if stored is None or stored.lease_token != token:
             return stored or seen
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(seen.session_id, fence, token, now, expires_at)
+    return Lease(seen.session_id, fence, token, now, lease_expires, expires_at, adopts)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:
@@ -155,14 +210,14 @@ def forget_failure(values: Mapping[str, Any]) -> list[Action]:
 
 def unchanged(seen: PipelineSession) -> Condition:
     """Return the condition that nobody claimed, ended or refreshed a session since it was read."""
-    same: Condition = is_as_read(PipelineSession.status, seen.status)
-    same &= is_as_read(PipelineSession.fence, seen.fence)
+    same: Condition = seen.is_as_read(PipelineSession.status)
+    same &= seen.is_as_read(PipelineSession.fence)
     if seen.status != SessionStatus.ACTIVE:
         return same
     if seen.lease_token is not None:  # a heartbeat may have come in between
-        same &= is_as_read(PipelineSession.lease_expires, seen.lease_expires)
+        same &= seen.is_as_read(PipelineSession.lease_expires)
     else:
-        same &= is_as_read(PipelineSession.last_updated, seen.last_updated)
+        same &= seen.is_as_read(PipelineSession.last_updated)
     return same
 
 
@@ -174,8 +229,22 @@ def lease_lost_error(lease: Lease) -> LeaseLost:
     )
 
 
-_NONE: Mapping[str, Lease] = MappingProxyType({})
-_bound: ContextVar[Mapping[str, Lease]] = ContextVar("tdev_leases", default=_NONE)
+@dataclass(slots=True)
+class Binding:
+    """The lease under which calls of a task, and of all that it starts, act on one session.
+
+    Attributes:
+        lease: until the session is entered, that of an outer block, or None.
+        pending: it may be entered yet.
+    """
+
+    lease: Lease | None = None
+    pending: bool = False
+
+
+_UNBOUND = Binding()
+_NONE: Mapping[str, Binding] = MappingProxyType({})
+_bound: ContextVar[Mapping[str, Binding]] = ContextVar("tdev_leases", default=_NONE)
 
 
 def current_lease(client: Client, session_id: str | None) -> Lease | None:
@@ -183,17 +252,23 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
 
     It may be over: then the call is refused, rather than taken for a call without a lease.
     """
-    return _bound.get().get(_place(client, session_id))
+    return _bound.get().get(_place(client, session_id), _UNBOUND).lease
 
 
-def bind_lease(client: Client, lease: Lease) -> None:
-    """Let calls on the lease's session act under it from here on, in this task or thread."""
-    _bound.set({**_bound.get(), _place(client, lease.session_id): lease})
+def bind_lease(client: Client, session_id: str) -> Binding:
+    """Let calls on a session act, in this task or thread, under the lease that it will be given."""
+    place = _place(client, session_id)
+    binding = Binding(_bound.get().get(place, _UNBOUND).lease, pending=True)
+    used = {key: one for key, one in _bound.get().items() if one.lease or one.pending}
+    _bound.set({**used, place: binding})
+    return binding
 
 
 def _after_fork() -> None:
     # A heartbeat that was under way held the lock, and did not follow into the child.
-    for lease in _bound.get().values():
+    for binding in _bound.get().values():
+        if (lease := binding.lease) is None:
+            continue
         lease.write_lock, lease.write_lock_thread = threading.Lock(), 0
 
 
@@ -202,7 +277,7 @@ after_fork_in_child(_after_fork)
 
 def unbind_lease(lease: Lease) -> None:
     """End what `bind_lease` began."""
-    _bound.set({place: one for place, one in _bound.get().items() if one is not lease})
+    _bound.set({place: one for place, one in _bound.get().items() if one.lease is not lease})
 
 
 def _place(client: Client, session_id: str | None) -> str:

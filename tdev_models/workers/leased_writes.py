@@ -14,34 +14,37 @@ from pynamodb.expressions.update import Action
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.expressions import set_to
-from tdev_models.errors import (
-    ConditionFailed,
-    LeaseLost,
-)
+from tdev_models.errors import ConditionFailed, Conflict, LeaseLost, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
-from tdev_models.results import AGENTS, SessionStatus
+from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.workers.lease import Lease, lease_lost_error
+from tdev_models.workers.users import check_user, is_of_user
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-def _renewal(client: Client) -> Action:
-    return set_to(PipelineSession.lease_expires, client.now() + client.settings.lease_seconds)
-
-
 async def leased_update(
-    client: Client, lease: Lease, actions: Sequence[Action], *, ends: SessionStatus | None = None
+    client: Client,
+    lease: Lease,
+    actions: Sequence[Action],
+    *,
+    ends: SessionStatus | None = None,
+    retry_seconds: float | None = None,
+    user_id: str | None = None,
 ) -> PipelineSession:
-    """Change the session that a lease owns, and with `ends` end it.
+    """Change the session that a lease owns, and with `ends` end it, or hand it back (ACTIVE).
+
+    Tried until it is stored or refused, for `retry_seconds` where they are given.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
+        WrongUser: it belongs to another user than `user_id`; nothing was changed.
     """
-    now = client.now()
+    now, renewals = client.now(), set[float]()
     changes = [set_to(PipelineSession.last_updated, now), *actions]
     if ends is not None:
         changes += [
@@ -49,6 +52,8 @@ async def leased_update(
             PipelineSession.lease_token.remove(),
             PipelineSession.lease_expires.remove(),
         ]
+    if ends == SessionStatus.ACTIVE:
+        changes.append(PipelineSession.lease_owner.remove())
     if ends == SessionStatus.FAILED and lease.retry_after_seconds:
         changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
 
@@ -56,44 +61,60 @@ async def leased_update(
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
+            renewed = lease.renewed(client)
+            renewals.add(renewed)
+            renewal = set_to(PipelineSession.lease_expires, renewed)
+            condition = lease.condition_as_written
+            if user_id is not None:
+                condition &= is_of_user(user_id)
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else [_renewal(client)])],
-                    condition=lease.condition,
+                    actions=[*changes, *([] if ends else [renewal])],
+                    condition=condition,
                     retry_seconds=0,
                 )
             except ConditionFailed as refused:
                 stored = client.sessions.load(refused.item)
-                if stored is None or not _ended_by(stored, lease, ends, now):
-                    raise lease_lost_error(lease) from None
-                session = stored  # ended by this very write, whose reply was lost
-            lease.last_updated, lease.ended = now, ends
+                if stored is None or not (
+                    _ended_by(stored, lease, ends, now)
+                    or (lease.owns(stored) and stored.lease_expires in renewals)
+                ):
+                    raise _refusal(lease, stored, user_id) from None
+                session = stored  # written by this very call, whose first reply was lost
+            lease.last_updated, lease.lease_expires = now, session.lease_expires
+            lease.ended = ends
             return session
 
-    session = await _until_stored(client, attempt)
-    if ends is not None:
+    session = await _until_stored(client, attempt, retry_seconds)
+    if ends not in (None, SessionStatus.ACTIVE):
         session_ended(client, session, ends)
     return session
 
 
 async def leased_execution(
-    client: Client, lease: Lease, agent_name: str, part: Mapping[str, Any], *, ended: bool | None
+    client: Client,
+    lease: Lease,
+    agent_name: str,
+    part: Mapping[str, Any],
+    *,
+    ended: bool | None,
+    retry_seconds: float | None = None,
 ) -> None:
     """Change an agent's execution, and with it the session that a lease owns, both or none.
 
     `current_agent` becomes the agent; `progress` counts it once it has ended, and no more once it
-    begins again.
+    begins again. Tried until it is stored or refused, for `retry_seconds` where they are given.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
     request: dict[str, Any] = {}
-    token, now, agents = "", 0.0, set[str]()
+    token, now, renewed, agents = "", 0.0, 0.0, set[str]()
 
     async def attempt() -> None:
-        nonlocal request, token, now, agents
+        nonlocal request, token, now, renewed, agents
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
@@ -101,15 +122,18 @@ async def leased_execution(
             if stale or agents != lease.ended_after(agent_name, ended):
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what a heartbeat, or another agent's end, has written since.
-                token, now = uuid.uuid4().hex, client.now()
+                token, now, renewed = uuid.uuid4().hex, client.now(), lease.renewed(client)
                 agents = lease.ended_after(agent_name, ended)
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
-                        _renewal(client),
+                        set_to(PipelineSession.lease_expires, renewed),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
-                        set_to(PipelineSession.progress, min(len(AGENTS), len(agents))),
+                        set_to(
+                            PipelineSession.progress,
+                            min(len(client.settings.agents), len(agents)),
+                        ),
                     ],
                     condition=lease.condition,
                 )
@@ -119,18 +143,22 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.last_updated, lease.ended_agents = now, agents
+            lease.last_updated, lease.lease_expires = now, renewed
+            lease.ended_agents = agents
 
-    await _until_stored(client, attempt)
+    await _until_stored(client, attempt, retry_seconds)
 
 
-async def _until_stored(client: Client, attempt: Callable[[], Awaitable[T]]) -> T:
+async def _until_stored(
+    client: Client, attempt: Callable[[], Awaitable[T]], retry_seconds: float | None
+) -> T:
     """Try a write of an owner until it is stored or refused, or its budget is spent.
 
     Between two attempts the write lock is free: heartbeats go on, however long the pauses are.
     """
-    backoff = Backoff(client.settings.owner_retry_seconds, longest_pause_seconds=5.0)
-    return await client.shielded(retry(attempt, client.sleep, backoff))
+    budget = client.settings.owner_retry_seconds if retry_seconds is None else retry_seconds
+    backoff = Backoff(budget, longest_pause_seconds=5.0)
+    return await client.shielded(retry(attempt, client.sleep, backoff), retry_seconds)
 
 
 @asynccontextmanager
@@ -154,13 +182,26 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
         lease.write_lock.release()
 
 
+def _refusal(lease: Lease, stored: PipelineSession | None, user_id: str | None = None) -> TdevError:
+    """Return why a write under a lease was refused, as the stored session shows.
+
+    Where it is still this claim's, another write of it was in between (of a forked child, or one
+    whose reply was lost): the next try knows of it.
+    """
+    if stored is None or not lease.owns(stored):
+        return lease_lost_error(lease)
+    check_user(stored, user_id)
+    lease.lease_expires = stored.lease_expires
+    return Conflict(f"session {lease.session_id} was written under the same claim in between")
+
+
 def _ended_by(
     stored: PipelineSession, lease: Lease, ends: SessionStatus | None, now: float
 ) -> bool:
     """Return whether a session was ended by this claim's own write, which was made at `now`."""
     return (stored.status, stored.fence) == (ends, lease.fence) and (
-        # Any caller may have abandoned it.
-        ends != SessionStatus.ABANDONED or stored.last_updated == now
+        # Any caller may have abandoned it; one that is ACTIVE was not ended.
+        ends not in (SessionStatus.ABANDONED, SessionStatus.ACTIVE) or stored.last_updated == now
     )
 
 
@@ -194,17 +235,20 @@ class Heartbeat(threading.Thread):
         with lease.write_lock:
             if lease.over or self._stopped.is_set():
                 return
-            now, actions = client.now(), [_renewal(client)]
-            touched = lease.last_updated < now - client.settings.stalled_after_seconds / 2
+            now, renewed = client.now(), lease.renewed(client)
+            actions = [set_to(PipelineSession.lease_expires, renewed)]
+            # It may be in the future, too: the clock was set back.
+            touched = abs(now - lease.last_updated) > client.settings.stalled_after_seconds / 2
             if touched:
                 actions.append(set_to(PipelineSession.last_updated, now))
             request = client.sessions.requests.update(
-                lease.session_id, actions=actions, condition=lease.condition
+                lease.session_id, actions=actions, condition=lease.condition_as_written
             )
             try:
                 await client.sender.send(*request, retry_seconds=0)
-            except ConditionFailed:
-                raise lease_lost_error(lease) from None
+            except ConditionFailed as refused:
+                raise _refusal(lease, client.sessions.load(refused.item)) from None
+            lease.lease_expires = renewed
             if touched:
                 lease.last_updated = now
 

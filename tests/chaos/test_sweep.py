@@ -62,7 +62,7 @@ LARGE = {"text": "".join(str(number * 7919 % 1000003) for number in range(40_000
 VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
-    *("next_retry_at", "lease_owner", "previous_status"),
+    *("next_retry_at", "lease_owner", "previous_status", "former_token", "saved_at"),
 }
 
 
@@ -152,6 +152,12 @@ async def failed(world: World) -> None:
     await save_pipeline_session(session_id="s", status="FAILED", user_id="u")
 
 
+async def failed_without_a_lease(world: World) -> None:
+    await failed(world)
+    run = {"execution_id": "s-nl_input", "input_data": {"for": "nl_input"}}
+    await update_agent_execution(run, status="COMPLETED", output_data={"by": "nl_input"})
+
+
 async def failed_later(world: World) -> None:
     with pytest.raises(KeyError):
         async with track_session("s", user_id="u") as session:
@@ -207,9 +213,16 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "track_session": (nothing, track),
     "resume_pipeline": (failed, resume),
     "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
+    "resume_pipeline, what had no lease": (failed_without_a_lease, resume),
     "recover_sessions": (failed, worker),
     "recover_sessions, giving up": (failed_often, given_up),
 }
+DO_NOTHING_TWICE = (
+    "track_session",
+    "resume_pipeline",
+    "resume_pipeline, what had no lease",
+    "recover_sessions",
+)
 # A second call of these is a second sample where the first has no answer: the docstring says so.
 COUNTED_TWICE = {("record_metric", "unanswered")}
 
@@ -286,7 +299,7 @@ async def test_a_death_at_any_request_is_recovered_from(dynoxide: str, name: str
                     break  # a second sample
                 await again(world, call)
             assert world.state() == expected, (kind, nth)
-            if name in ("track_session", "resume_pipeline", "recover_sessions"):
+            if name in DO_NOTHING_TWICE:
                 # What had ended was not done again.
                 assert not set(world.ran[done_before:]) & set(finished), (kind, nth)
                 assert set(world.ran) == set(all_agents)
@@ -322,6 +335,7 @@ HOUR = 1.8e9
 HOURS = (HOUR - 3600, HOUR + 3600)
 READS: dict[str, Callable[[], Awaitable[Any]]] = {
     "get_pipeline_session": lambda: get_pipeline_session("s0"),
+    "get_pipeline_session, of a user": lambda: get_pipeline_session("s0", user_id="u"),
     "list_pipeline_sessions, of a status": lambda: pages(list_pipeline_sessions, status="FAILED"),
     "list_pipeline_sessions, of a user": lambda: pages(list_pipeline_sessions, user_id="u"),
     "get_agent_execution": lambda: get_agent_execution("p-parser"),

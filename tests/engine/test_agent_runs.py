@@ -128,5 +128,5 @@ async def test_a_failure_that_cannot_be_recorded_is_raised_critical_or_not(
     ):
         async with track_session("s") as session, session.agent("nl_input", critical=False):
             raise ValueError("mine")
-    assert "is not marked FAILED" in raised.value.__notes__[0]
+    assert "is not recorded" in raised.value.__notes__[0]
     assert (await get_pipeline_session("s")).status == "FAILED"

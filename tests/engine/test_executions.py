@@ -182,7 +182,7 @@ async def test_a_missing_execution_is_not_found(store: Settings) -> None:
         await get_agent_execution("p-parser")
 
 
-@pytest.mark.parametrize("operation", ["GetItem", "UpdateItem"])
+@pytest.mark.parametrize("operation", ["TransactGetItems", "UpdateItem"])
 async def test_a_new_attempt_resent_after_a_lost_reply_counts_once(
     store: Settings, operation: str
 ) -> None:
@@ -246,9 +246,9 @@ async def test_a_whole_attempt_in_between_is_looked_at_again(store: Settings) ->
 
 async def test_a_bare_write_in_between_a_leased_one_is_looked_at_again(store: Settings) -> None:
     async def other_worker() -> None:
-        # A context of its own carries no lease, nor the fault.
+        # A context of its own carries no lease, nor the fault. As of this session it is refused.
         await asyncio.create_task(
-            update_agent_execution(execution_id="p-parser", status="COMPLETED"),
+            update_agent_execution(execution_id="p-parser", project_id="q", status="COMPLETED"),
             context=contextvars.Context(),
         )
 

@@ -13,6 +13,7 @@ import pytest
 
 from tdev_models import (
     InvalidRequest,
+    RequestEvent,
     Settings,
     get_failed_executions,
     get_failed_sessions,
@@ -154,3 +155,17 @@ async def test_an_execution_that_runs_again_is_no_failure(store: Settings) -> No
     stored = raw.item(store, "agent-executions", "p-parser", "parser")
     assert stored is not None
     assert "end_time" not in stored
+
+
+async def test_a_rare_agents_failure_is_found_with_few_requests(strict_store: Settings) -> None:
+    await update_agent_execution(execution_id="p-parser", status="FAILED")
+    for number in range(220):
+        await update_agent_execution(execution_id=f"p{number}-search", status="FAILED")
+    await update_agent_execution(execution_id="q-parser", status="FAILED")
+    events: list[RequestEvent] = []
+    with settings.use(on_request=events.append):
+        first = await get_failed_executions(agent_name="parser", limit=1)
+        assert len(events) == 1
+        rest = await get_failed_executions(agent_name="parser", limit=1, cursor=first.cursor)
+    assert [one.execution_id for one in [*first, *rest]] == ["q-parser", "p-parser"]
+    assert len(events) == 4

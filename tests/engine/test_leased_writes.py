@@ -31,19 +31,33 @@ from tests.faults import Fault, injected
 
 _BLOCKING_IN_A_LOOP = """
 import asyncio, sys
-from tdev_models import AGENTS, configure, sync, track_session
+from tdev_models import configure, save_pipeline_session, sync, track_session
 
-async def agent(session, name):
-    async with session.agent(name) as run:
-        sync.save_pipeline_session(session_id="s", project_name=name)
-        run.output = 1
+under_way, may_go_on = asyncio.Event(), asyncio.Event()
+may_go_on.set()
+
+def held_up(send):
+    async def sent(operation, request):
+        if not may_go_on.is_set():
+            under_way.set()
+            await may_go_on.wait()
+        return await send(operation, request)
+    return sent
 
 async def main():
-    async with track_session("s") as session:
-        await asyncio.gather(*(agent(session, name) for name in AGENTS[:4]))
+    async with track_session("s"):
+        may_go_on.clear()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(save_pipeline_session(session_id="s", project_name="awaitable"))
+            await under_way.wait()
+            try:
+                sync.save_pipeline_session(session_id="s", project_name="blocking")
+            finally:
+                may_go_on.set()
 
 environment, endpoint = sys.argv[1:]
-configure(environment=environment, region="us-east-1", endpoint=endpoint, automatic_metrics=False)
+configure(environment=environment, region="us-east-1", endpoint=endpoint, automatic_metrics=False,
+          transport=held_up)
 asyncio.run(main())
 """
 
@@ -123,7 +137,7 @@ def test_a_blocking_call_in_the_way_of_an_awaitable_one_is_refused(strict_store:
     done = subprocess.run(
         [*command, str(strict_store.endpoint)], capture_output=True, text=True, timeout=30
     )
-    assert "use the awaitable functions in an event loop" in done.stderr
+    assert "a blocking call met an awaitable one of the same session" in done.stderr
 
 
 def test_a_child_writes_on_though_a_heartbeat_was_under_way_at_the_fork(

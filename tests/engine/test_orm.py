@@ -175,3 +175,69 @@ async def test_nothing_secret_is_logged_at_any_level(
             PipelineSession("t", metadata=["SECRET-5"]).save(PipelineSession.status == "x")
     assert "SECRET" not in caplog.text
     assert "AWS4-HMAC-SHA256" not in caplog.text
+
+
+def test_what_was_deleted_can_be_saved_again_whole(store: Settings) -> None:
+    PipelineSession("s", status="ACTIVE", metadata={"a": 1}, progress=3).save()
+    session = PipelineSession.get("s", consistent_read=True)
+    session.delete()
+    session.save()
+    stored = PipelineSession.get("s", consistent_read=True)
+    assert (stored.status, stored.metadata, stored.progress) == ("ACTIVE", {"a": 1}, 3)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_changed_key_is_refused(store: Settings, read: bool) -> None:
+    execution = AgentExecution("p-parser", "parser", status="RUNNING")
+    execution.execution_id = "p2-parser"  # of a new instance it may be
+    execution.save()
+    if read:
+        execution = AgentExecution.get("p2-parser", "parser", consistent_read=True)
+    for field in ("execution_id", "agent_name"):
+        before = getattr(execution, field)
+        setattr(execution, field, "search")
+        for write in (execution.save, execution.delete):
+            with pytest.raises(InvalidRequest, match=f"^{field}: was changed since AgentExecution"):
+                write()
+        setattr(execution, field, before)
+    assert len(raw.everything(store, "agent-executions")) == 1
+    execution.status = "COMPLETED"
+    execution.save()
+    assert AgentExecution.get("p2-parser", "parser", consistent_read=True).status == "COMPLETED"
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_an_instance_belongs_to_its_environment(store: Settings, read: bool) -> None:
+    other = make_tables(str(store.endpoint))
+    session = PipelineSession("s", status="ACTIVE", project_name="first")
+    session.save()
+    if read:
+        session = next(PipelineSession.scan())
+    with settings.use(other):
+        session.project_name = "second"
+        for write in (session.save, session.delete):
+            with pytest.raises(InvalidRequest, match=r"is of the table .*; make a new instance"):
+                write()
+        assert raw.everything(other, "pipeline-sessions") == []
+        PipelineSession(**session.attribute_values).save()
+    session.save()
+    for place in (store, other):
+        (stored,) = raw.everything(place, "pipeline-sessions")
+        assert (stored["project_name"], stored["status"]) == ({"S": "second"}, {"S": "ACTIVE"})
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_what_was_deleted_meanwhile_is_not_made_anew_in_part(store: Settings, read: bool) -> None:
+    session = PipelineSession("s", status="ACTIVE", user_id="u")
+    session.save()
+    if read:
+        session = PipelineSession.get("s", consistent_read=True)
+    PipelineSession("s").delete()
+    session.progress = 4
+    with pytest.raises(PipelineSession.DoesNotExist, match=r"'s' was deleted since it was read"):
+        session.save()
+    with pytest.raises(UpdateError):
+        session.save(condition=PipelineSession.status.does_not_exist())
+    assert raw.everything(store, "pipeline-sessions") == []
+    PipelineSession(**session.attribute_values).save()
+    assert PipelineSession.get("s", consistent_read=True).progress == 4

@@ -237,3 +237,17 @@ async def test_a_session_of_another_program_with_finer_times_is_resumed(store: S
     values: dict[str, Any] = {"last_updated": digits, "status": {"S": "ACTIVE"}}
     raw.put_attribute(store, "pipeline-sessions", "s", **values)
     assert await resume_pipeline("s")
+
+
+async def test_an_attempt_whose_worker_was_killed_is_lost(store: Settings) -> None:
+    killed = track_session("s")
+    await killed.__aenter__()
+    await killed.agent("parser").__aenter__()
+    with settings.use(store, clock=clock(61)):
+        async with await resume_pipeline("s") as session, session.agent("parser") as run:
+            run.output = 1
+    attempts = (await get_agent_execution("s-parser")).attempts
+    assert [(one.status, one.end_time is None) for one in attempts] == [
+        ("LOST", True),
+        ("COMPLETED", False),
+    ]

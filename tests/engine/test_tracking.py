@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -112,10 +115,14 @@ async def test_a_session_of_the_plans_calls_can_be_tracked(store: Settings) -> N
     assert (await get_pipeline_session("p")).resume_count is None
 
 
+async def enter(session_id: str) -> None:
+    await track_session(session_id).__aenter__()
+
+
 async def test_what_is_tracked_cannot_be_tracked_twice(store: Settings) -> None:
     async with track_session("p"):
         with pytest.raises(LeaseHeld, match="owned by"):
-            await track_session("p").__aenter__()
+            await asyncio.create_task(enter("p"), context=contextvars.Context())
     with pytest.raises(InvalidTransition, match="is COMPLETED and cannot become ACTIVE"):
         await track_session("p").__aenter__()
 
@@ -174,7 +181,7 @@ async def test_an_output_without_json_form_fails_the_agent(store: Settings) -> N
     assert (await get_pipeline_session("p")).failed_agent == "parser"
 
 
-async def test_cancelling_the_task_ends_the_session_as_failed(store: Settings) -> None:
+async def test_cancelling_the_task_hands_the_session_back(store: Settings) -> None:
     started = asyncio.Event()
 
     async def pipeline() -> None:
@@ -187,18 +194,33 @@ async def test_cancelling_the_task_ends_the_session_as_failed(store: Settings) -
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    failed = await get_pipeline_session("p")
-    assert (failed.status, failed.failed_agent) == ("FAILED", "parser")
-    assert (failed.error_message or "").startswith("CancelledError")
-    assert (await get_agent_execution("p-parser")).status == "FAILED"
+    await handed_back("p")
 
 
-def test_a_keyboard_interrupt_ends_the_session_as_failed(store: Settings) -> None:
-    with pytest.raises(KeyboardInterrupt), sync.track_session("p") as session:
+async def handed_back(session_id: str) -> None:
+    """Check that a session cut off in `parser` can be resumed at once, and counts as no failure."""
+    session = await get_pipeline_session(session_id)
+    assert (session.status, session.failed_agent, session.error_message) == ("ACTIVE", None, None)
+    execution = await get_agent_execution(f"{session_id}-parser")
+    assert execution.status == "PENDING"
+    assert [attempt.status for attempt in execution.attempts] == ["CANCELLED"]
+    async with await resume_pipeline(session_id) as resume:
+        async with resume.agent("parser") as run:
+            run.output = 1
+    session = await get_pipeline_session(session_id)
+    assert (session.status, session.resume_count) == ("COMPLETED", None)
+    attempts = (await get_agent_execution(f"{session_id}-parser")).attempts
+    assert [attempt.status for attempt in attempts] == ["CANCELLED", "COMPLETED"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_hands_the_session_back(
+    store: Settings, kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind), sync.track_session("p") as session:
         with session.agent("parser"):
-            raise KeyboardInterrupt
-    assert sync.get_pipeline_session("p").error_message == "KeyboardInterrupt: "
-    assert sync.get_agent_execution("p-parser").status == "FAILED"
+            raise kind
+    await handed_back("p")
 
 
 def test_the_blocking_form_is_the_same_without_await(store: Settings) -> None:
@@ -380,3 +402,70 @@ async def test_a_failure_that_cannot_be_recorded_is_said_in_a_note(store: Settin
             async with track_session("p"):
                 raise ValueError("mine")
     assert "is not marked FAILED" in caught.value.__notes__[0]
+
+
+async def test_entering_inside_wait_for_is_the_same(store: Settings) -> None:
+    with settings.use(store, lease_seconds=0.6, stalled_after_seconds=1.2):
+        tracker = track_session("p")
+        session = await asyncio.wait_for(tracker.__aenter__(), 10)
+        await save_pipeline_session(session_id="p", project_name="under the lease")
+        with pytest.raises(LeaseLost, match="claim 1"):
+            try:
+                raw.put_attribute(store, "pipeline-sessions", "p", fence={"N": "2"})
+                await asyncio.sleep(30)
+            except BaseException as error:
+                await session.__aexit__(type(error), error, error.__traceback__)
+                raise
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+    with pytest.raises(LeaseHeld):  # not under the lease that is over
+        await save_pipeline_session(session_id="p", project_name="outside")
+
+
+async def test_a_nested_block_leaves_the_lease_of_the_block_around_it(store: Settings) -> None:
+    async with track_session("p"):
+        for _ in range(3):
+            async with track_session("p"):
+                pass
+        await save_pipeline_session(session_id="p", project_name="under the lease")
+    with pytest.raises(InvalidTransition):
+        await save_pipeline_session(session_id="p", status="FAILED")
+
+
+def _in_a_child(work: Callable[[], None]) -> None:
+    """Do the work in a forked child, and wait for it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_forked_child_that_exits_ends_neither_agent_nor_session(strict_store: Settings) -> None:
+    with sync.track_session("p") as session:
+        with session.agent("parser") as run:
+
+            def leave() -> None:
+                for error in (SystemExit(0), None):
+                    run.__exit__(type(error) if error else None, error, None)
+                    session.__exit__(type(error) if error else None, error, None)
+
+            _in_a_child(leave)
+            assert sync.get_agent_execution("p-parser").status == "RUNNING"
+            assert sync.get_pipeline_session("p").status == "ACTIVE"
+            run.output = "of the parent"
+    assert sync.get_pipeline_session("p").status == "COMPLETED"
+    assert sync.get_agent_execution("p-parser").output_data == "of the parent"
+
+
+def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Settings) -> None:
+    sync.save_pipeline_session(session_id="p", status="FAILED")
+    resume = sync.resume_pipeline("p")
+
+    def run() -> None:
+        with resume:
+            pass
+
+    _in_a_child(run)
+    assert sync.get_pipeline_session("p").status == "COMPLETED"

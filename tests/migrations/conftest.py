@@ -1,4 +1,4 @@
-"""An engine for the tests of migrations: moto under the rules of AWS."""
+"""An engine for the tests of migrations: moto, with the rules of AWS that moto lacks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from botocore.httpsession import URLLib3Session
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from tdev_models.migrations import calls
 from tdev_models.settings import Settings
 from tests.migrations.strict import StrictAws
 
@@ -34,7 +35,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def moto() -> Any:
-    """Moto as one WSGI application, called without sockets: twice as quick."""
+    """Moto as one WSGI application, called without sockets, which halves the time."""
     apps: dict[str, Any] = {}
 
     def dispatch(environ: dict[str, Any], start_response: Any) -> Any:
@@ -49,7 +50,7 @@ def moto() -> Any:
 
 @pytest.fixture
 def aws(moto: Any, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
-    """AWS as documented; what every runner sends is in `aws.calls`."""
+    """AWS as documented; every call of every run is in `aws.calls`."""
     real = URLLib3Session.send
 
     def send(session: Any, request: Any) -> Any:
@@ -62,8 +63,9 @@ def aws(moto: Any, monkeypatch: pytest.MonkeyPatch) -> StrictAws:
         data = request.body.encode() if isinstance(request.body, str) else request.body
         path = request.url.removeprefix(ENDPOINT)
         builder = EnvironBuilder(path=path, method=request.method, headers=headers, data=data)
-        body, status, found = run_wsgi_app(moto, builder.get_environ(), buffered=True)
-        return AWSResponse(request.url, int(status.split()[0]), dict(found), Body(b"".join(body)))
+        body, status, answered = run_wsgi_app(moto, builder.get_environ(), buffered=True)
+        code = int(status.split()[0])
+        return AWSResponse(request.url, code, dict(answered), Body(b"".join(body)))
 
     monkeypatch.setattr(URLLib3Session, "send", send)
     monkeypatch.setenv("AWS_ENDPOINT_URL", ENDPOINT)
@@ -85,10 +87,16 @@ class Body(io.BytesIO):
 
 @pytest.fixture
 def environment() -> str:
-    """A name that no other test has."""
+    """The name of an environment that no other test uses."""
     return f"t{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def settings(environment: str) -> Settings:
     return Settings(environment=environment, region=REGION, endpoint=ENDPOINT)
+
+
+@pytest.fixture
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a read up soon: for tests in which it never succeeds."""
+    monkeypatch.setattr(calls, "LOCAL", calls.LOCAL._replace(read=0.2))

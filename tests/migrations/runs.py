@@ -1,4 +1,4 @@
-"""How the tests run migrations, and declare what the models do not."""
+"""Runs migrations as the tests need it, and declares tables that the models do not have."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from tdev_models.settings import Settings
 
 
 def run(what: str, environment: str, *more: str) -> int:
-    """Run the command as CI does."""
+    """Run the command and return its exit code; apply with --yes, as CI does."""
     return main([what, "--env", environment, *(["--yes"] if what == "apply" else []), *more])
 
 
 def prod(what: str, environment: str, *more: str) -> int:
+    """Run the command for an environment that is like `prod`."""
     return run(what, environment, "--set", "like=prod", *more)
 
 
@@ -33,7 +34,14 @@ def model(
     number: frozenset[str] = frozenset(),
     include: frozenset[str] = frozenset(),
 ) -> type[BaseModel]:
-    """Return a model of the table `things` with indexes over the attributes that are named."""
+    """Return a model of the table `things`.
+
+    Args:
+        indexes: the key attributes of each index, by its name.
+        ttl: the attribute for TTL.
+        number: the key attributes that hold numbers; the others hold text.
+        include: the indexes that project one attribute instead of all.
+    """
 
     def attribute(name: str, **role: Any) -> Any:
         return NumberAttribute(**role) if name in number else UnicodeAttribute(**role)
@@ -55,12 +63,13 @@ def model(
     return made
 
 
-def declare(settings: Settings, made: type[BaseModel], **of: Any) -> list[Table]:
-    """Return a declaration of `things` in an environment with these settings."""
-    return declared.tables(settings, environments.Environment(**of), [made])
+def declare(settings: Settings, made: type[BaseModel], **profile: Any) -> list[Table]:
+    """Return the declared table of a model, in an environment with the settings of `profile`."""
+    return declared.tables(settings, environments.Environment(**profile), [made])
 
 
 def apply(settings: Settings, tables: list[Table], allowed: Iterable[str] = ()) -> int:
+    """Plan and apply, and return the number of calls that changed something."""
     calls, names = Calls(settings), set(allowed)
     return Run(calls, names, timeout_seconds=20).apply(plan(calls, tables, names, whole=True))
 

@@ -1,10 +1,10 @@
-"""AWS as it documents itself, over moto where moto is lax. All runners of a test share it."""
+"""AWS as its documentation describes it: moto, and rules where moto allows too much."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,11 +17,14 @@ _KEY = "arn:aws:kms:us-east-1:123456789012:key/own"
 
 
 class Killed(BaseException):
-    """The runner is dead; nothing may catch it."""
+    """Ends a run as a kill does: nothing may catch it."""
 
 
 class StrictAws:
-    """Wraps botocore's clients: rules, records, refuses, kills."""
+    """Stands between botocore's clients and moto: applies rules, records, refuses, kills.
+
+    All runs of a test share it.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -29,7 +32,7 @@ class StrictAws:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with an empty account."""
+        """Start again with an empty account."""
         moto_api_backend.reset()
         self.denied: set[str] = set()
         self.throttled: Counter[str] = Counter()
@@ -38,8 +41,8 @@ class StrictAws:
         self.endpoints: set[str] = set()
         self._creating: Counter[str] = Counter()
         self._updating: Counter[str] = Counter()
-        self._making: Counter[tuple[str, str]] = Counter()
-        self._leaving: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
+        self._creating_indexes: Counter[tuple[str, str]] = Counter()
+        self._deleting_indexes: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
         self._no_backups: Counter[str] = Counter()
         self._sse: dict[str, str | None] = {}
         self._ttl_changed: set[str] = set()
@@ -57,18 +60,18 @@ class StrictAws:
         answer: dict[str, Any] = _ORIGINAL(_client(service, self.endpoint), operation, params)
         return answer
 
-    def being_made(self, table: str, looks: int) -> None:
-        """Have the table look CREATING as often as it is described."""
-        self._creating[table] = looks
+    def look_creating(self, table: str, times: int) -> None:
+        """Describe the table as CREATING for a number of times."""
+        self._creating[table] = times
 
-    def index_being_made(self, table: str, index: str) -> None:
-        self._making[table, index] = 1
+    def look_creating_index(self, table: str, index: str) -> None:
+        self._creating_indexes[table, index] = 1
 
     def encrypt_by_hand(self, table: str, key: str | None) -> None:
         self._sse[table] = key
 
     def forget(self) -> None:
-        """Begin to record, and to count to the kill, anew."""
+        """Forget the recorded calls, and the kill."""
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self.kill_at: tuple[int, str] | None = None
         self._mutations = 0
@@ -103,8 +106,8 @@ class StrictAws:
             self.throttled[operation] -= 1
             raise _error(operation, "ThrottlingException", "Rate exceeded")
         if not self.rules:
-            lax: dict[str, Any] = _ORIGINAL(client, operation, params)
-            return lax
+            unchecked: dict[str, Any] = _ORIGINAL(client, operation, params)
+            return unchecked
         rule = getattr(self, f"_before_{operation}", None)
         answer: dict[str, Any] | None = rule(params) if rule else None
         if answer is None:
@@ -117,8 +120,8 @@ class StrictAws:
     # -------------------------------------------------------------------- DynamoDB
 
     def _live(self, table: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.by_hand("dynamodb", "DescribeTable", TableName=table)["Table"]
-        return found
+        live: dict[str, Any] = self.by_hand("dynamodb", "DescribeTable", TableName=table)["Table"]
+        return live
 
     def _before_CreateTable(self, params: dict[str, Any]) -> None:
         _check_definitions(params, params.get("GlobalSecondaryIndexes", ()))
@@ -136,29 +139,29 @@ class StrictAws:
         self._sse[table] = sse.get("KMSMasterKeyId", _KEY) if sse.get("Enabled") else None
 
     def _after_DescribeTable(self, params: dict[str, Any], answer: Any) -> None:
-        table, found = params["TableName"], answer["Table"]
-        if found.get("BillingModeSummary", {}).get("BillingMode") == "PROVISIONED":
-            del found["BillingModeSummary"]
-        for status, windows in (("UPDATING", self._updating), ("CREATING", self._creating)):
-            if windows[table] > 0:
-                windows[table] -= 1
-                found["TableStatus"] = status
-        indexes = found.setdefault("GlobalSecondaryIndexes", [])
+        table, live = params["TableName"], answer["Table"]
+        if live.get("BillingModeSummary", {}).get("BillingMode") == "PROVISIONED":
+            del live["BillingModeSummary"]
+        for status, remaining in (("UPDATING", self._updating), ("CREATING", self._creating)):
+            if remaining[table] > 0:
+                remaining[table] -= 1
+                live["TableStatus"] = status
+        indexes = live.setdefault("GlobalSecondaryIndexes", [])
         for index in indexes:
-            if self._making[table, index["IndexName"]] > 0:
-                self._making[table, index["IndexName"]] -= 1
+            if self._creating_indexes[table, index["IndexName"]] > 0:
+                self._creating_indexes[table, index["IndexName"]] -= 1
                 index["IndexStatus"] = "CREATING"
-        for (of, name), (left, index) in list(self._leaving.items()):
-            if of == table and left > 0:
-                self._leaving[of, name] = left - 1, index
+        for (its_table, name), (times, index) in list(self._deleting_indexes.items()):
+            if its_table == table and times > 0:
+                self._deleting_indexes[table, name] = times - 1, index
                 indexes.append({**index, "IndexStatus": "DELETING"})
-        used = {k["AttributeName"] for of in [found, *indexes] for k in of["KeySchema"]}
-        found["AttributeDefinitions"] = [
-            a for a in found["AttributeDefinitions"] if a["AttributeName"] in used
+        used = _key_attributes([live, *indexes])
+        live["AttributeDefinitions"] = [
+            a for a in live["AttributeDefinitions"] if a["AttributeName"] in used
         ]
-        found.pop("SSEDescription", None)
+        live.pop("SSEDescription", None)
         if key := self._sse.get(table):
-            found["SSEDescription"] = {
+            live["SSEDescription"] = {
                 "Status": "ENABLED",
                 "SSEType": "KMS",
                 "KMSMasterKeyArn": key,
@@ -166,9 +169,12 @@ class StrictAws:
 
     def _before_UpdateTable(self, params: dict[str, Any]) -> Any:
         table = params["TableName"]
-        making = any(left > 0 for (of, _), left in self._making.items() if of == table)
-        leaving = any(left > 0 for (of, _), (left, _) in self._leaving.items() if of == table)
-        if self._creating[table] + self._updating[table] > 0 or making or leaving:
+        times = [self._creating[table], self._updating[table]]
+        times += [n for (its_table, _), n in self._creating_indexes.items() if its_table == table]
+        times += [
+            n for (its_table, _), (n, _) in self._deleting_indexes.items() if its_table == table
+        ]
+        if any(times):
             raise _error("UpdateTable", "ResourceInUseException", f"{table} is being updated")
         live = self._live(table)
         on_demand = live["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
@@ -198,15 +204,15 @@ class StrictAws:
             return {}
         for update in indexed:
             if "Create" in update:
-                self._making[table, update["Create"]["IndexName"]] = 3
+                self._creating_indexes[table, update["Create"]["IndexName"]] = 3
             else:
                 name = update["Delete"]["IndexName"]
-                found = [i for i in live["GlobalSecondaryIndexes"] if i["IndexName"] == name]
-                if not found:
+                named = [i for i in live["GlobalSecondaryIndexes"] if i["IndexName"] == name]
+                if not named:
                     text = f"Requested resource not found: Index {name}"
                     raise _error("UpdateTable", "ResourceNotFoundException", text)
-                (index,) = found
-                self._leaving[table, name] = 2, index
+                (index,) = named
+                self._deleting_indexes[table, name] = 2, index
         return None
 
     def _check_throughput(
@@ -245,7 +251,7 @@ class StrictAws:
                         "UpdateTable", "ProvisionedThroughput goes with PROVISIONED only"
                     )
                 others = live.get("GlobalSecondaryIndexes", [])
-                used = {k["AttributeName"] for of in [live, *others] for k in of["KeySchema"]}
+                used = _key_attributes([live, *others])
                 types = {a["AttributeName"]: a for a in params["AttributeDefinitions"]}
                 if any(
                     types[a["AttributeName"]] != a
@@ -268,8 +274,8 @@ class StrictAws:
         table, wanted = params["TableName"], params["TimeToLiveSpecification"]
         if self._creating[table] + self._updating[table] > 0:
             raise _error("UpdateTimeToLive", "ResourceInUseException", f"{table} is being updated")
-        found = self.by_hand("dynamodb", "DescribeTimeToLive", TableName=table)
-        live = found["TimeToLiveDescription"]
+        answer = self.by_hand("dynamodb", "DescribeTimeToLive", TableName=table)
+        live = answer["TimeToLiveDescription"]
         on = live["TimeToLiveStatus"] == "ENABLED"
         if self.one_ttl_change_an_hour and table in self._ttl_changed:
             text = "Time to live has been modified multiple times within a fixed interval"
@@ -305,16 +311,16 @@ class StrictAws:
             raise _error("ListTagsOfResource", "ResourceNotFoundException", text)
         return self._stale_tags.pop(params["ResourceArn"], None)
 
-    # -------------------------------------------------------------------- the neighbours
+    # -------------------------------------------------------------------- other services
 
     def _targets(self, resource: str) -> set[str]:
-        found = self.by_hand(
+        answer = self.by_hand(
             "application-autoscaling",
             "DescribeScalableTargets",
             ServiceNamespace="dynamodb",
             ResourceIds=[resource],
         )
-        return {target["ScalableDimension"] for target in found["ScalableTargets"]}
+        return {target["ScalableDimension"] for target in answer["ScalableTargets"]}
 
     def _before_DeregisterScalableTarget(self, params: dict[str, Any]) -> None:
         if params["ScalableDimension"] not in self._targets(params["ResourceId"]):
@@ -325,13 +331,13 @@ class StrictAws:
         if params["ScalableDimension"] not in self._targets(params["ResourceId"]):
             code = "ObjectNotFoundException"
             raise _error("PutScalingPolicy", code, "No scalable target registered")
-        found = self.by_hand(
+        policies = self.by_hand(
             "application-autoscaling",
             "DescribeScalingPolicies",
             ServiceNamespace="dynamodb",
             ResourceId=params["ResourceId"],
         )["ScalingPolicies"]
-        for policy in found:
+        for policy in policies:
             same = policy["ScalableDimension"] == params["ScalableDimension"]
             if same and policy["PolicyName"] != params["PolicyName"]:
                 text = "Only one TargetTrackingScaling policy for a metric is allowed"
@@ -363,11 +369,11 @@ def _mutates(operation: str) -> bool:
     return not operation.startswith(("Describe", "List", "Get", "Scan"))
 
 
-def _error(operation: str, code: str, message: str) -> ClientError:
+def _error(operation: str, code: str, message: str, status: int = 400) -> ClientError:
     return ClientError(
         {
             "Error": {"Code": code, "Message": message},
-            "ResponseMetadata": {"HTTPStatusCode": 400},
+            "ResponseMetadata": {"HTTPStatusCode": status},
         },
         operation,
     )
@@ -383,6 +389,12 @@ def _check_keys(operation: str, index: Mapping[str, Any]) -> None:
 
 
 def _check_definitions(params: Mapping[str, Any], indexes: Any) -> None:
-    used = {key["AttributeName"] for of in [params, *indexes] for key in of["KeySchema"]}
-    if used != {a["AttributeName"] for a in params["AttributeDefinitions"]}:
+    if _key_attributes([params, *indexes]) != {
+        a["AttributeName"] for a in params["AttributeDefinitions"]
+    }:
         raise _invalid("UpdateTable", "Some AttributeDefinitions are not used, or missing")
+
+
+def _key_attributes(described: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the attributes that the keys of tables and indexes are made of."""
+    return {key["AttributeName"] for each in described for key in each["KeySchema"]}

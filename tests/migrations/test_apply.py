@@ -39,9 +39,9 @@ def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> Non
     live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]
     assert live["DeletionProtectionEnabled"]
     assert live["BillingModeSummary"]["BillingMode"] == "PROVISIONED"
-    for of in [live, *live["GlobalSecondaryIndexes"]]:
-        assert of["ProvisionedThroughput"]["ReadCapacityUnits"] == 5
-        assert of["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
+    for described in [live, *live["GlobalSecondaryIndexes"]]:
+        assert described["ProvisionedThroughput"]["ReadCapacityUnits"] == 5
+        assert described["ProvisionedThroughput"]["WriteCapacityUnits"] == 5
     backups = aws.by_hand("dynamodb", "DescribeContinuousBackups", TableName=name)
     recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
     assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
@@ -76,7 +76,7 @@ def test_prod_becomes_dev_again_once_each_loss_is_allowed(aws: StrictAws, enviro
     assert aws.mutations.count("DeregisterScalableTarget") == 2 * scaled
 
 
-def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
+def test_what_dynoxide_does_not_know_is_not_checked_and_the_rest_is_applied(
     dynoxide: str,
     environment: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +92,7 @@ def test_dynoxide_gets_what_it_knows_and_the_rest_is_unknown(
         assert f"{part}  (not checked: this endpoint does not know" in shown
 
 
-def test_dynoxide_takes_a_new_index_another_ttl_and_an_index_less(
+def test_dynoxide_accepts_a_new_index_another_ttl_and_a_dropped_index(
     dynoxide: str, environment: str
 ) -> None:
     settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
@@ -102,16 +102,17 @@ def test_dynoxide_takes_a_new_index_another_ttl_and_an_index_less(
     assert apply(settings, changed) == 0
 
 
-def test_an_endpoint_where_nobody_listens_is_an_error(
+@pytest.mark.usefixtures("short_reads")
+def test_an_endpoint_that_accepts_no_connection_is_an_error(
     environment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setattr("tdev_models.migrations.calls.Calls.pause", lambda calls, attempt: None)
     assert run("plan", environment, "--set", "like=dev", "--table", "metrics") == 1
     assert "127.0.0.1:1" in capsys.readouterr().err
 
 
-def test_a_part_that_gives_no_answer_is_an_error_and_never_clean(
+@pytest.mark.usefixtures("short_reads")
+def test_a_part_that_cannot_be_read_is_an_error_and_never_clean(
     aws: StrictAws, environment: str
 ) -> None:
     assert prod("apply", environment, "--table=metrics") == 0
@@ -121,22 +122,22 @@ def test_a_part_that_gives_no_answer_is_an_error_and_never_clean(
     assert prod("plan", environment, "--table=metrics") == 0
 
 
-def test_a_table_in_the_making_is_in_progress_and_nothing_of_it_reads_as_absent(
+def test_a_table_that_is_being_created_is_in_progress_and_no_part_of_it_reads_as_absent(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prod("apply", environment, "--table=metrics") == 0
     name = f"t-developer-{environment}-metrics"
-    aws.being_made(name, looks=1)
+    aws.look_creating(name, times=1)
     capsys.readouterr()
     assert prod("plan", environment, "--table=metrics") == 5
     assert " + " not in capsys.readouterr().out
-    aws.being_made(name, looks=3)
+    aws.look_creating(name, times=3)
     aws.forget()
     assert prod("apply", environment, "--table=metrics") == 0
     assert aws.mutations == []
 
 
-def test_the_library_call_makes_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:
+def test_apply_all_creates_the_tables_of_any_settings(dynoxide: str, environment: str) -> None:
     settings = Settings(environment=environment, region="us-east-1", endpoint=dynoxide)
     assert apply_all(settings) == 6
     assert apply_all(settings) == 0
@@ -146,7 +147,7 @@ def test_a_local_endpoint_keeps_every_service_local(
     aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    calls._client.cache_clear()  # clients of other tests know the variable
+    calls._client.cache_clear()  # clients of other tests were made with the variable
     profile = {"billing": "provisioned", "autoscaling": True, "alarms": True, "encryption": "kms"}
     apply(settings, declare(settings, model({}), **profile))
     assert {service for service, _, _ in aws.calls} == {

@@ -54,7 +54,7 @@ def test_a_typo_is_wrong_usage_and_never_reads_as_drift(aws: StrictAws, argv: li
     assert aws.calls == []
 
 
-def test_apply_asks_nobody_in_ci_and_changes_nothing_without_yes(
+def test_apply_without_a_terminal_requires_yes_and_changes_nothing_without_it(
     aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
@@ -96,11 +96,11 @@ def test_an_environment_is_a_few_lines_of_a_file(
         f'[{environment}]\nlike = "prod"\nmax_units = 20\nbackup_days = 7\n'
         f'alarm_topic = "{TOPIC}"\ntags = {{ team = "x" }}\n'
     )
-    of = ["--env", environment, "--config", str(file), "--table", "metrics"]
-    assert main(["apply", *of, "--yes"]) == 0
+    chosen = ["--env", environment, "--config", str(file), "--table", "metrics"]
+    assert main(["apply", *chosen, "--yes"]) == 0
     assert "notify nobody" not in capsys.readouterr().err
-    assert main(["plan", *of]) == 0
-    assert main(["plan", *of, "--set", "max_units=21"]) == 2
+    assert main(["plan", *chosen]) == 0
+    assert main(["plan", *chosen, "--set", "max_units=21"]) == 2
     assert "~ metrics  scaling: 5-20 at 70.0 % -> 5-21 at 70.0 %" in capsys.readouterr().out
     ours = f"t-developer-{environment}-metrics/"
     alarms = aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNamePrefix=ours)["MetricAlarms"]
@@ -221,7 +221,7 @@ def test_ci_gets_a_line_every_15_seconds_with_the_percentage_of_an_index(
     assert lines[0].endswith("index by-a CREATING, 42 %")
 
 
-def test_a_terminal_gets_one_line_that_is_written_over(settings: Settings) -> None:
+def test_a_terminal_gets_one_line_that_is_overwritten(settings: Settings) -> None:
     (table,) = declared.tables(settings, environments.load("dev"))[-1:]
     screen = Screen(terminal=True)
     progress = Progress(screen, Calls(settings), total=4)
@@ -231,7 +231,7 @@ def test_a_terminal_gets_one_line_that_is_written_over(settings: Settings) -> No
     assert screen.getvalue().count("\r") == 5
 
 
-# ------------------------------------------------------------------------ what was sent
+# ------------------------------------------------------------------------ what can be sent
 
 
 def test_nothing_but_the_listed_operations_can_be_sent(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from tdev_models.errors import TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.apply import Run, plan
 from tdev_models.migrations.calls import Calls, InProgress
-from tdev_models.migrations.declared import Table
+from tdev_models.migrations.declared import Property, Table
 from tdev_models.models import Metric
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, everything_allowed, model, prod, run
@@ -30,7 +30,7 @@ def _prod(settings: Settings) -> tuple[list[Table], list[Table]]:
 
 
 def _upgrade(settings: Settings) -> tuple[list[Table], list[Table]]:
-    """Everything that can change about a table that exists, in one release."""
+    """One release that changes everything that can change about an existing table."""
     old = model({"by-a": ["a"], "by-b": ["b"]}, ttl="old_expiry")
     new = model({"by-a": ["a", "b"], "by-c": ["c"]}, ttl="expires_at")
     prod = {"deletion_protection": True, "backup_days": 7, "encryption": "kms"}
@@ -65,7 +65,7 @@ def test_killed_before_or_after_any_mutation_the_next_run_ends_in_the_same_state
         assert _state(settings, new) == expected
 
 
-def test_killed_after_each_of_its_mutations_prod_is_made_by_the_runs_together(
+def test_runs_that_are_each_killed_after_one_change_create_prod_together(
     aws: StrictAws, environment: str
 ) -> None:
     only = ["--table=pipeline-sessions"]
@@ -93,7 +93,7 @@ def test_throttling_and_in_use_are_tried_again(aws: StrictAws, environment: str)
     assert prod("plan", environment, "--table", "metrics") == 0
 
 
-def test_what_takes_longer_than_the_timeout_is_still_in_progress(
+def test_a_run_that_takes_longer_than_the_timeout_is_still_in_progress(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aws.throttled["CreateTable"] = 10_000
@@ -117,7 +117,7 @@ def test_another_ttl_attribute_is_turned_on_an_hour_after_the_first_went_off(
     assert apply(settings, changed) == 0
 
 
-def test_between_steps_only_what_one_touched_is_read_again(
+def test_only_what_a_step_may_have_changed_is_read_again_after_it(
     aws: StrictAws, environment: str
 ) -> None:
     assert prod("apply", environment, "--table", "metrics") == 0
@@ -126,7 +126,7 @@ def test_between_steps_only_what_one_touched_is_read_again(
     aws.forget()
     assert prod("apply", environment, "--table", "metrics") == 0
     operations = [operation for _, operation, _ in aws.calls]
-    assert operations.count("DescribeTable") == 2  # for the plan, and before it says "as declared"
+    assert operations.count("DescribeTable") == 2  # for the plan, and before the run ends
     assert operations.count("DescribeAlarms") == 3
 
 
@@ -136,13 +136,13 @@ def test_between_steps_only_what_one_touched_is_read_again(
 def _at_once(runs: list[Callable[[], Any]]) -> list[Any]:
     results: list[Any] = [None] * len(runs)
 
-    def go(number: int) -> None:
+    def run_one(number: int) -> None:
         try:
             results[number] = runs[number]()
         except TdevError as error:
             results[number] = error
 
-    threads = [threading.Thread(target=go, args=(n,)) for n in range(len(runs))]
+    threads = [threading.Thread(target=run_one, args=(n,)) for n in range(len(runs))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -150,27 +150,25 @@ def _at_once(runs: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("runners", [2, 3])
-def test_runners_of_the_same_commit_converge(
-    aws: StrictAws, settings: Settings, runners: int
+@pytest.mark.parametrize("runs", [2, 3])
+def test_runs_of_the_same_commit_at_the_same_time_converge(
+    aws: StrictAws, settings: Settings, runs: int
 ) -> None:
     tables = declared.tables(settings, environments.load("prod"))[2:]
-    results = _at_once([lambda: apply(settings, tables)] * runners)
+    results = _at_once([lambda: apply(settings, tables)] * runs)
     assert all(isinstance(result, int) for result in results), results
     assert apply(settings, tables) == 0
-    assert aws.mutations.count("CreateTable") <= 2 * runners
+    assert aws.mutations.count("CreateTable") <= 2 * runs
 
 
-def test_runners_that_take_away_the_same_things_converge(
-    aws: StrictAws, settings: Settings
-) -> None:
-    much = {"billing": "provisioned", "autoscaling": True, "alarms": True}
-    apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="t"), **much))
-    little = declare(settings, model({"by-a": ["a", "b"]}))
+def test_runs_that_remove_the_same_things_converge(aws: StrictAws, settings: Settings) -> None:
+    profile = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+    apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="t"), **profile))
+    small = declare(settings, model({"by-a": ["a", "b"]}))
     allowed = {"delete-index:things/by-b", "replace-index:things/by-a"}
-    results = _at_once([lambda: apply(settings, little, allowed)] * 3)
+    results = _at_once([lambda: apply(settings, small, allowed)] * 3)
     assert all(isinstance(result, int) for result in results), results
-    assert apply(settings, little) == 0
+    assert apply(settings, small) == 0
 
 
 @pytest.mark.parametrize("grows", [True, False])
@@ -178,9 +176,9 @@ def test_what_another_run_did_since_the_plan_is_not_done_twice(
     aws: StrictAws, settings: Settings, grows: bool
 ) -> None:
     profile = {"billing": "provisioned", "autoscaling": True, "alarms": True}
-    little = declare(settings, model({"by-a": ["a"]}))
-    much = declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="gone_at"), **profile)
-    old, new = (little, much) if grows else (much, little)
+    small = declare(settings, model({"by-a": ["a"]}))
+    large = declare(settings, model({"by-a": ["a"], "by-b": ["b"]}, ttl="gone_at"), **profile)
+    old, new = (small, large) if grows else (large, small)
     allowed = {"delete-index:things/by-b"}
     apply(settings, old)
     planned = plan(Calls(settings), new, allowed)
@@ -190,7 +188,9 @@ def test_what_another_run_did_since_the_plan_is_not_done_twice(
     assert _state(settings, new) == expected
 
 
-def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings: Settings) -> None:
+def test_an_older_commit_leaves_what_a_newer_one_creates(
+    aws: StrictAws, settings: Settings
+) -> None:
     profile = environments.load("prod")
     old = declared.tables(settings, profile, [model({"by-a": ["a"]})])
     new = declared.tables(settings, profile, [model({"by-a": ["a"], "by-b": ["b", "c"]})])
@@ -202,7 +202,7 @@ def test_an_older_commit_leaves_what_a_newer_one_makes(aws: StrictAws, settings:
     assert not operations & {"DeleteTable", "DeleteAlarms", "DeregisterScalableTarget"}
 
 
-def test_alarms_of_an_index_that_was_made_since_the_table_was_read_stay(
+def test_alarms_of_an_index_that_was_created_since_the_plan_stay(
     aws: StrictAws, settings: Settings
 ) -> None:
     old = declare(settings, model({"by-a": ["a"]}), alarms=True)
@@ -217,20 +217,20 @@ def test_alarms_of_an_index_that_was_made_since_the_table_was_read_stay(
     assert apply(settings, new) == 0
 
 
-def test_commits_that_contradict_each_other_end_and_say_so(
+def test_of_commits_that_contradict_each_other_one_ends_with_an_error_that_says_so(
     aws: StrictAws, settings: Settings
 ) -> None:
     made = model({"by-a": ["a"], "by-b": ["b"]})
-    one, other = (
+    first, second = (
         declare(settings, made, billing="provisioned", read_units=units) for units in (5, 9)
     )
     apply(settings, declare(settings, made))
-    results = _at_once([lambda: apply(settings, one), lambda: apply(settings, other)])
+    results = _at_once([lambda: apply(settings, first), lambda: apply(settings, second)])
     assert any(isinstance(result, int) for result in results), results
     for result in results:
         assert isinstance(result, int) or "another run" in str(result)
-    live = plan(Calls(settings), one)[0].live.state
-    assert set(live) >= {("index", "by-a"), ("index", "by-b")}
+    live = plan(Calls(settings), first)[0].live.state
+    assert set(live) >= {Property("index", "by-a"), Property("index", "by-b")}
 
 
 # ------------------------------------------------------------------------ any declaration to any

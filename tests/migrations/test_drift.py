@@ -15,7 +15,7 @@ OTHER_KEY = "arn:aws:kms:us-east-1:123456789012:key/other"
 
 
 class Hand:
-    """Somebody at the console, changing one property of the live table."""
+    """Changes one property of the live table, as somebody does at the console."""
 
     def __init__(self, aws: StrictAws, environment: str) -> None:
         self.aws, self.name = aws, f"t-developer-{environment}-{SHORT}"
@@ -56,8 +56,8 @@ class Hand:
         self.aws.by_hand("dynamodb", operation, ResourceArn=arn, **change)
 
     def described(self) -> dict[str, Any]:
-        found = self.aws.by_hand("dynamodb", "DescribeTable", TableName=self.name)
-        return dict(found["Table"])
+        answer = self.aws.by_hand("dynamodb", "DescribeTable", TableName=self.name)
+        return dict(answer["Table"])
 
     def scaling(self, operation: str, index: str = "", kind: str = "Write", **change: Any) -> None:
         self.aws.by_hand(
@@ -139,7 +139,7 @@ DRIFTS: dict[str, tuple[str, Callable[[Hand], None]]] = {
         "~ pitr",
         lambda hand: hand.backups(PointInTimeRecoveryEnabled=True, RecoveryPeriodInDays=7),
     ),
-    "key of AWS": ("~ encryption", lambda hand: hand.aws.encrypt_by_hand(hand.name, None)),
+    "key owned by AWS": ("~ encryption", lambda hand: hand.aws.encrypt_by_hand(hand.name, None)),
     "another key": ("~ encryption", lambda hand: hand.aws.encrypt_by_hand(hand.name, OTHER_KEY)),
     "TTL off": ("+ ttl", lambda hand: hand.ttl(False)),
     "TTL on another attribute": (
@@ -161,7 +161,7 @@ DRIFTS: dict[str, tuple[str, Callable[[Hand], None]]] = {
     "threshold of an alarm": ("~ alarm system-errors", lambda hand: hand.alarm(Threshold=100.0)),
     "periods of an alarm": ("~ alarm system-errors", lambda hand: hand.alarm(EvaluationPeriods=9)),
     "alarm disabled": ("~ alarm system-errors", lambda hand: hand.alarm(ActionsEnabled=False)),
-    "alarm that nobody declares": (
+    "undeclared alarm": (
         "- alarm left-over",
         lambda hand: hand.alarm(save_as="left-over"),
     ),
@@ -201,14 +201,14 @@ def test_capacity_that_auto_scaling_moved_within_its_range_is_no_drift(
     assert lines(environment, capsys) == (0, [])
 
 
-def test_tags_of_others_are_theirs(
+def test_undeclared_tags_are_left(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hand.tag("TagResource", Tags=[{"Key": "cost-centre", "Value": "42"}])
     assert lines(environment, capsys) == (0, [])
 
 
-def test_a_policy_made_at_the_console_is_taken_over_under_its_name(
+def test_a_scaling_policy_made_at_the_console_is_changed_under_its_name(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
@@ -228,7 +228,7 @@ def test_a_policy_made_at_the_console_is_taken_over_under_its_name(
 def test_an_index_under_construction_is_in_progress_and_no_drift(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hand.aws.index_being_made(hand.name, "user-index")
+    hand.aws.look_creating_index(hand.name, "user-index")
     assert lines(environment, capsys) == (5, [])
     assert lines(environment, capsys) == (0, [])
 

@@ -78,7 +78,7 @@ def test_a_loss_is_refused_before_any_mutation_unless_allowed_by_its_exact_name(
     assert apply(settings, tables) == 0
 
 
-def test_indexes_that_share_a_key_of_another_type_all_go_before_one_comes(
+def test_indexes_that_share_a_key_of_another_type_are_all_dropped_before_any_is_created(
     aws: StrictAws, settings: Settings
 ) -> None:
     indexes = {"by-a": ["a", "d"], "by-b": ["b", "d"]}
@@ -101,7 +101,7 @@ def test_an_index_is_dropped_only_by_its_exact_name(
     assert [index["IndexName"] for index in live["GlobalSecondaryIndexes"]] == ["by-a"]
 
 
-def test_another_key_is_impossible_and_the_way_out_is_said(
+def test_another_key_is_impossible_and_the_error_names_the_remedy(
     aws: StrictAws, settings: Settings, name: str
 ) -> None:
     tables = declare(settings, OLD, **SAFE)
@@ -136,7 +136,7 @@ def set_to(aws: StrictAws, name: str, **attributes: dict[str, Any]) -> None:
     aws.by_hand("dynamodb", "PutItem", TableName=name, Item=item)
 
 
-def test_rows_that_a_new_index_would_skip_are_counted_and_shown_before_it_is_made(
+def test_rows_that_a_new_index_would_leave_out_are_counted_and_shown_before_it_is_created(
     aws: StrictAws, settings: Settings, name: str
 ) -> None:
     set_to(aws, name, c={"N": "1"}, d={"S": "fine"})
@@ -162,7 +162,7 @@ def test_rows_that_a_new_index_would_skip_are_counted_and_shown_before_it_is_mad
     assert len(segments) > 1
 
 
-def test_plan_looks_at_one_page_of_rows_and_apply_at_all(
+def test_plan_checks_one_page_of_rows_and_apply_checks_all(
     aws: StrictAws, settings: Settings, name: str
 ) -> None:
     tables = declare(settings, model({"by-a": ["a"], "by-b": ["b"], "by-c": ["c"]}), **SAFE)
@@ -173,7 +173,7 @@ def test_plan_looks_at_one_page_of_rows_and_apply_at_all(
     assert [change.symbol for change in planned.changes] == ["!"]
 
 
-def test_long_expired_rows_do_not_count_for_ttl_never_deletes_them(
+def test_rows_that_expired_years_ago_do_not_count_since_ttl_never_deletes_them(
     aws: StrictAws, settings: Settings
 ) -> None:
     tables = declare(settings, model({}))
@@ -188,19 +188,19 @@ def test_long_expired_rows_do_not_count_for_ttl_never_deletes_them(
 
 
 def _stages(settings: Settings) -> list[tuple[list[Table], set[str]]]:
-    """From little to much and back: every kind of step."""
+    """Every kind of step: a small declaration, a large one, and the small one again."""
     profile: dict[str, Any] = {"billing": "provisioned", "autoscaling": True, "alarms": True}
     profile |= {"encryption": "kms", "tags": {"team": "x"}, **SAFE}
-    little = declare(settings, model({}))
-    much = declare(settings, model({"by-b": ["b"]}, ttl="gone_at"), **profile)
+    small = declare(settings, model({}))
+    large = declare(settings, model({"by-b": ["b"]}, ttl="gone_at"), **profile)
     allowed = {"disable-protection:things", "disable-pitr:things", "delete-index:things/by-b"}
-    return [(little, set()), (much, set()), (little, allowed)]
+    return [(small, set()), (large, set()), (small, allowed)]
 
 
 def test_denying_each_action_names_it_and_once_allowed_a_rerun_is_clean(
     aws: StrictAws, settings: Settings, subtests: pytest.Subtests
 ) -> None:
-    _go_through(settings, _stages(settings))
+    _apply_stages(settings, _stages(settings))
     operations = list(dict.fromkeys(operation for _, operation, _ in aws.calls))
     assert len(operations) >= 17
     for operation in operations:
@@ -209,15 +209,15 @@ def test_denying_each_action_names_it_and_once_allowed_a_rerun_is_clean(
             aws.denied = {operation}
             left = _stages(settings)
             with pytest.raises(AccessDenied, match=f":{operation} on .+ is not allowed"):
-                _go_through(settings, left)
+                _apply_stages(settings, left)
             aws.denied = set()
             tables, allowed = left[0]
             apply(settings, tables, allowed)
             assert apply(settings, tables, allowed) == 0
 
 
-def _go_through(settings: Settings, stages: list[tuple[list[Table], set[str]]]) -> None:
-    """Apply each, and leave in the list what is not done."""
+def _apply_stages(settings: Settings, stages: list[tuple[list[Table], set[str]]]) -> None:
+    """Apply each stage, and leave in the list those that are not applied."""
     while stages:
         apply(settings, *stages[0])
         del stages[0]

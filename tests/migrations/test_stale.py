@@ -1,29 +1,37 @@
-"""Plans that are old when they are applied, answers that lag, and commits that meet."""
+"""Plans that are old when applied, live state that lags, and runs that interfere."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 from tdev_models.migrations import calls, declared, environments
 from tdev_models.migrations.apply import Refused, Run, plan
-from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.calls import OPERATIONS, Calls, InProgress
 from tdev_models.migrations.command import main
 from tdev_models.migrations.declared import Table
 from tdev_models.settings import Settings
+from tests.migrations.conftest import ENDPOINT
 from tests.migrations.runs import apply, declare, model, prod
 from tests.migrations.strict import StrictAws, _error, _invalid
 
 SCALED = {"billing": "provisioned", "autoscaling": True, "alarms": True}
+TRANSIENT: dict[str, Callable[[str], Exception]] = {
+    "throttled": lambda operation: _error(operation, "ThrottledException", "slow down"),
+    "5xx": lambda operation: _error(operation, "", "bad gateway", status=502),
+    "no connection": lambda operation: EndpointConnectionError(endpoint_url=ENDPOINT),
+    "no answer": lambda operation: ReadTimeoutError(endpoint_url=ENDPOINT),
+}
 
 
 @contextmanager
 def rule(aws: StrictAws, name: str, function: Any) -> Iterator[None]:
-    """Have a rule of AWS in place of its usual one."""
+    """Replace one rule of the strict AWS."""
     setattr(aws, name, function)
     try:
         yield
@@ -31,15 +39,15 @@ def rule(aws: StrictAws, name: str, function: Any) -> Iterator[None]:
         delattr(aws, name)
 
 
-def scaled_to_40(aws: StrictAws, table: Table) -> None:
+def scale_to_40(aws: StrictAws, table: Table) -> None:
     units = {"ReadCapacityUnits": 40, "WriteCapacityUnits": 40}
     aws.by_hand("dynamodb", "UpdateTable", TableName=table.name, ProvisionedThroughput=units)
     aws.forget()
 
 
 def units_of(aws: StrictAws, table: Table) -> int:
-    found = aws.by_hand("dynamodb", "DescribeTable", TableName=table.name)["Table"]
-    units: int = found["ProvisionedThroughput"]["WriteCapacityUnits"]
+    live = aws.by_hand("dynamodb", "DescribeTable", TableName=table.name)["Table"]
+    units: int = live["ProvisionedThroughput"]["WriteCapacityUnits"]
     return units
 
 
@@ -64,7 +72,7 @@ def test_capacity_that_was_scaled_since_the_plan_stays(aws: StrictAws, settings:
     new = declare(settings, model({}), **SCALED)
     planned = plan(Calls(settings), new)
     apply(settings, new)
-    scaled_to_40(aws, new[0])
+    scale_to_40(aws, new[0])
     Run(Calls(settings), timeout_seconds=20).apply(planned)
     assert units_of(aws, new[0]) == 40
 
@@ -79,7 +87,7 @@ def test_backups_that_were_prolonged_since_the_plan_are_not_shortened(
         Run(Calls(settings), timeout_seconds=20).apply(planned)
 
 
-def test_what_an_older_run_took_away_meanwhile_is_made_before_all_is_as_declared(
+def test_what_an_older_release_removed_meanwhile_is_created_again_before_the_run_ends(
     aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}), **SCALED))
@@ -89,19 +97,19 @@ def test_what_an_older_run_took_away_meanwhile_is_made_before_all_is_as_declared
 
     def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
         if pending and "Create" in str(params.get("GlobalSecondaryIndexUpdates")):
-            apply(settings, pending.pop())  # while by-b is gone, its alarms seem left over
+            apply(settings, pending.pop())  # by-b is gone, so the older release drops its alarms
         return send(client, operation, params)
 
     monkeypatch.setattr(aws, "call", call)
     apply(settings, new, {"replace-index:things/by-b"})
     assert "DeleteAlarms" in aws.mutations
-    assert not [one for one in plan(Calls(settings), new)[0].changes if one.pending]
+    assert not [change for change in plan(Calls(settings), new)[0].changes if change.pending]
 
 
 # ------------------------------------------------------------------------ what is allowed
 
 
-def test_what_is_impossible_stays_so_whatever_is_allowed(
+def test_what_is_impossible_stays_refused_whatever_is_allowed(
     aws: StrictAws, settings: Settings
 ) -> None:
     apply(settings, declare(settings, model({"by-a": ["a"], "by-x": ["a", "x"]})))
@@ -112,7 +120,9 @@ def test_what_is_impossible_stays_so_whatever_is_allowed(
     assert aws.mutations == []
 
 
-def test_an_index_in_the_way_may_be_allowed_to_go(aws: StrictAws, settings: Settings) -> None:
+def test_an_undeclared_index_in_the_way_is_dropped_once_allowed(
+    aws: StrictAws, settings: Settings
+) -> None:
     apply(settings, declare(settings, model({"old": ["a"]})))
     new = declare(settings, model({"new": ["a"]}, number=frozenset("a")))
     with pytest.raises(Refused, match="old gives a another type"):
@@ -120,19 +130,19 @@ def test_an_index_in_the_way_may_be_allowed_to_go(aws: StrictAws, settings: Sett
     assert apply(settings, new, {"delete-index:things/old"}) == 2
 
 
-def test_a_ttl_that_is_not_declared_is_left_until_it_is_allowed_to_go(
+def test_an_undeclared_ttl_stays_on_until_turning_it_off_is_allowed(
     aws: StrictAws, settings: Settings
 ) -> None:
     apply(settings, declare(settings, model({}, ttl="expires_at")))
     old = declare(settings, model({}))
     (change,) = plan(Calls(settings), old)[0].changes
-    assert (change.symbol, change.target) == ("=", ("ttl",))
+    assert (change.symbol, change.target) == ("=", declared.TTL)
     assert apply(settings, old) == 0
     assert apply(settings, old, {"disable-ttl:things"}) == 1
     assert apply(settings, old, {"disable-ttl:things"}) == 0
 
 
-def test_apply_asks_even_where_the_table_does_not_tell_everything_yet(
+def test_apply_asks_even_while_a_part_of_the_table_cannot_be_read_yet(
     aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert prod("apply", environment, "--table=metrics") == 0
@@ -144,19 +154,19 @@ def test_apply_asks_even_where_the_table_does_not_tell_everything_yet(
         TableName=name,
         PointInTimeRecoverySpecification=off,
     )
-    aws.being_made(name, looks=1)
+    aws.look_creating(name, times=1)
     aws.forget()
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["apply", "--env", environment, "--set=like=prod", "--table=metrics"]) == 64
     assert aws.mutations == []
 
 
-def test_an_index_of_a_scaled_table_begins_with_what_the_table_has(
+def test_a_new_index_of_a_scaled_table_starts_with_the_units_of_the_table(
     aws: StrictAws, settings: Settings
 ) -> None:
     old = declare(settings, model({"by-a": ["a"]}), **SCALED)
     apply(settings, old)
-    scaled_to_40(aws, old[0])
+    scale_to_40(aws, old[0])
     apply(settings, declare(settings, model({"by-a": ["a"], "by-b": ["b"]}), **SCALED))
     (made,) = [
         update["Create"]
@@ -168,16 +178,16 @@ def test_an_index_of_a_scaled_table_begins_with_what_the_table_has(
     assert made["ProvisionedThroughput"]["WriteCapacityUnits"] == 40
 
 
-# ------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------ lag, passing failures
 
 
-@pytest.mark.parametrize("looks", [1, 2])
-def test_what_another_run_did_may_show_late(aws: StrictAws, settings: Settings, looks: int) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_another_run_did_may_show_late(aws: StrictAws, settings: Settings, times: int) -> None:
     apply(settings, declare(settings, model({})))
     new = declare(settings, model({}, ttl="expires_at"))
     planned = plan(Calls(settings), new)
     apply(settings, new)
-    left = [{"TimeToLiveStatus": "DISABLED"}] * looks
+    left = [{"TimeToLiveStatus": "DISABLED"}] * times
 
     def late(params: Any, answer: dict[str, Any]) -> None:
         if left:
@@ -185,6 +195,35 @@ def test_what_another_run_did_may_show_late(aws: StrictAws, settings: Settings, 
 
     with rule(aws, "_after_DescribeTimeToLive", late):
         assert Run(Calls(settings), timeout_seconds=20).apply(planned) == 0
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("failure", TRANSIENT)
+def test_every_operation_stands_one_transient_failure(
+    aws: StrictAws,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    carried_out: bool,
+) -> None:
+    send, failed = aws.call, set()
+
+    def call(client: Any, operation: str, params: dict[str, Any]) -> Any:
+        if operation in failed:
+            return send(client, operation, params)
+        failed.add(operation)
+        if carried_out:
+            send(client, operation, params)
+        raise TRANSIENT[failure](operation)
+
+    monkeypatch.setattr(aws, "call", call)
+    old = declare(settings, model({"by-a": ["a"]}), **SCALED, encryption="kms", backup_days=7)
+    new = declare(settings, model({"by-b": ["b"]}, ttl="gone_at"), tags={"team": "x"})
+    allowed = {"disable-pitr:things", "delete-index:things/by-a"}
+    for tables in (old, new):
+        apply(settings, tables, allowed)
+        assert apply(settings, tables, allowed) == 0
+    assert failed >= OPERATIONS.keys() - {"ListTables", "GetMetricStatistics"}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +235,7 @@ def test_what_another_run_did_may_show_late(aws: StrictAws, settings: Settings, 
         ("PutMetricAlarm", "ResourceConflict", "in progress"),
     ],
 )
-def test_what_passes_is_tried_again(
+def test_a_failure_that_passes_is_tried_again(
     aws: StrictAws, settings: Settings, operation: str, code: str, text: str
 ) -> None:
     left = [_error(operation, code, text) for _ in range(3)]
@@ -212,23 +251,26 @@ def test_what_passes_is_tried_again(
     assert left == []
 
 
-def test_what_is_not_told_in_time_is_in_progress_and_not_done(
+@pytest.mark.usefixtures("short_reads")
+def test_a_part_that_is_not_reported_in_time_is_in_progress_and_not_done(
     aws: StrictAws, settings: Settings
 ) -> None:
     def before(params: Any) -> None:
-        raise _invalid("DescribeTimeToLive", "no answer while table is in CREATING state")
+        raise _invalid(
+            "DescribeTimeToLive", "Cannot describe time to live while table is in CREATING state"
+        )
 
     apply(settings, declare(settings, model({})))
     new = declare(settings, model({}, ttl="expires_at"))
     with (
         rule(aws, "_before_DescribeTimeToLive", before),
-        pytest.raises(InProgress, match="tell of ttl"),
+        pytest.raises(InProgress, match="to report ttl"),
     ):
         Run(Calls(settings), timeout_seconds=0.5).apply(plan(Calls(settings), new))
     assert apply(settings, new) == 1
 
 
-def test_a_table_that_has_to_wait_an_hour_keeps_no_other_waiting(
+def test_the_other_tables_are_applied_while_one_has_to_wait_an_hour(
     aws: StrictAws, settings: Settings
 ) -> None:
     tables = declared.tables(settings, environments.load("dev"))
@@ -246,7 +288,7 @@ def test_a_table_that_has_to_wait_an_hour_keeps_no_other_waiting(
     assert aws.mutations.count("CreateTable") == 3
 
 
-def test_an_operation_that_aws_does_not_know_is_an_error_and_no_clean_plan(
+def test_an_operation_that_aws_rejects_as_unknown_is_an_error_and_no_clean_plan(
     aws: StrictAws,
     environment: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -260,4 +302,4 @@ def test_an_operation_that_aws_does_not_know_is_an_error_and_no_clean_plan(
 
     with rule(aws, "_before_DescribeAlarms", before):
         assert prod("plan", environment, "--table=metrics") == 1
-    assert "a wrong AWS_ENDPOINT_URL?" in capsys.readouterr().err
+    assert "check AWS_ENDPOINT_URL" in capsys.readouterr().err

@@ -1,41 +1,20 @@
-"""The wheel, built from a clean copy and used outside the checkout."""
+"""What is published, built from a clean copy and used outside the checkout."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import zipfile
 from configparser import ConfigParser
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = tmp_path_factory.mktemp("copy") / "tdev"
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.split("\0")
-    for name in filter(None, tracked):
-        if (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(copy)],
-        check=True,
-    )
-    (path,) = out.glob("*.whl")
-    return path
+HOME = "https://github.com/t-developer/tdev-models"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +72,77 @@ def test_the_core_imports_no_extra(site: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.strip() in ("set()", "{'argparse'}")
+
+
+def test_an_sdist_has_what_the_checkout_has(checkout: Path, sdist: Path) -> None:
+    wanted, made = (
+        {
+            path
+            for path in (file.relative_to(folder) for file in folder.rglob("*"))
+            if path.parts[0] != "build" and (folder / path).is_file()  # a wheel leaves it
+        }
+        for folder in (checkout, sdist)
+    )
+    assert wanted - made == set()
+    ours = {path for path in made - wanted if not path.match("*.egg-info/*")}
+    migrations = {
+        Path("tdev_models") / path
+        for path in wanted
+        if path.match("migrations/*.py") and len(path.parts) == 2
+    }
+    assert ours - migrations == {Path("PKG-INFO")}
+
+
+def test_the_tests_of_an_unpacked_sdist_run(sdist: Path) -> None:
+    check = "import tdev_models, sys; print(tdev_models.__file__)"
+    used = subprocess.run(
+        [sys.executable, "-c", check], cwd=sdist, check=True, capture_output=True, text=True
+    )
+    assert used.stdout.strip() == str(sdist / "tdev_models/__init__.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/unit"],
+        cwd=sdist,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_metadata_name_licence_author_and_pages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        fields = message_from_bytes(archive.read(name))
+        licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]
+    assert (fields["Author"], fields["License-Expression"]) == ("T-Developer", "MIT")
+    assert fields["License-File"] == "LICENSE"
+    assert len(licences) == 1
+    assert fields["Keywords"]
+    pages = dict(page.split(", ") for page in fields.get_all("Project-URL", []))
+    assert fields["Home-page"] == HOME
+    assert pages.keys() == {"Documentation", "Changelog", "Issues"}
+
+
+def test_links_of_the_long_description_lead_somewhere_from_any_page() -> None:
+    """PyPI knows no other files, and gives headings no ids."""
+    text = (ROOT / "README.md").read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert links
+    for link in links:
+        assert link.startswith(HOME), link
+        page, _, heading = link.removeprefix(HOME).partition("#")
+        assert (
+            heading in headings if heading else (ROOT / page.removeprefix("/blob/main/")).is_file()
+        ), link
+
+
+def test_the_floor_that_is_tested_is_the_floor_that_is_required() -> None:
+    (floor,) = re.findall(r"^FLOOR := (\S+)$", (ROOT / "Makefile").read_text(), re.M)
+    required = re.findall(r"botocore>=([\d.]+)", (ROOT / "setup.cfg").read_text())
+    assert floor.removesuffix(".0") in required
 
 
 def test_every_extra_is_bounded() -> None:

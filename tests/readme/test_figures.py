@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -26,8 +28,10 @@ def printed(*arguments: str) -> list[list[str]]:
 
 def test_write_units_are_as_said(dynoxide: str) -> None:
     rows = printed("benchmarks.write_units")
-    found = [f"| {size} KB | {plan} | {ours} |" for size, _, plan, ours, _ in rows[2:6]]
-    assert found == re.findall(r"^\| \d+ KB \| \d+ \| \d+ \|$", README, re.M)
+    found = [(int(size), int(plan), int(ours)) for size, _, plan, ours, _ in rows[2:6]]
+    said = re.findall(r"^\| (\d+) KB \| (\d+) \| (\d+) \|$", README, re.M)
+    # Each release of Python has another library, which is the input, and another zlib.
+    assert found == [pytest.approx([int(figure) for figure in row], rel=0.1) for row in said]
     beats = {size: units for size, _, units in rows[-3:]}
     assert beats == {"1": "1", "4": "4", "16": "16"}
     assert "one unit for a session of 1 KB, 4 for 4 KB, 16 for 16 KB" in README

@@ -49,9 +49,9 @@ def after(seen: AgentExecution | None, made: Change) -> AgentExecution:
         setattr(item, name, None)
     for name, value in made.sets.items():
         setattr(item, name, value)
-    if made.attempt is not None:
-        slot = str(made.attempt["number"] % KEPT_ATTEMPTS)
-        item.attempts = {**(item.attempts or {}), slot: dict(made.attempt)}
+    for attempt in filter(None, (made.lost, made.attempt)):
+        slot = str(attempt["number"] % KEPT_ATTEMPTS)
+        item.attempts = {**(item.attempts or {}), slot: dict(attempt)}
     return item
 
 
@@ -173,6 +173,21 @@ def test_a_retry_is_a_new_attempt_that_takes_nothing_over() -> None:
     assert made.attempt["error_message"] is None
 
 
+def test_an_attempt_that_never_ended_is_lost_once_another_begins() -> None:
+    running = after(None, change(None, fence=1, status="RUNNING"))
+    for status in ("RUNNING", "COMPLETED"):
+        made = change(running, fence=2, now=12.0, token="u", status=status)
+        assert made.lost is not None
+        assert (made.lost["number"], made.lost["status"], made.lost.get("end_time")) == (
+            1,
+            "LOST",
+            None,
+        )
+        assert not made.retried
+    assert change(running, fence=1, status="COMPLETED").lost is None
+    assert change(running, fence=2, variant="b").lost is None
+
+
 def test_a_failure_that_the_services_did_not_write_counts_as_an_attempt() -> None:
     assert change(execution("FAILED"), status="RUNNING").sets["retry_count"] == 1
 
@@ -284,6 +299,8 @@ class History:
             "COMPLETED": ["COMPLETED"],
             "FAILED": ["FAILED", "RUNNING"],
         }
+        if self.item.status == "RUNNING" and status == "PENDING":
+            return fence is not None  # handed back
         return status in (None, *allowed.get(self.item.status or "", COLUMNS))
 
     def check(self) -> None:
@@ -303,11 +320,12 @@ class History:
         starts = [attempt["start_time"] for attempt in attempts]
         assert starts == sorted(set(starts))
         for attempt in attempts:
-            ended = attempt["status"] in ("COMPLETED", "FAILED")
+            ended = attempt["status"] in ("COMPLETED", "FAILED", "CANCELLED")
             assert (attempt["end_time"] is not None) == (attempt["end_token"] is not None) == ended
             assert attempt["start_time"] <= (attempt["end_time"] or 1e9)
         if item.status != "PENDING":
-            last = attempts[-1]
+            last, before = attempts[-1], attempts[:-1]
+            assert {one["status"] for one in before} <= {"COMPLETED", "FAILED", "LOST", "CANCELLED"}
             assert last["status"] == item.status
             assert (last["start_time"], last["end_time"]) == (item.start_time, item.end_time)
 

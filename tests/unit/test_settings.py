@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tdev_models import InvalidRequest, PipelineSession, Settings, configure, settings
+from tdev_models import AGENTS, InvalidRequest, PipelineSession, Settings, configure, settings
 from tdev_models.settings import Transport
 
 NUMBERS = [one.name for one in fields(Settings) if str(one.type) in ("float", "float | None")]
@@ -151,3 +151,12 @@ def test_use_overrides_configure_which_overrides_the_environment(
         assert (chosen.environment, chosen.region) == ("inner", "r")
         assert PipelineSession.Meta.table_name == "t-developer-inner-pipeline-sessions"
     assert settings.current().environment == "configured"
+
+
+def test_the_agents_are_names_in_their_order() -> None:
+    assert Settings().agents == AGENTS
+    assert Settings.from_env({"TDEV_AGENTS": "plan, code"}).agents == ("plan", "code")
+    assert Settings(agents=["plan"]).agents == ("plan",)  # type: ignore[arg-type]
+    for wrong in ("plan", (), ("a", "a"), ("a#b",), ("",), (1,), [f"a{n}" for n in range(100)]):
+        with pytest.raises(InvalidRequest, match=r"^agents: "):
+            Settings(agents=wrong)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def _store(facts: Facts, story: Story) -> list[Check]:
                 run.agent_name: [(attempt.status, process_of(attempt)) for attempt in run.attempts]
                 for run in facts.executions
             },
-            once | {"generation": [("RUNNING", killed), ("COMPLETED", winner)]},
+            once | {"generation": [("LOST", killed), ("COMPLETED", winner)]},
         ),
         Check(
             "the stored outputs are what the agents make of the request",

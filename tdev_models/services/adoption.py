@@ -1,0 +1,72 @@
+"""What counts of a session's executions once it is claimed.
+
+Anybody may write an execution that names a session, and no condition of that write can ask the
+session without another permission. So only what a claim wrote counts, and what was there at the
+first claim: that claim adopts it. An adopted execution has fence 0, older than each claim.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import set_to
+from tdev_models.errors import ConditionFailed, Conflict
+from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.services.execution_states import seen_condition
+from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.workers.lease import Lease, lease_lost_error
+from tdev_models.workers.leased_writes import write_lock
+
+_TRIES = 10
+_AT_ONCE = 50  # a transaction has at most 100 parts, and 4 MB
+
+
+async def claimed_outcome(client: Client, lease: Lease) -> Outcome:
+    """Return what the agents of a session have done that counts under its claim.
+
+    Raises:
+        LeaseLost: the session was taken over meanwhile.
+        Conflict: others wrote its executions again and again.
+    """
+    for _ in range(_TRIES):
+        outcome = await outcome_of(client, lease.session_id, unfenced=lease.adopts)
+        if not lease.adopts:
+            return outcome
+        found = [one for one in outcome.executions.values() if one.fence is None]
+        if await _adopt(client, lease, found):
+            lease.adopts = False
+            return outcome
+    raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
+
+
+async def _adopt(client: Client, lease: Lease, found: Sequence[AgentExecution]) -> bool:
+    """Adopt executions as they were read; return False if others have written one since."""
+    for first in range(0, len(found) or 1, _AT_ONCE):
+        is_last = first + _AT_ONCE >= len(found)
+        attribute = PipelineSession.adopts
+        parts = [
+            client.sessions.requests.update_part(
+                lease.session_id,
+                actions=[attribute.remove() if is_last else set_to(attribute, True)],
+                condition=lease.condition,
+            ),
+            *(
+                client.executions.requests.update_part(
+                    execution.execution_id,
+                    execution.agent_name,
+                    actions=[set_to(AgentExecution.fence, 0)],
+                    condition=seen_condition(execution),
+                )
+                for execution in found[first : first + _AT_ONCE]
+            ),
+        ]
+        try:
+            async with write_lock(client, lease):
+                await client.sender.transact_write(parts, uuid.uuid4().hex)
+        except ConditionFailed as refused:
+            if refused.position == 0:
+                raise lease_lost_error(lease) from None
+            return False
+    return True

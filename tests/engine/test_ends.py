@@ -1,0 +1,352 @@
+"""How blocks of sessions and agents end: the truth about what failed, and where."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tdev_models import (
+    AGENTS,
+    InvalidRequest,
+    LeaseLost,
+    Session,
+    Settings,
+    Unavailable,
+    get_agent_execution,
+    get_pipeline_session,
+    query_metrics,
+    resume_pipeline,
+    save_pipeline_session,
+    settings,
+    sync,
+    track_session,
+    update_agent_execution,
+)
+from tdev_models.errors import Throttled
+from tests.faults import Fault, injected
+
+
+async def failure_of(session_id: str) -> tuple[str, str | None, str | None]:
+    session = await get_pipeline_session(session_id)
+    return session.status, session.failed_agent, session.error_message
+
+
+async def test_a_caught_failure_of_a_critical_agent_fails_the_session(store: Settings) -> None:
+    async with track_session("s") as session:
+        with pytest.raises(ValueError, match="no code"):
+            async with session.agent("generation"):
+                raise ValueError("no code")
+        async with session.agent("download") as run:
+            run.output = "half"
+    assert await failure_of("s") == ("FAILED", "generation", "ValueError: no code")
+    assert (await resume_pipeline("s")).start_agent == "generation"
+
+
+async def test_a_failure_that_was_made_good_completes_the_session(store: Settings) -> None:
+    async with track_session("s") as session:
+        with pytest.raises(ValueError, match="no code"):
+            async with session.agent("generation"):
+                raise ValueError("no code")
+        async with session.agent("generation") as run:
+            run.output = "code"
+    assert await failure_of("s") == ("COMPLETED", None, None)
+
+
+async def test_a_group_blames_the_agent_that_raised_and_tells_its_error(store: Settings) -> None:
+    async def slow(session: Any) -> None:
+        async with session.agent("parser"):
+            await asyncio.sleep(30)
+
+    async def broken(session: Any) -> None:
+        async with session.agent("search"):
+            await asyncio.sleep(0.05)
+            raise ValueError("no results")
+
+    with pytest.raises(ExceptionGroup):
+        async with track_session("s") as session:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(slow(session))
+                group.create_task(broken(session))
+    assert await failure_of("s") == ("FAILED", "search", "ValueError: no results")
+    cancelled = await get_agent_execution("s-parser")
+    assert (cancelled.status, cancelled.attempts[0].status) == ("PENDING", "CANCELLED")
+
+
+async def test_a_cancelled_agent_is_no_failure_and_its_next_try_no_retry(
+    strict_store: Settings,
+) -> None:
+    end = time.time() + 60
+    with settings.use(strict_store, automatic_metrics=True):
+        with pytest.raises(KeyboardInterrupt), sync.track_session("s") as session:
+            with session.agent("parser"):
+                raise KeyboardInterrupt
+        with sync.track_session("s") as session, session.agent("parser") as run:
+            run.output = 1
+        sync.flush_metrics()
+        for name in ("agent_failures", "agent_retries", "sessions_failed", "sessions_resumed"):
+            assert await query_metrics(name, end - 7200, end) == [], name
+        (row,) = await query_metrics("agent_execution_time", end - 7200, end, group_by="day")
+    assert (row.count, row.error_rate) == (1, 0)
+
+
+async def test_who_hangs_until_a_timeout_around_it_is_the_one_that_failed(store: Settings) -> None:
+    with pytest.raises(TimeoutError):
+        async with track_session("s") as session:
+            async with asyncio.timeout(0.2):
+                async with session.agent("parser"):
+                    await asyncio.sleep(30)
+    assert await failure_of("s") == ("FAILED", "parser", "TimeoutError: ")
+
+
+@pytest.mark.parametrize("critical", [True, False])
+async def test_an_agent_fails_without_an_exception(store: Settings, critical: bool) -> None:
+    async with track_session("s") as session:
+        async with session.agent("search") as run:
+            run.output = {"success": False}
+            run.fail("nothing found", critical=critical)
+        assert (run.status, run.error, run.done) == ("FAILED", "nothing found", True)
+    expected = ("FAILED", "search", "nothing found") if critical else ("COMPLETED", None, None)
+    assert await failure_of("s") == expected
+    execution = await get_agent_execution("s-search")
+    assert (execution.status, execution.error_message, execution.output_data) == (
+        "FAILED",
+        "nothing found",
+        None,
+    )
+
+
+async def test_a_session_fails_without_an_exception(store: Settings) -> None:
+    async with track_session("s") as session:
+        async with session.agent("search") as run:
+            run.output = 1
+        session.fail("7 of 9 agents are too few")
+    assert await failure_of("s") == ("FAILED", None, "7 of 9 agents are too few")
+
+
+@pytest.mark.parametrize("reason", ["", None, 7])
+async def test_a_reason_is_a_text(strict_store: Settings, reason: Any) -> None:
+    async with track_session("s") as session:
+        with pytest.raises(InvalidRequest, match=r"^reason: "):
+            session.fail(reason)
+        async with session.agent("search") as run:
+            with pytest.raises(InvalidRequest, match=r"^reason: "):
+                run.fail(reason)
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_what_failed_before_is_there_on_resume(store: Settings) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser", critical=False) as run:
+            run.fail("no grammar")
+        async with session.agent("search") as run:
+            run.fail("nothing found")
+    async with await resume_pipeline("s") as resume:
+        async with resume.agent("parser") as run:
+            assert (run.done, run.status, run.error) == (True, "FAILED", "no grammar")
+        async with resume.agent("search") as run:
+            assert (run.done, run.status, run.error) == (False, "RUNNING", None)
+            run.output = 1
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_a_failure_that_was_not_critical_can_be_tried_again_on_resume(
+    store: Settings,
+) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser", critical=False) as run:
+            run.fail("no grammar")
+        session.fail("try again")
+    async with await resume_pipeline("s") as resume:
+        async with resume.agent("parser", retry_failed=True) as run:
+            assert not run.done
+            run.output = "grammar"
+    assert (await get_agent_execution("s-parser")).status == "COMPLETED"
+
+
+async def test_a_call_inside_its_block_ends_the_block_as_that(store: Settings) -> None:
+    async with track_session("s") as session:
+        async with session.agent("search") as run:
+            await update_agent_execution(
+                execution_id="s-search", status="FAILED", error_message="nothing found"
+            )
+            run.output = "thrown away"
+        assert (run.status, run.error) == ("FAILED", "nothing found")
+    assert await failure_of("s") == ("FAILED", "search", "nothing found")
+
+
+async def test_ending_the_session_inside_the_last_agent_keeps_its_output(store: Settings) -> None:
+    async with track_session("s") as session:
+        async with session.agent("download") as run:
+            run.output = "a zip"
+            await save_pipeline_session(session_id="s", status="COMPLETED")
+    execution = await get_agent_execution("s-download")
+    assert (execution.status, execution.output_data) == ("COMPLETED", "a zip")
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_what_a_later_owner_wrote_stays_when_an_ended_block_ends_late(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(LeaseLost):
+        async with track_session("s") as session, session.agent("download") as run:
+            run.output = "early"
+            await save_pipeline_session(session_id="s", status="FAILED")
+
+            async def later() -> None:
+                async with await resume_pipeline("s") as resume:
+                    async with resume.agent("download") as again:
+                        again.output = "late"
+
+            await asyncio.create_task(later(), context=contextvars.Context())
+    assert (await get_agent_execution("s-download")).output_data == "late"
+
+
+async def test_a_nested_block_of_the_same_session_joins_it(store: Settings) -> None:
+    async def execute() -> None:  # an orchestrator's own entry
+        async with track_session("s", project_name="todo") as session:
+            for name in AGENTS[:3]:
+                async with session.agent(name) as run:
+                    run.output = run.output or name
+
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def runner(resume: Any) -> None:
+        await execute()
+        assert (await get_pipeline_session("s")).status == "ACTIVE"
+
+    resume = await resume_pipeline("s", runner)
+    assert resume
+    session = await get_pipeline_session("s")
+    assert (session.status, session.progress, session.fence) == ("COMPLETED", 3, 1)
+
+
+async def test_a_failure_in_a_nested_block_is_the_outer_ones(store: Settings) -> None:
+    async with track_session("s"):
+        async with track_session("s") as inner:
+            async with inner.agent("search") as run:
+                run.fail("nothing found")
+    assert await failure_of("s") == ("FAILED", "search", "nothing found")
+
+
+class Outage:
+    """A store that answers nothing while it is away."""
+
+    def __init__(self, seconds: float, error: type[Exception] = Unavailable) -> None:
+        self.seconds, self.error, self.begun = seconds, error, 0.0
+
+    def begin(self) -> None:
+        self.begun = time.monotonic()
+
+    def wrap(self, send: settings.Transport) -> settings.Transport:
+        async def away(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if self.begun and time.monotonic() < self.begun + self.seconds:
+                raise self.error("injected: away")
+            return await send(operation, request)
+
+        return away
+
+
+@pytest.mark.parametrize("error", [Unavailable, Throttled])
+async def test_an_outage_at_the_end_of_an_agent_loses_nothing(
+    strict_store: Settings, error: type[Exception]
+) -> None:
+    outage = Outage(1.5, error)
+    with settings.use(
+        strict_store, transport=outage.wrap, retry_seconds=0, lease_seconds=0.9
+    ):  # longer than the lease, and nothing else is tried again
+        async with track_session("s") as session:
+            async with session.agent("search") as run:
+                run.output = {"text": "x" * 100_000}
+                outage.begin()
+    execution = await get_agent_execution("s-search")
+    assert (execution.status, execution.output_data) == ("COMPLETED", {"text": "x" * 100_000})
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_heartbeats_go_on_while_the_executions_are_throttled(strict_store: Settings) -> None:
+    throttled = Outage(2.0, Throttled)
+
+    def only_executions(send: settings.Transport) -> settings.Transport:
+        away = throttled.wrap(send)
+
+        async def choose(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            sent = away if "executions" in str(request) else send
+            return await sent(operation, request)
+
+        return choose
+
+    expiries: list[tuple[float, Session]] = []
+    with settings.use(strict_store, transport=only_executions, lease_seconds=0.6):
+        async with track_session("s") as session:
+            async with session.agent("search") as run:
+                run.output = 1
+                throttled.begin()
+                watch = asyncio.create_task(watched(expiries))
+            watch.cancel()
+    assert all((seen.lease_expires or 0) > moment for moment, seen in expiries)
+    assert len(expiries) > 3
+    assert (await get_agent_execution("s-search")).output_data == 1
+
+
+async def watched(seen: list[tuple[float, Session]]) -> None:
+    while True:
+        session = await get_pipeline_session("s")
+        seen.append((time.time(), session))
+        await asyncio.sleep(0.2)
+
+
+async def test_cancelling_during_an_outage_takes_two_seconds(strict_store: Settings) -> None:
+    outage, inside = Outage(60), asyncio.Event()
+
+    async def pipeline() -> None:
+        async with track_session("s") as session, session.agent("search"):
+            inside.set()
+            await asyncio.sleep(30)
+
+    with settings.use(strict_store, transport=outage.wrap):
+        task = asyncio.create_task(pipeline())
+        await inside.wait()
+        outage.begin()
+        begun = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert time.monotonic() - begun < 3
+
+
+async def test_a_claim_that_is_cancelled_is_handed_back(strict_store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    entered: asyncio.Task[Any] | None = None
+
+    async def cancel() -> None:
+        assert entered is not None
+        entered.cancel()
+        await asyncio.sleep(0)
+
+    fault = Fault("before", operation="UpdateItem", between=cancel)
+    with injected(fault):
+        entered = asyncio.ensure_future(track_session("s").__aenter__())
+        with pytest.raises(asyncio.CancelledError):
+            await entered
+    session = await get_pipeline_session("s")
+    assert (session.status, session.fence, session.lease_owner) == ("ACTIVE", 1, None)
+    assert await resume_pipeline("s")
+
+
+async def test_a_claim_whose_heartbeat_cannot_start_is_handed_back(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="new thread"):
+            sync.track_session("s").__enter__()
+    assert sync.resume_pipeline("s")

@@ -21,12 +21,13 @@ class Table(Generic[M]):
     """One table under its physical name.
 
     Attributes:
+        model: whose items it holds.
         requests: makes its requests, for transactions.
     """
 
     def __init__(self, model: type[M], name: str, sender: Sender, now: Callable[[], float]) -> None:
         self.name, self.requests = name, Requests(model, name)
-        self._model, self._sender, self._now = model, sender, now
+        self.model, self._sender, self._now = model, sender, now
 
     async def get(self, hash_key: Any, range_key: Any = None) -> M | None:
         """Return one item, read consistently, or None."""
@@ -60,7 +61,7 @@ class Table(Generic[M]):
             ),
             retry_seconds,
         )
-        return self._model.from_raw_data(response["Attributes"])
+        return self.model.loaded(response["Attributes"])
 
     async def page(
         self, hash_key: Any, *, retry_seconds: float | None = None, **query: Any
@@ -77,7 +78,7 @@ class Table(Generic[M]):
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that a failed condition handed back."""
-        return self._model.from_raw_data(item) if item else None
+        return self.model.loaded(item) if item else None
 
     def refused(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that refused a write without a lease.
@@ -86,14 +87,12 @@ class Table(Generic[M]):
             InvalidTransition: the item has expired: what is written to it is never seen.
         """
         if item and self._expired(item):
-            raise expired_error(
-                next(iter(item[self._model.key_attributes()[0].attr_name].values()))
-            )
+            raise expired_error(next(iter(item[self.model.key_attributes()[0].attr_name].values())))
         return self.load(item)
 
     def position(self, item: M, index: Index[Any]) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
-        keys = [*self._model.key_attributes(), *self._model.key_attributes(index)]
+        keys = [*self.model.key_attributes(), *self.model.key_attributes(index)]
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 

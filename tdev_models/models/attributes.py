@@ -37,7 +37,7 @@ class Declared:
         listed: whether lists show it: each `ListIndex` of the table then holds it. To be said of
             each attribute that is returned.
         returned: whether the frozen result in `tdev_models.results` has it.
-        lease: whether it belongs to a lease: `save()` never writes it.
+        lease: whether it belongs to a lease or guards writes: `save()` never writes it.
     """
 
     def __init__(

@@ -49,7 +49,6 @@ TOKENS = (
         "transact_write([request, part], uuid.uuid4().hex",
     ),
     ("workers/leased_writes.py", "stored.lease_expires in renewals", "False"),
-    ("workers/leased_writes.py", "lease.owns(stored) and stored", "stored"),
     ("dynamodb/saves.py", "token in (stored.write_token, stored.former_token)", "False"),
     ("dynamodb/saves.py", "stored.former_token)", "None)"),
     ("services/progress.py", "unfenced or execution.fence is not None", "True"),

@@ -24,12 +24,13 @@ class Table(Generic[M]):
     """One table under its physical name.
 
     Attributes:
+        model: whose items it holds.
         requests: makes its requests, for transactions.
     """
 
     def __init__(self, model: type[M], name: str, sender: Sender, now: Callable[[], float]) -> None:
         self.name, self.requests = name, Requests(model, name)
-        self._model, self._sender, self._now = model, sender, now
+        self.model, self._sender, self._now = model, sender, now
 
     async def get(self, hash_key: Any, range_key: Any = None) -> M | None:
         """Return one item, read consistently, or None."""
@@ -107,7 +108,7 @@ class Table(Generic[M]):
 
     def position(self, item: M, index: Index[Any]) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
-        keys = [*self._model.key_attributes(), *self._model.key_attributes(index)]
+        keys = [*self.model.key_attributes(), *self.model.key_attributes(index)]
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
@@ -127,7 +128,7 @@ class Table(Generic[M]):
 
     def _loaded(self, item: Mapping[str, Any]) -> M:
         try:
-            return self._model.from_raw_data(item)
+            return self.model.loaded(item)
         except Exception as error:  # whatever another program or release wrote
             what = f"{type(error).__name__}: {error}"[:200]
             raise PayloadDamaged(
@@ -135,7 +136,7 @@ class Table(Generic[M]):
             ) from error
 
     def _id_of(self, item: Mapping[str, Any]) -> str:
-        return str(next(iter(item[self._model.key_attributes()[0].attr_name].values())))
+        return str(next(iter(item[self.model.key_attributes()[0].attr_name].values())))
 
     def _expired(self, item: Mapping[str, Any]) -> bool:
         # DynamoDB deletes what has expired within days, not at once.

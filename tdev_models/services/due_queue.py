@@ -140,17 +140,7 @@ class DueQueue:
                 return False
             self._bounds = Bounds.at(self._client.now(), self._older_than)
             self._starts = {FAILED: None, ACTIVE: None}
-        try:
-            found, starts = await candidates(
-                self._client, self._bounds, self._starts, _PAGE, self._unreadable
-            )
-        except Exception as error:
-            self._starts = {}
-            if self._poll_seconds is None or (first and isinstance(error, ConfigurationError)):
-                self.error = error
-            else:
-                _log.warning("sessions could not be found, trying again: %s", error)
-            found, starts = [], {}
+        found, starts = await self._candidates(self._starts, first)
         if not starts:
             self._look_again = time.monotonic() + (self._poll_seconds or 0.0)
         ids = [session.session_id for session in found if not self._is_left_alone(session)]
@@ -159,6 +149,19 @@ class DueQueue:
             self._starts = starts
             self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
         return self.error is None
+
+    async def _candidates(
+        self, starts: Starts, first: bool
+    ) -> tuple[list[PipelineSession], Starts]:
+        """Return a page of candidates, none where they could not be found."""
+        try:
+            return await candidates(self._client, self._bounds, starts, _PAGE, self._unreadable)
+        except Exception as error:
+            if self._poll_seconds is None or (first and isinstance(error, ConfigurationError)):
+                self.error = error
+            else:
+                _log.warning("sessions could not be found, trying again: %s", error)
+            return [], {}
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
         until = self._left_alone.get((session.session_id, session.due_at), 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.saves import save_once
 from tdev_models.errors import (
     ConditionFailed,
-    Conflict,
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
@@ -41,7 +40,6 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
 }
 # DynamoDB computes it from the item before the write, for the metrics.
 _REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
-_TRIES = 10
 
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +99,9 @@ async def save_pipeline_session(
             session = await _change_fields(client, session_id, values, condition)
         else:
             actions = [*upsert_actions(client, values), due_with(client, status), _REMEMBER_STATUS]
-            session = await _save_once(client, session_id, actions, condition)
+            session = await save_once(
+                client, client.sessions, session_id, actions=actions, condition=condition
+            )
     except ConditionFailed as refused:
         stored = client.sessions.refused(refused.item)
         check_user(stored, user_id)
@@ -122,46 +122,20 @@ async def _change_fields(
     is_active: Condition = status.does_not_exist() | (status == SessionStatus.ACTIVE)
     try:
         due = due_with(client, SessionStatus.ACTIVE)
-        return await _save_once(client, session_id, [*actions, due], condition & is_active)
+        return await save_once(
+            client,
+            client.sessions,
+            session_id,
+            actions=[*actions, due],
+            condition=condition & is_active,
+        )
     except ConditionFailed as refused:
         stored = client.sessions.refused(refused.item)
         if stored is None or stored.status == SessionStatus.ACTIVE:
             raise
-    return await _save_once(client, session_id, actions, condition)
-
-
-async def _save_once(
-    client: Client, session_id: str, actions: Sequence[Action], condition: Condition
-) -> PipelineSession:
-    """Change a session without a lease, once, however often and however late the request arrives.
-
-    A copy of the request finds `saved_at` as it set it, or later, and changes nothing; the token
-    tells the call that it was its own write, even after one more of others. Where a clock is behind
-    that of the last save, a second request goes past it.
-    """
-    token, moment = uuid.uuid4().hex[:16], client.now()
-    last, former, saved_at = (
-        PipelineSession.write_token,
-        PipelineSession.former_token,
-        PipelineSession.saved_at,
+    return await save_once(
+        client, client.sessions, session_id, actions=actions, condition=condition
     )
-    actions = [*actions, former.set(last | "NONE"), set_to(last, token)]
-    for _ in range(_TRIES):
-        newer: Condition = saved_at.does_not_exist() | (saved_at < moment)
-        try:
-            return await client.sessions.update(
-                session_id,
-                actions=[*actions, set_to(saved_at, moment)],
-                condition=condition & newer,
-            )
-        except ConditionFailed as refused:
-            stored = client.sessions.load(refused.item)
-            if stored is not None and token in (stored.write_token, stored.former_token):
-                return stored
-            if stored is None or (stored.saved_at or 0) < moment:
-                raise
-            moment = max(client.now(), round(stored.saved_at + 1e-6, 6))
-    raise Conflict(f"session {session_id}: others saved it {_TRIES} times in between")
 
 
 def _is_not_expired(client: Client) -> Condition:
@@ -344,6 +318,9 @@ async def abandon(
         PipelineSession.lease_expires.remove(),
         due_with(client, SessionStatus.ABANDONED),
     ]
-    session = await _save_once(client, session_id, [*actions, _REMEMBER_STATUS], condition)
+    actions.append(_REMEMBER_STATUS)
+    session = await save_once(
+        client, client.sessions, session_id, actions=actions, condition=condition
+    )
     session_saved(client, session, SessionStatus.ABANDONED)
     return session

@@ -78,8 +78,7 @@ async def leased_update(
             except ConditionFailed as refused:
                 stored = client.sessions.load(refused.item)
                 if stored is None or not (
-                    _ended_by(stored, lease, ends, now)
-                    or (lease.owns(stored) and stored.lease_expires in renewals)
+                    _ended_by(stored, lease, ends, now) or stored.lease_expires in renewals
                 ):
                     raise _refusal(lease, stored, user_id) from None
                 session = stored  # written by this very call, whose first reply was lost

@@ -60,7 +60,7 @@ class DueQueue:
         self._stopped, self._unreadable = stopped, unreadable
         self.error: Exception | None = None
         self._bounds = Bounds(0.0, None)
-        self._starts: Starts | None = None  # None: nothing was looked for yet
+        self._starts: Starts | None = None  # None before the first look, empty after its last page
         self._look_again = 0.0
         self._found: list[str] = []
         self._suspects: list[str] = []
@@ -117,7 +117,7 @@ class DueQueue:
         if self._found:
             self._running += 1
             return Turn(self._found.pop(), self._bounds)
-        if self._suspects and not (self._running or self._starts):
+        if self._suspects and not (self._running or self._starts):  # not in the middle of a look
             self._running, self._alone = 1, True
             return Turn(self._suspects.pop(0), self._bounds, alone=True)
         return None
@@ -131,37 +131,37 @@ class DueQueue:
 
     async def _look(self) -> bool:
         """Find more sessions, where it is time to; return whether any were looked for."""
-        with self._state:
-            if self._found or (self._suspects and not self._starts) or self.error:
-                return bool(self._found)
         first = self._starts is None
+        if not self._is_time_to_look():
+            return False
         if not self._starts:
-            if not first and (self._poll_seconds is None or time.monotonic() < self._look_again):
-                return False
             self._bounds = Bounds.at(self._client.now(), self._older_than)
             self._starts = {FAILED: None, ACTIVE: None}
-        found, starts = await self._candidates(self._starts, first)
-        if not starts:
-            self._look_again = time.monotonic() + (self._poll_seconds or 0.0)
-        ids = [session.session_id for session in found if not self._is_left_alone(session)]
-        random.shuffle(ids)
-        with self._state:
-            self._starts = starts
-            self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
-        return self.error is None
-
-    async def _candidates(
-        self, starts: Starts, first: bool
-    ) -> tuple[list[PipelineSession], Starts]:
-        """Return a page of candidates, none where they could not be found."""
         try:
-            return await candidates(self._client, self._bounds, starts, _PAGE, self._unreadable)
+            found, starts = await candidates(
+                self._client, self._bounds, self._starts, _PAGE, self._unreadable
+            )
         except Exception as error:
+            found, starts = [], {}
             if self._poll_seconds is None or (first and isinstance(error, ConfigurationError)):
                 self.error = error
             else:
                 _log.warning("sessions could not be found, trying again: %s", error)
-            return [], {}
+        ids = [session.session_id for session in found if not self._is_left_alone(session)]
+        random.shuffle(ids)
+        with self._state:
+            self._starts, self._look_again = starts, time.monotonic() + (self._poll_seconds or 0.0)
+            self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
+        return self.error is None
+
+    def _is_time_to_look(self) -> bool:
+        with self._state:
+            if self._found or self.error:
+                return False
+            if self._starts or self._starts is None:  # in the middle, or at the very beginning
+                return True
+            polls = self._poll_seconds is not None and time.monotonic() >= self._look_again
+            return polls and not self._suspects
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
         until = self._left_alone.get((session.session_id, session.due_at), 0.0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tdev_models import settings
-from tdev_models.errors import Conflict, StoreError, Throttled, Unavailable
+from tdev_models.errors import AccessDenied, Conflict, StoreError, Throttled, Unavailable
 from tdev_models.settings import Transport
 
 
@@ -27,6 +27,7 @@ REFUSALS = {
     "slowed": Throttled("injected"),
     "conflict": Conflict("injected"),
     "broken": StoreError("Injected", 400, "broken"),
+    "denied": AccessDenied("injected: not allowed"),
     "dies": Died(),
 }
 
@@ -39,8 +40,9 @@ class Fault:
     """One fault at the n-th request that matches.
 
     Kinds: `lost` the request never arrives; `unanswered` it is carried out and its reply is lost;
-    `throttled`, `broken` it is refused; after these nothing is tried again. `missed`, `resent`,
-    `slowed`: the same, and the package sends it again; `conflict` it is refused, and sent again.
+    `throttled`, `broken`, `denied` it is refused; after these nothing is tried again. `missed`,
+    `resent`, `slowed`: the same, and the package sends it again; `conflict` it is refused, and sent
+    again.
     In `unanswered` and `resent`, `between` runs after the first; in `before` it runs first and
     nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves late;
     `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.

@@ -22,6 +22,7 @@ PACKAGE = ROOT / "tdev_models"
 FILES = [
     *sorted((PACKAGE / "services").glob("*.py")),
     *sorted((PACKAGE / "workers").glob("*.py")),
+    PACKAGE / "dynamodb" / "saves.py",
     PACKAGE / "metrics" / "recorder.py",
 ]
 AT_ONCE = 2
@@ -48,9 +49,8 @@ TOKENS = (
         "transact_write([request, part], uuid.uuid4().hex",
     ),
     ("workers/leased_writes.py", "stored.lease_expires in renewals", "False"),
-    ("workers/leased_writes.py", "lease.owns(stored) and stored", "stored"),
-    ("services/sessions.py", "token in (stored.write_token, stored.former_token)", "False"),
-    ("services/sessions.py", "stored.former_token)", "None)"),
+    ("dynamodb/saves.py", "token in (stored.write_token, stored.former_token)", "False"),
+    ("dynamodb/saves.py", "stored.former_token)", "None)"),
     ("services/progress.py", "unfenced or execution.fence is not None", "True"),
     ("services/executions.py", "or began_or_ended_with(stored, token)", ""),
     ("services/executions.py", "stored.write_token == token or", ""),

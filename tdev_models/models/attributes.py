@@ -38,7 +38,7 @@ class Declared:
         listed: whether lists show it, so that each `ListIndex` of the table holds it. Required
             where it is returned, except for keys of the table.
         returned: whether the frozen result in `tdev_models.results` has it.
-        lease: whether it belongs to a lease, which `save()` never writes.
+        lease: whether it belongs to a lease or guards writes: `save()` never writes it.
     """
 
     def __init__(

@@ -158,8 +158,15 @@ class BaseModel(Model):
     @classmethod
     def from_raw_data(cls, data: Any) -> Self:
         """Return the instance of one item of DynamoDB."""
+        instance = cls.loaded(data)
+        instance._place = cls._table()
+        return instance
+
+    @classmethod
+    def loaded(cls, data: Any) -> Self:
+        """Return the instance of one item for the services, which never call its `save()`."""
         instance = super().from_raw_data(data)
-        instance._stored, instance._place = data, cls._table()
+        instance._stored = data
         return instance
 
     def deserialize(self, attribute_values: Any) -> None:

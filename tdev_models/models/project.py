@@ -51,5 +51,9 @@ class UserProject(BaseModel):
 
     created_at = InstantAttribute(listed=True)
     download_ids = TextListAttribute(returned=False)
+    # As in PipelineSession: what makes a save count once.
+    write_token = TextAttribute(returned=False, lease=True)
+    former_token = TextAttribute(returned=False, lease=True)
+    saved_at = InstantAttribute(returned=False, lease=True)
 
     recent_index = RecentIndex()

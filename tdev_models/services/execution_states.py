@@ -209,15 +209,14 @@ def change_of(
     waits = status == PENDING and step is not Step.RETURNS
     critical = values.get("critical", None if step.begins else stored.critical)
     before = _kept_attempt(stored, number - 1)
-    has_ended = before.get("end_time") is not None
     return Change(
         sets,
         frozenset() if seen is None else _outdated(values, status, step),
         None if waits else _attempt(stored, sets, number, step, now),
-        {**before, "status": _LOST} if step.begins and before and not has_ended else None,
+        {**before, "status": _LOST} if step.begins and _was_cut_off(before) else None,
         ends="end_time" in sets,
         counts_as_ended=None if transition.is_outdated else counts_as_ended(status, critical),
-        retried=has_ended and before.get("status") != CANCELLED,
+        retried=_has_ended(before) and before["status"] != CANCELLED,
     )
 
 
@@ -276,7 +275,11 @@ def _kept_attempt(execution: AgentExecution, number: int) -> Mapping[str, Any]:
 
 
 def _has_ended(attempt: Mapping[str, Any]) -> bool:
-    return attempt.get("end_time") is not None and attempt.get("status") != CANCELLED
+    return attempt.get("end_time") is not None
+
+
+def _was_cut_off(attempt: Mapping[str, Any]) -> bool:
+    return bool(attempt) and not _has_ended(attempt)
 
 
 def _slot(number: int) -> str:

@@ -18,6 +18,7 @@ from tdev_models.dynamodb.expressions import (
     set_if_absent,
     set_to,
 )
+from tdev_models.dynamodb.saves import save_once
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
@@ -52,7 +53,9 @@ async def save_user_project(
     values = validation.checked(data, more, RULES, "user_id", "project_id", kept=kept)
     key = values.pop("user_id"), values.pop("project_id")
     now = client.now()
-    project = await client.projects.update(
+    project = await save_once(
+        client,
+        client.projects,
         *key,
         actions=[
             *set_fields(UserProject, values),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.saves import save_once
 from tdev_models.errors import (
     ConditionFailed,
-    Conflict,
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
@@ -25,11 +24,12 @@ from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.results import Page, Session, SessionStatus
-from tdev_models.workers.lease import current_lease, forget_failure
+from tdev_models.workers.lease import current_lease, due_with, forget_failure
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
+_TRANSACTION = 100
 
 # The statuses from which each may be reached; the same again is no error.
 _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
@@ -40,7 +40,6 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
 }
 # DynamoDB computes it from the item before the write, for the metrics.
 _REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
-_TRIES = 10
 
 
 def checked_session(data: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,9 +94,14 @@ async def save_pipeline_session(
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
             *_STATUSES_BEFORE[status]
         )
-        actions.append(_REMEMBER_STATUS)
     try:
-        session = await _save_once(client, session_id, actions, condition)
+        if status is None:
+            session = await _change_fields(client, session_id, values, condition)
+        else:
+            actions = [*upsert_actions(client, values), due_with(client, status), _REMEMBER_STATUS]
+            session = await save_once(
+                client, client.sessions, session_id, actions=actions, condition=condition
+            )
     except ConditionFailed as refused:
         stored = client.sessions.refused(refused.item)
         check_user(stored, user_id)
@@ -110,38 +114,28 @@ async def save_pipeline_session(
     return result_of(Session, session)
 
 
-async def _save_once(
-    client: Client, session_id: str, actions: Sequence[Action], condition: Condition
+async def _change_fields(
+    client: Client, session_id: str, values: Mapping[str, Any], condition: Condition
 ) -> PipelineSession:
-    """Change a session without a lease, once, however often and however late the request arrives.
-
-    A copy of the request finds `saved_at` as it set it, or later, and changes nothing; the token
-    tells the call that it was its own write, even after one more of others. Where a clock is behind
-    that of the last save, a second request goes past it.
-    """
-    token, moment = uuid.uuid4().hex[:16], client.now()
-    last, former, saved_at = (
-        PipelineSession.write_token,
-        PipelineSession.former_token,
-        PipelineSession.saved_at,
+    """Change a session but for its status; a sign of life of one that is ACTIVE, or becomes so."""
+    actions, status = upsert_actions(client, values), PipelineSession.status
+    is_active: Condition = status.does_not_exist() | (status == SessionStatus.ACTIVE)
+    try:
+        due = due_with(client, SessionStatus.ACTIVE)
+        return await save_once(
+            client,
+            client.sessions,
+            session_id,
+            actions=[*actions, due],
+            condition=condition & is_active,
+        )
+    except ConditionFailed as refused:
+        stored = client.sessions.refused(refused.item)
+        if stored is None or stored.status == SessionStatus.ACTIVE:
+            raise
+    return await save_once(
+        client, client.sessions, session_id, actions=actions, condition=condition
     )
-    actions = [*actions, former.set(last | "NONE"), set_to(last, token)]
-    for _ in range(_TRIES):
-        newer: Condition = saved_at.does_not_exist() | (saved_at < moment)
-        try:
-            return await client.sessions.update(
-                session_id,
-                actions=[*actions, set_to(saved_at, moment)],
-                condition=condition & newer,
-            )
-        except ConditionFailed as refused:
-            stored = client.sessions.load(refused.item)
-            if stored is not None and token in (stored.write_token, stored.former_token):
-                return stored
-            if stored is None or (stored.saved_at or 0) < moment:
-                raise
-            moment = max(client.now(), round(stored.saved_at + 1e-6, 6))
-    raise Conflict(f"session {session_id}: others saved it {_TRIES} times in between")
 
 
 def _is_not_expired(client: Client) -> Condition:
@@ -236,8 +230,11 @@ async def list_pipeline_sessions(
 ) -> Page[Session]:
     """Return a page of the sessions of one status or of one user, newest first.
 
-    One Query on status-index (by `last_updated`) or user-index (by `created_at`), eventually
-    consistent: a change shows after a moment. Without `metadata` and lease.
+    One Query on status-index (by `due_at`: of what has ended, its end) or user-index (by
+    `created_at`), eventually consistent: a change shows after a moment. `progress`, `current_agent`
+    and `last_updated` are those of the ACTIVE sessions alone, read consistently by one
+    TransactGetItems for each 100; of others they are None. Without `metadata` and lease. A session
+    that cannot be read is logged and left out.
 
     Args:
         status: ACTIVE, COMPLETED, FAILED or ABANDONED; or else
@@ -259,12 +256,25 @@ async def list_pipeline_sessions(
     query = ("list_pipeline_sessions", client.sessions.name, index.Meta.index_name, value)
     start = cursors.decode(query, cursor)
     sessions, last = await client.sessions.page(
-        value, index=index, limit=limit, newest_first=True, start=start
+        value, index=index, limit=limit, newest_first=True, start=start, unreadable=[]
     )
+    await _fill_in_progress(client, sessions)
     return Page(
         (result_of(Session, session) for session in sessions),
         cursors.encode(query, last) if last else None,
     )
+
+
+async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession]) -> None:
+    """Give the ACTIVE ones of a list what no index holds, because every agent changes it."""
+    active = {one.session_id: one for one in sessions if one.status == SessionStatus.ACTIVE}
+    ids = list(active)
+    for first in range(0, len(ids), _TRANSACTION):
+        keys = [(session_id,) for session_id in ids[first : first + _TRANSACTION]]
+        for stored in await client.sessions.get_many(keys, unreadable=[]):
+            if stored is not None:
+                for name in ("progress", "current_agent", "last_updated"):
+                    setattr(active[stored.session_id], name, getattr(stored, name))
 
 
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:
@@ -307,8 +317,11 @@ async def abandon(
         PipelineSession.lease_token.remove(),
         PipelineSession.lease_expires.remove(),
         PipelineSession.deadline.remove(),
-        PipelineSession.next_retry_at.remove(),
+        due_with(client, SessionStatus.ABANDONED),
     ]
-    session = await _save_once(client, session_id, [*actions, _REMEMBER_STATUS], condition)
+    actions.append(_REMEMBER_STATUS)
+    session = await save_once(
+        client, client.sessions, session_id, actions=actions, condition=condition
+    )
     session_saved(client, session, SessionStatus.ABANDONED)
     return session

@@ -63,7 +63,8 @@ USED = {"input_tokens": 3, "cost_usd": 0.5, "model": "m"}
 VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
-    *("next_retry_at", "lease_owner", "previous_status", "former_token", "saved_at"),
+    *("due_at", "lease_owner", "previous_status", "resumes_without_progress", "worker_deaths"),
+    *("former_token", "saved_at"),
 }
 
 
@@ -189,7 +190,7 @@ async def failed_later(world: World) -> None:
 
 async def failed_often(world: World) -> None:
     await failed(world)
-    raw.put_attribute(world.store, "pipeline-sessions", "s", resume_count={"N": "9"})
+    raw.put_attribute(world.store, "pipeline-sessions", "s", resumes_without_progress={"N": "99"})
 
 
 async def retried(world: World) -> None:

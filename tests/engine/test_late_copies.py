@@ -18,7 +18,9 @@ from tdev_models import (
     abandon_session,
     aws,
     get_pipeline_session,
+    record_download,
     save_pipeline_session,
+    save_user_project,
     settings,
     track_session,
     update_agent_execution,
@@ -29,7 +31,7 @@ from tests import raw
 from tests.engine.pipelines import clock
 from tests.faults import Fault, injected
 
-TABLES = ("pipeline-sessions", "agent-executions")
+TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 
 
 class Copies:
@@ -121,6 +123,17 @@ async def test_bare_executions(store: Settings) -> None:
         for output in (1, 2):
             await update_agent_execution(execution_id="s-parser", output_data=[output])
             copies.arrive(store)
+
+
+async def test_saves_of_a_project(store: Settings) -> None:
+    copies = Copies()
+    with kept_by(copies, store):
+        for name in ("first", "second", "third"):
+            await save_user_project(user_id="u", project_id="p", project_name=name)
+            copies.arrive(store)
+        await record_download("u", "p", "d1")
+        copies.arrive(store)
+    assert len(copies.kept) == 4
 
 
 async def test_a_save_whose_reply_was_lost_does_not_undo_what_was_saved_since(

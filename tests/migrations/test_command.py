@@ -130,14 +130,14 @@ def test_json_holds_the_plan_and_the_exit_code(
 def test_the_summary_is_the_last_line(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prod("plan", environment, "--table", "user-projects")
+    prod("plan", environment, "--table", "metrics")  # the one without an index
     out = capsys.readouterr().out.splitlines()
     assert out[0] == (
-        "  + user-projects  table: (user_id S, project_id S)"
-        "  (with provisioned, index recent-index, deletion protection, key kms)"
+        "  + metrics  table: (date S, metric_name S)"
+        "  (with provisioned, deletion protection, key kms)"
     )
-    assert "  + user-projects  9 alarms" in out
-    assert out[-1] == "Plan: 13 to add, 0 to change, 0 to remove, 0 refused."
+    assert "  + metrics  5 alarms" in out
+    assert out[-1] == "Plan: 8 to add, 0 to change, 0 to remove, 0 refused."
 
 
 def test_the_environment_variables_choose_the_environment(
@@ -158,7 +158,8 @@ def test_python_m_migrations_is_the_command() -> None:
         check=False,
     )
     assert done.returncode == 64
-    assert "'prdo' is not declared (known: dev, prod)" in done.stderr
+    known = ", ".join(sorted(environments.BUILT_IN))
+    assert f"'prdo' is not declared (known: {known})" in done.stderr
 
 
 def test_missing_credentials_are_an_error_that_says_so(

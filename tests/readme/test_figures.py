@@ -39,5 +39,5 @@ def test_write_units_are_as_said(dynoxide: str) -> None:
 
 def test_finding_failures_costs_as_said(dynoxide: str) -> None:
     rows = printed("benchmarks.failed_sessions", "200", "2000")
-    assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "3", "2", "302.0"]]
-    assert "302 read units" in README
+    assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "53", "2", "327.0"]]
+    assert "327 read units" in README

@@ -57,10 +57,11 @@ def test_every_table_and_index_is_listed() -> None:
     rows = {
         match[1]: match[2] for match in re.finditer(r"\n\| `([\w-]+)` \|(.*)", section("Tables"))
     }
-    assert set(rows) == {model.Meta.table for model in TABLES}  # type: ignore[attr-defined]
+    tables = {model.Meta.table for model in TABLES}  # type: ignore[attr-defined]
+    assert set(rows) == tables, "list every table in README.md, under Tables"
     for model in TABLES:
         listed = set(re.findall(r"`([\w-]+-index)`", rows[model.Meta.table]))  # type: ignore[attr-defined]
-        assert listed == set(model._indexes)
+        assert listed == set(model._indexes), f"list {model.Meta.table}'s indexes in README.md"  # type: ignore[attr-defined]
 
 
 def test_every_error_is_listed() -> None:
@@ -71,9 +72,10 @@ def test_every_error_is_listed() -> None:
         if isinstance(kind := getattr(tdev_models, name), type)
         and issubclass(kind, errors.TdevError)
     }
-    assert listed == public - {"TdevError"}
+    assert listed == public - {"TdevError"}, "list every error in README.md, under Errors"
 
 
 def test_every_variable_is_listed() -> None:
     listed = set(re.findall(r"`((?:TDEV|AWS)_\w+)`", section("Environment")))
-    assert listed == set(re.findall(r"(?:TDEV|AWS)_\w+", Settings.from_env.__doc__ or ""))
+    read = set(re.findall(r"(?:TDEV|AWS)_\w+", Settings.from_env.__doc__ or ""))
+    assert listed == read, "README.md, under Environment, is to list what Settings.from_env reads"

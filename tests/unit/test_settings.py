@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pytest
 
 from tdev_models import AGENTS, InvalidRequest, PipelineSession, Settings, configure, settings
 from tdev_models.settings import Transport
+
+NUMBERS = [one.name for one in fields(Settings) if str(one.type) in ("float", "float | None")]
+VARIABLES = {
+    **{one.name: f"TDEV_{one.name.upper()}" for one in fields(Settings)},
+    "environment": "TDEV_ENV",
+    "prefix": "TDEV_TABLE_PREFIX",
+    "region": "AWS_REGION",
+    "endpoint": "AWS_ENDPOINT_URL",
+}
+ONLY_IN_PROGRAMS = {"on_request", "transport", "clock"}
 
 
 @dataclass
@@ -82,6 +94,38 @@ def test_the_environment_gives_the_settings() -> None:
 def test_a_wrong_setting_names_the_field(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "), settings.use(**{field: value}):
         pass
+
+
+@pytest.mark.parametrize("field", [one.name for one in fields(Settings)])
+def test_a_setting_is_explained(field: str) -> None:
+    assert re.search(rf"\n {{8}}{field}: ", Settings.__doc__ or ""), (
+        f"say what {field} means, under Attributes of the docstring of Settings"
+    )
+    variable = VARIABLES[field]
+    assert field in ONLY_IN_PROGRAMS or variable in (Settings.from_env.__doc__ or ""), (
+        f"read {field} from {variable} in Settings.from_env and name the variable in its "
+        "docstring, or add the field to ONLY_IN_PROGRAMS here"
+    )
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_a_number_is_checked_and_read_from_the_environment(field: str) -> None:
+    accepted = [wrong for wrong in ("5000", -1, float("nan"), True) if takes(field, wrong)]
+    assert not accepted, (
+        f"{field} takes {accepted}: name it in _SECONDS_ABOVE_0 or _SECONDS_FROM_0, or check it in "
+        "Settings.__post_init__"
+    )
+    found = Settings.from_env({VARIABLES[field]: "50", "TDEV_STALLED_AFTER_SECONDS": "5000"})
+    if field != "stalled_after_seconds":
+        assert getattr(found, field) == 50, f"Settings.from_env does not read {VARIABLES[field]}"
+
+
+def takes(field: str, value: Any) -> bool:
+    try:
+        Settings(**{field: value})
+    except InvalidRequest:
+        return False
+    return True
 
 
 def test_a_variable_that_is_no_number_names_itself() -> None:

@@ -1,4 +1,4 @@
-"""Gives service functions their client: the module that is entered decides how they wait."""
+"""Gives service functions their client: the module that exports a call decides how it waits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blocking(
 
 
 def context(client: type[Client], make: Callable[Concatenate[Client, P], T]) -> Callable[P, T]:
-    """Return what makes a block (`with`, `async with`), on the client of the settings in force."""
+    """Return the maker of a block, as `make` is, on the client of the settings in force."""
 
     @wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,7 +1,7 @@
-"""What `get_failed_sessions` costs beside more and more live sessions.
+"""What `get_failed_sessions` costs beside more and more sessions that are not due.
 
-100 sessions are FAILED, 50 stalled; the rest are ACTIVE and were updated a moment ago. Arguments:
-how many sessions there are in all, in turn.
+100 sessions are FAILED, 50 stalled; half of the rest is FAILED and in backoff, half ACTIVE and
+alive, however old. Arguments: how many sessions there are in all, in turn.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from tdev_models import aws, settings, sync
 FAILED, STALLED = 100, 50
 
 
-def seed(first: int, count: int, status: str, age_seconds: float) -> None:
+def seed(first: int, count: int, status: str, due_seconds_ago: float) -> None:
     """Write sessions as their services would have left them, 25 at a time."""
     current = settings.current()
-    moment = {"N": str(round(time.time() - age_seconds, 6))}
+    now = time.time()
+    moment, due = ({"N": str(round(now - ago, 6))} for ago in (5000, due_seconds_ago))
     for start in range(first, first + count, 25):
         items: list[dict[str, Any]] = [
             {
                 "session_id": {"S": f"s{number:07}"},
                 "status": {"S": status},
                 "last_updated": moment,
+                "due_at": due,
                 "created_at": moment,
                 "progress": {"N": "3"},
             }
@@ -51,8 +53,10 @@ def main() -> None:
     for total in map(int, sys.argv[1:] or (1_000, 10_000, 100_000)):
         with fresh_tables() as events:
             seed(0, FAILED, "FAILED", 60)
-            seed(FAILED, STALLED, "ACTIVE", 5000)
-            seed(FAILED + STALLED, total - FAILED - STALLED, "ACTIVE", 1)
+            seed(FAILED, STALLED, "ACTIVE", 1400)
+            others = total - FAILED - STALLED
+            seed(FAILED + STALLED, others // 2, "FAILED", -60)
+            seed(FAILED + STALLED + others // 2, others - others // 2, "ACTIVE", -3600)
             events.clear()
             found, pages, cursor = 0, 0, None
             while True:

@@ -19,7 +19,7 @@ from tdev_models.migrations.calls import (
 from tdev_models.migrations.declared import KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
-from tdev_models.migrations.steps import next_step
+from tdev_models.migrations.steps import Step, next_step
 from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
@@ -139,90 +139,108 @@ class Run:
         """
         for plan_of_table in planned:
             _stop_if_refused(plan_of_table.live, plan_of_table.changes)
+        deadline = self._started + self.timeout_seconds
         sent, unfinished = 0, []
         for plan_of_table in planned:
             try:
-                sent += self._converge(plan_of_table)
+                sent += _Convergence(self, plan_of_table, deadline).finish()
             except InProgress as error:  # the other tables do not wait for this one
                 unfinished.append(str(error))
         if unfinished:
             raise InProgress("; ".join(unfinished))
         return sent
 
-    def _converge(self, planned: Planned) -> int:
-        table, live, limits = planned.table, planned.live, self.calls.limits
+
+class _Convergence:
+    """The way of one table to its declared state, until the run's deadline."""
+
+    def __init__(self, run: Run, planned: Planned, deadline: float) -> None:
+        self._run, self._calls, self._deadline = run, run.calls, deadline
+        self._table, self._live = planned.table, planned.live
         # The plan checked these against the rows; and a table that this run creates has no rows.
-        checked = {change.target for change in planned.changes}
-        confirmed: set[Property | None] = set()
-        sent: set[str] = set()
-        not_visible: dict[str, Backoff] = {}
-        rejected: dict[str, Backoff] = {}
-        retries = self.calls.backoff()
+        self._checked = {change.target for change in planned.changes}
+        self._confirmed: set[Property | None] = set()
+        self._sent: set[str] = set()
+        self._not_visible: dict[str, Backoff] = {}
+        self._rejected: dict[str, Backoff] = {}
+        self._retries = run.calls.backoff()
+
+    def finish(self) -> int:
+        """Make every change and return the number of calls sent."""
+        while change := self._next_change():
+            step = next_step(self._table, self._live, change)
+            if repr(step) in self._sent:
+                self._wait_for_effect(step, change)
+            else:
+                self._send(step, change)
+            read(self._calls, self._table, self._live, step.touches)
+        return len(self._sent)
+
+    def _next_change(self) -> Change | None:
+        """Return the next change, or None when the live state is as declared."""
+        table, live, allowed = self._table, self._live, self._run.allowed
         while True:
-            self._settle(table, live)
-            changes = diff(table, live, self.allowed)
+            self._settle()
+            changes = diff(table, live, allowed)
             change = next((change for change in changes if change.pending), None)
-            if change and not checked & {change.target, KEYS}:
-                checked.add(change.target)
+            if change and not self._checked & {change.target, KEYS}:
+                self._checked.add(change.target)
                 changes.append(
-                    _checked_against_rows(self.calls, table, live, change, self.allowed, True)
+                    _checked_against_rows(self._calls, table, live, change, allowed, True)
                 )
             _stop_if_refused(live, changes)
             target = change.target if change else None
-            if target not in confirmed and (change is None or change.before is not None):
-                # The live state may be hours old, and another run may have changed what would be
-                # removed, overwritten or reported as done. The table is read last, so that it shows
-                # the index of every alarm that was read.
-                confirmed.add(target)
-                parts = ("table", target.kind) if target else PARTS
-                read(self.calls, table, live, [part for part in reversed(PARTS) if part in parts])
-                continue
-            if change is None:
-                return len(sent)
-            step = next_step(table, live, change)
-            name = repr(step)
-            if name in sent:
-                backoff = not_visible.setdefault(name, self.calls.backoff(limits.visible))
-                effect = Busy(f"{change.target} to take effect")
-                if not self._pause(backoff, table, live, effect):
-                    raise TdevError(
-                        f"{table.name}: {change.target} was set to {change.after!r} but reads"
-                        f" {change.before!r}: another run changes it too, or the engine ignores it"
-                    )
-            else:
-                self.on_step(change)
-                try:
-                    self.calls(step.operation, **step.request)
-                    sent.add(name)
-                    retries = self.calls.backoff()
-                except (Busy, Absent) as error:
-                    self._pause(retries, table, live, error)
-                except StoreError as error:
-                    # Another run may have made the change; the live state may show it late.
-                    backoff = rejected.setdefault(name, self.calls.backoff(limits.rejected))
-                    if not self._pause(backoff, table, live, error):
-                        raise
-            read(self.calls, table, live, step.touches)
+            if target in self._confirmed or (change and change.before is None):
+                return change
+            # The live state may be hours old, and another run may have changed what would be
+            # removed, overwritten or reported as done. The table is read last, so that it shows
+            # the index of every alarm that was read.
+            self._confirmed.add(target)
+            parts = ("table", target.kind) if target else PARTS
+            read(self._calls, table, live, [part for part in reversed(PARTS) if part in parts])
 
-    def _settle(self, table: Table, live: Live) -> None:
+    def _send(self, step: Step, change: Change) -> None:
+        self._run.on_step(change)
+        try:
+            self._calls(step.operation, **step.request)
+            self._sent.add(repr(step))
+            self._retries = self._calls.backoff()
+        except (Busy, Absent) as error:
+            self._pause(self._retries, error)
+        except StoreError as error:
+            # Another run may have made the change; the live state may show it late.
+            backoff = self._calls.backoff(self._calls.limits.rejected)
+            if not self._pause(self._rejected.setdefault(repr(step), backoff), error):
+                raise
+
+    def _wait_for_effect(self, step: Step, change: Change) -> None:
+        backoff = self._calls.backoff(self._calls.limits.visible)
+        effect = Busy(f"{change.target} to take effect")
+        if not self._pause(self._not_visible.setdefault(repr(step), backoff), effect):
+            raise TdevError(
+                f"{self._table.name}: {change.target} was set to {change.after!r} but reads"
+                f" {change.before!r}: another run changes it too, or the engine ignores it"
+            )
+
+    def _settle(self) -> None:
         """Wait until DynamoDB has finished what it is doing, and reports every part."""
-        backoff = self.calls.backoff()
+        live, backoff = self._live, self._calls.backoff()
         while live.busy:
-            self._pause(backoff, table, live, Busy(", ".join(live.busy)))
-            read(self.calls, table, live, ("table",))
+            self._pause(backoff, Busy(", ".join(live.busy)))
+            read(self._calls, self._table, live, ("table",))
         while parts := live.not_yet_readable:
-            read(self.calls, table, live, parts)
+            read(self._calls, self._table, live, parts)
             if parts := live.not_yet_readable:
-                self._pause(backoff, table, live, NotYet(f"DynamoDB to report {', '.join(parts)}"))
+                self._pause(backoff, NotYet(f"DynamoDB to report {', '.join(parts)}"))
 
-    def _pause(self, backoff: Backoff, table: Table, live: Live, reason: TdevError) -> bool:
+    def _pause(self, backoff: Backoff, reason: TdevError) -> bool:
         """Wait before the live state is read again; return False when the budget is spent."""
         seconds = backoff.pause_after(reason)
-        if time.monotonic() + (seconds or 0) >= self._started + self.timeout_seconds:
-            raise InProgress(f"{table.name}: still waiting for {reason}; run again to go on")
+        if time.monotonic() + (seconds or 0) >= self._deadline:
+            raise InProgress(f"{self._table.name}: still waiting for {reason}; run again to go on")
         if seconds is None:
             return False
-        self.on_wait(table, live, str(reason))
+        self._run.on_wait(self._table, self._live, str(reason))
         time.sleep(seconds)
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -100,13 +100,6 @@ _ABSENT_CODES = {
     "ObjectNotFoundException",
     "ResourceNotFound",  # moto
 }
-_DENIED_CODES = {"AccessDenied", "AccessDeniedException"}
-# TTL can be changed once an hour; billing to on-demand, fewer units and another KMS key a few times
-# a day.
-_LATER_MESSAGES = ("within a fixed interval", "are limited")
-# Auto scaling's failures when CloudWatch throttles it, and when its role, made at its first use, is
-# not known everywhere yet.
-_BUSY_MESSAGES = ("Rate exceeded", "Unable to assume IAM role")
 _RESOURCE_PARAMETERS = (
     "TableName",
     "ResourceArn",
@@ -210,29 +203,49 @@ def _client(service: str, settings: Settings, endpoint: str | None) -> Any:
     return aws.create(service, settings, endpoint)
 
 
+# Which error a failure is, by its code and a part of its message; empty stands for any. The first
+# row that fits decides; None leaves it to `from_response`.
+_KINDS: Final[Sequence[tuple[type[TdevError] | None, Collection[str], Collection[str]]]] = (
+    (Unsupported, {"404"}, ()),
+    (Absent, _ABSENT_CODES, ()),
+    (AccessDenied, {"AccessDenied", "AccessDeniedException"}, ()),
+    # TTL can be changed once an hour; billing to on-demand, fewer units and another KMS key a few
+    # times a day.
+    (InProgress, (), ("within a fixed interval", "are limited")),
+    # Either too many changes at once, which passes, or a quota of the account, which does not.
+    (Busy, {"LimitExceededException"}, ("simultaneously", "being updated")),
+    (None, {"LimitExceededException"}, ()),
+    (NotYet, (), ("while table is in CREATING",)),
+    # Auto scaling's failures when CloudWatch throttles it, and when its role, made at its first
+    # use, is not known everywhere yet.
+    (Busy, (), ("Rate exceeded", "Unable to assume IAM role")),
+    (Busy, _BUSY_CODES, ()),
+)
+
+
+def _kind(code: str, status: int, message: str) -> type[TdevError] | None:
+    if "UnknownOperation" in code or status == 501:
+        return Unsupported
+    for kind, codes, parts in _KINDS:
+        if (not codes or code in codes) and (not parts or any(part in message for part in parts)):
+            return kind
+    return Busy if status >= 500 else None
+
+
 def _meaning(
     error: ClientError, service: str, operation: str, request: dict[str, Any]
 ) -> TdevError:
     code = error.response["Error"].get("Code", "")
     status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     message = error.response["Error"].get("Message", "")
-    if "UnknownOperation" in code or code == "404" or status == 501:
-        return Unsupported(f"this endpoint does not know {service}:{operation}")
-    if code in _ABSENT_CODES:
-        return Absent(message)
-    if code in _DENIED_CODES:
-        resource = next((request[name] for name in _RESOURCE_PARAMETERS if name in request), "*")
-        resource = ", ".join(resource) if isinstance(resource, list) else resource
-        return AccessDenied(f"{service}:{operation} on {resource} is not allowed: {message}")
+    resource = next((request[name] for name in _RESOURCE_PARAMETERS if name in request), "*")
+    resource = ", ".join(resource) if isinstance(resource, list) else resource
     text = f"{service}:{operation}: {code}: {message}"
-    if any(part in message for part in _LATER_MESSAGES):
-        return InProgress(f"{text}; DynamoDB accepts this change later: run again then")
-    if code == "LimitExceededException":
-        # Either too many changes at once, which passes, or a quota of the account, which does not.
-        passes = "simultaneously" in message or "being updated" in message
-        return Busy(text) if passes else from_response(error.response)
-    if "while table is in CREATING" in message:
-        return NotYet(text)
-    if code in _BUSY_CODES or status >= 500 or any(part in message for part in _BUSY_MESSAGES):
-        return Busy(text)
-    return from_response(error.response)
+    texts: Mapping[type[TdevError], str] = {
+        Unsupported: f"this endpoint does not know {service}:{operation}",
+        Absent: message,
+        AccessDenied: f"{service}:{operation} on {resource} is not allowed: {message}",
+        InProgress: f"{text}; DynamoDB accepts this change later: run again then",
+    }
+    kind = _kind(code, status, message)
+    return kind(texts.get(kind, text)) if kind else from_response(error.response)

@@ -100,13 +100,10 @@ def _run(options: argparse.Namespace) -> int:
     applies = options.what == "apply"
     planned = plan(calls, tables, options.allow, whole=applies)
     others = [] if options.table else undeclared(calls, tables)
-    changes = [*(change for table in planned for change in table.changes), *others]
     code = report.exit_code(planned)
 
     if not options.json:
-        status = [report.status(table) for table in planned] if options.what == "status" else []
-        sys.stdout.write("\n".join([*status, *report.lines(changes), report.summary(changes)]))
-        sys.stdout.write("\n")
+        sys.stdout.write(report.as_text(planned, others, options.what == "status") + "\n")
     for text in _warnings(profile, planned):
         sys.stderr.write(f"{text}\n")
     if applies and not options.dry_run and code in (report.PENDING, report.IN_PROGRESS):

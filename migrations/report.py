@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
@@ -86,6 +86,13 @@ def status(planned: Planned) -> str:
         f"{pending} changes pending" if pending else "as declared",
     ]
     return "  " + "  ".join(shown)
+
+
+def as_text(planned: Sequence[Planned], undeclared: Sequence[Change], with_status: bool) -> str:
+    """Return the lines of a plan and its summary; before them, if asked, each table's status."""
+    changes = [*(change for table in planned for change in table.changes), *undeclared]
+    statuses = [status(table) for table in planned if with_status]
+    return "\n".join([*statuses, *lines(changes), summary(changes)])
 
 
 def as_json(
@@ -205,27 +212,35 @@ def _merged(group: Sequence[Change]) -> Change:
 
 
 def _text(kind: str, value: Any) -> str:
-    match kind, value:
-        case (_, None) | ("pitr", 0):
-            return "off" if kind in ("pitr", "ttl") else "none"
-        case "pitr", _:
-            return f"{value} days"
-        case "protection", _:
-            return "on" if value else "off"
-        case "keys", _:
-            return "(" + ", ".join(f"{key.name} {key.type}" for key in value) + ")"
-        case "index", Index():
-            count = f" of {len(value.attributes)}" if value.attributes else ""
-            return f"{_text('keys', value.keys)} {value.projection}{count}"
-        case "capacity", _:
-            return f"{value[0]} read, {value[1]} write"
-        case "scaling", _:
-            each = {d: f"{s.min}-{s.max} at {s.target} %" for d, s in value.items()}
-            same = len(each) == 2 and len({*each.values()}) == 1
-            return each["Read"] if same else ", ".join(f"{d} {text}" for d, text in each.items())
-        case "alarm", _:
-            return f"over {value['Threshold']:g}, {len(value['AlarmActions'])} actions"
-    return str(value)
+    if value is None or (kind, value) == ("pitr", 0):
+        return "off" if kind in ("pitr", "ttl") else "none"
+    return _TEXTS.get(kind, str)(value)
+
+
+def _keys(keys: Iterable[Key]) -> str:
+    return "(" + ", ".join(f"{key.name} {key.type}" for key in keys) + ")"
+
+
+def _index(index: Index) -> str:
+    count = f" of {len(index.attributes)}" if index.attributes else ""
+    return f"{_keys(index.keys)} {index.projection}{count}"
+
+
+def _scaling(directions: Mapping[str, Scaling]) -> str:
+    each = {d: f"{s.min}-{s.max} at {s.target} %" for d, s in directions.items()}
+    same = len(each) == 2 and len({*each.values()}) == 1
+    return each["Read"] if same else ", ".join(f"{d} {text}" for d, text in each.items())
+
+
+_TEXTS: Mapping[str, Callable[[Any], str]] = {
+    "pitr": lambda days: f"{days} days",
+    "protection": lambda on: "on" if on else "off",
+    "keys": _keys,
+    "index": _index,
+    "capacity": lambda units: f"{units[0]} read, {units[1]} write",
+    "scaling": _scaling,
+    "alarm": lambda alarm: f"over {alarm['Threshold']:g}, {len(alarm['AlarmActions'])} actions",
+}
 
 
 def _plain(value: Any) -> Any:

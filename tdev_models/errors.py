@@ -14,7 +14,7 @@
     ├── Conflict            others wrote the same item again and again; safe to call again
     ├── Throttled           refused for capacity after all retries; safe to call again
     ├── Unavailable         no answer after all retries; perhaps written; safe to call again
-    ├── PayloadDamaged      a stored payload is not what was written
+    ├── PayloadDamaged      a stored item or payload is not what was written
     ├── ItemTooLarge        the item would pass DynamoDB's 400 KB
     └── StoreError          any other answer of DynamoDB, with its code, status and message
 """
@@ -102,7 +102,7 @@ class Unavailable(TdevError):
 
 
 class PayloadDamaged(TdevError):
-    """Chunks of a stored payload are missing or were changed; the message names it."""
+    """A stored item cannot be read, or chunks of a payload are missing; the message names it."""
 
 
 class ItemTooLarge(TdevError):

@@ -110,7 +110,9 @@ class Session(Record):
     lease_owner: str | None = None
     lease_expires: float | None = None
     resume_count: int | None = None
-    next_retry_at: float | None = None
+    due_at: float | None = None
+    resumes_without_progress: int | None = None
+    worker_deaths: int | None = None
     failed_agent: str | None = None
     error_message: str | None = None
 

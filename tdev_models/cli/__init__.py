@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind, default, meaning in (
         ("--poll", float, 30.0, "seconds between two rounds, with --watch"),
         ("--older-than", float, 0.0, "leave out sessions updated in the last N seconds"),
-        ("--max-attempts", int, 5, "resumes of one session before it is abandoned"),
+        ("--max-attempts", int, 12, "resumes in a row without progress before it is abandoned"),
         ("--backoff", float, 30.0, "seconds to wait after a first failure, at most"),
         ("--concurrency", int, 1, "sessions at once"),
     ):

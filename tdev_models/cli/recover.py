@@ -58,5 +58,11 @@ def load(name: str) -> Runner:
 
 def summary(done: Recovery) -> str:
     """Return how the sessions ended, in one line."""
-    parts = ("completed", "failed", "abandoned", "lost")
+    parts = [
+        "completed",
+        "failed",
+        "abandoned",
+        "lost",
+        *(["unreadable"] if done.unreadable else []),
+    ]
     return ", ".join(f"{len(getattr(done, part))} {part}" for part in parts)

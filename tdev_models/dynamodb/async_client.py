@@ -44,7 +44,12 @@ class AsyncClient(Client):
 
         await asyncio.sleep(seconds)
 
-    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Awaitable[T]]],
+        concurrency: int,
+        end: Callable[[], None] | None = None,
+    ) -> list[T]:
         """Run jobs as tasks; the first error cancels the others and is raised."""
         import asyncio
 

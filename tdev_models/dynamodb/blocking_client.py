@@ -33,10 +33,15 @@ class BlockingClient(Client):
         """Wait, blocking the thread."""
         time.sleep(seconds)  # noqa: ASYNC251
 
-    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Awaitable[T]]],
+        concurrency: int,
+        end: Callable[[], None] | None = None,
+    ) -> list[T]:
         """Run jobs in threads, or one after the other."""
         if concurrency == 1 or len(jobs) < 2:
-            return [await job() for job in jobs]
+            return [copy_context().run(drive, job()) for job in jobs]
         with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
             # Each thread sees the settings and leases that are in force here.
             runs = [
@@ -45,6 +50,8 @@ class BlockingClient(Client):
             try:
                 return [run.result() for run in runs]
             except BaseException:  # Ctrl-C, too: no further job may begin
+                if end is not None:
+                    end()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 

@@ -78,8 +78,16 @@ class Client(ABC):
         """Wait."""
 
     @abstractmethod
-    async def gather(self, jobs: Sequence[Callable[[], Awaitable[T]]], concurrency: int) -> list[T]:
-        """Run jobs, at most so many at once, and return their results in order."""
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Awaitable[T]]],
+        concurrency: int,
+        end: Callable[[], None] | None = None,
+    ) -> list[T]:
+        """Run jobs, at most so many at once, each in a context of its own; return their results.
+
+        Where one fails, or all are to stop, `end` is called: jobs in threads cannot be cancelled.
+        """
 
     @abstractmethod
     async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -11,8 +12,10 @@ from pynamodb.indexes import Index
 
 from tdev_models.dynamodb.requests import Requests
 from tdev_models.dynamodb.sender import Sender
-from tdev_models.errors import expired_error
+from tdev_models.errors import PayloadDamaged, expired_error
 from tdev_models.models.base import BaseModel
+
+_log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,24 +63,37 @@ class Table(Generic[M]):
             ),
             retry_seconds,
         )
-        return self._model.from_raw_data(response["Attributes"])
+        return self._loaded(response["Attributes"])
 
     async def page(
-        self, hash_key: Any, *, retry_seconds: float | None = None, **query: Any
+        self,
+        hash_key: Any,
+        *,
+        retry_seconds: float | None = None,
+        unreadable: list[str] | None = None,
+        **query: Any,
     ) -> tuple[list[M], dict[str, Mapping[str, Any]] | None]:
-        """Return one page of a query, and where the next begins (None at the end)."""
-        response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
-        items = [item for raw in response["Items"] if (item := self.live(raw)) is not None]
-        return items, response.get("LastEvaluatedKey")
+        """Return one page of a query, and where the next begins (None at the end).
 
-    async def get_many(self, keys: Sequence[tuple[Any, ...]]) -> list[M | None]:
-        """Return up to 100 items as they were at one moment, in the order of their keys."""
+        Items that cannot be read are logged and left out where `unreadable` takes their ids.
+        """
+        response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
+        items = [self.live(raw, unreadable) for raw in response["Items"]]
+        return [item for item in items if item is not None], response.get("LastEvaluatedKey")
+
+    async def get_many(
+        self, keys: Sequence[tuple[Any, ...]], *, unreadable: list[str] | None = None
+    ) -> list[M | None]:
+        """Return up to 100 items as they were at one moment, in the order of their keys.
+
+        Items that cannot be read are logged, and None, where `unreadable` takes their ids.
+        """
         responses = await self._sender.transact_get([self.requests.get_part(*key) for key in keys])
-        return [self.live(item) for item in responses]
+        return [self.live(item, unreadable) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that a failed condition handed back."""
-        return self._model.from_raw_data(item) if item else None
+        return self._loaded(item) if item else None
 
     def refused(self, item: Mapping[str, Any] | None) -> M | None:
         """Return the model of an item that refused a write without a lease.
@@ -86,9 +102,7 @@ class Table(Generic[M]):
             InvalidTransition: the item has expired: what is written to it is never seen.
         """
         if item and self._expired(item):
-            raise expired_error(
-                next(iter(item[self._model.key_attributes()[0].attr_name].values()))
-            )
+            raise expired_error(self._id_of(item))
         return self.load(item)
 
     def position(self, item: M, index: Index[Any]) -> dict[str, Mapping[str, Any]]:
@@ -97,11 +111,33 @@ class Table(Generic[M]):
         raw = item.serialize(null_check=False)
         return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
 
-    def live(self, item: Mapping[str, Any] | None) -> M | None:
+    def live(self, item: Mapping[str, Any] | None, unreadable: list[str] | None = None) -> M | None:
         """Return the model of an item that was read, or None if it is missing or expired."""
-        return None if not item or self._expired(item) else self.load(item)
+        if not item or self._expired(item):
+            return None
+        try:
+            return self._loaded(item)
+        except PayloadDamaged as damaged:
+            if unreadable is None:
+                raise
+            if self._id_of(item) not in unreadable:
+                unreadable.append(self._id_of(item))
+                _log.warning("%s; it is left out", damaged)
+            return None
+
+    def _loaded(self, item: Mapping[str, Any]) -> M:
+        try:
+            return self._model.from_raw_data(item)
+        except Exception as error:  # whatever another program or release wrote
+            what = f"{type(error).__name__}: {error}"[:200]
+            raise PayloadDamaged(
+                f"{self.name}: {self._id_of(item)} cannot be read: {what}"
+            ) from error
+
+    def _id_of(self, item: Mapping[str, Any]) -> str:
+        return str(next(iter(item[self._model.key_attributes()[0].attr_name].values())))
 
     def _expired(self, item: Mapping[str, Any]) -> bool:
         # DynamoDB deletes what has expired within days, not at once.
-        expires = item.get("expires_at")
-        return expires is not None and float(expires["N"]) <= self._now()
+        expires = item.get("expires_at", {}).get("N")
+        return expires is not None and float(expires) <= self._now()

@@ -17,10 +17,10 @@ from tdev_models.validation import PARTITION_KEY_BYTES, choice, json_text, key, 
 
 
 class StatusIndex(ListIndex["PipelineSession"], name="status-index"):
-    """Sessions of one status by `last_updated`."""
+    """Sessions of one status by `due_at`."""
 
     status = TextAttribute(hash_key=True)
-    last_updated = InstantAttribute(range_key=True)
+    due_at = InstantAttribute(range_key=True)
 
 
 class UserIndex(ListIndex["PipelineSession"], name="user-index"):
@@ -57,10 +57,14 @@ class PipelineSession(BaseModel):
     project_name = TextAttribute(text(1024), listed=True)
     pipeline_type = TextAttribute(choice(PipelineType), listed=True)
     status = TextAttribute(choice(SessionStatus), listed=True)
-    current_agent = TextAttribute(text(255), listed=True)
-    progress = NumberAttribute(whole(0, 99), listed=True)
+    # What every agent changes is never listed: each write would be billed for each index too.
+    current_agent = TextAttribute(text(255), listed=False)
+    progress = NumberAttribute(whole(0, 99), listed=False)
     created_at = InstantAttribute(listed=True)
-    last_updated = InstantAttribute(listed=True)
+    last_updated = InstantAttribute(listed=False)
+    # When somebody should look: at the end of a FAILED session's backoff; at an ACTIVE one once its
+    # owner would have moved this, or at once where it was handed back. Final ones: their end.
+    due_at = InstantAttribute(listed=False)
     metadata = JSONTextAttribute(
         json_text(16 * 1024, "keep large data in executions or files"), listed=False
     )
@@ -73,7 +77,9 @@ class PipelineSession(BaseModel):
     # From the first claim on, until what was done without one before it is adopted.
     adopts = FlagAttribute(returned=False, lease=True)
     resume_count = NumberAttribute(listed=True)
-    next_retry_at = InstantAttribute(listed=False)
+    # In a row; an agent that ends takes both away.
+    resumes_without_progress = NumberAttribute(listed=False, lease=True)
+    worker_deaths = NumberAttribute(listed=False, lease=True)
     failed_agent = TextAttribute(text(255), listed=True)
     error_message = TextAttribute(text(ERROR_BYTES), listed=True)
     # Of the saves without a lease: the tokens of the last two, and when the last one was made. That

@@ -15,7 +15,7 @@ from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.services.execution_states import seen_condition
-from tdev_models.services.progress import Outcome, outcome_of
+from tdev_models.services.progress import Work, work_so_far
 from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.leased_writes import write_lock
 
@@ -23,28 +23,26 @@ _TRIES = 10
 _AT_ONCE = 50  # a transaction has at most 100 parts, and 4 MB
 
 
-async def claimed_outcome(client: Client, lease: Lease) -> Outcome:
-    """Return what the agents of a session have done that counts under its claim.
+async def adopted(client: Client, lease: Lease, work: Work, from_agent: str | None) -> Work:
+    """Adopt the work that was read before a session's first claim, and return it as it is adopted.
 
     Raises:
         LeaseLost: the session was taken over meanwhile.
         Conflict: others wrote its executions again and again.
     """
     for _ in range(_TRIES):
-        outcome = await outcome_of(client, lease.session_id, unfenced=lease.adopts)
-        if not lease.adopts:
-            return outcome
-        found = [one for one in outcome.executions.values() if one.fence is None]
-        if await _adopt(client, lease, found):
+        unfenced = [run for run in work[0].executions.values() if run.fence is None]
+        if await _adopt(client, lease, unfenced):
             lease.adopts = False
-            return outcome
+            return work
+        work = await work_so_far(client, lease.session_id, from_agent, unfenced=True)
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
 
 
-async def _adopt(client: Client, lease: Lease, found: Sequence[AgentExecution]) -> bool:
+async def _adopt(client: Client, lease: Lease, executions: Sequence[AgentExecution]) -> bool:
     """Adopt executions as they were read; return False if others have written one since."""
-    for first in range(0, len(found) or 1, _AT_ONCE):
-        is_last = first + _AT_ONCE >= len(found)
+    for first in range(0, len(executions) or 1, _AT_ONCE):
+        is_last = first + _AT_ONCE >= len(executions)
         attribute = PipelineSession.adopts
         parts = [
             client.sessions.requests.update_part(
@@ -59,7 +57,7 @@ async def _adopt(client: Client, lease: Lease, found: Sequence[AgentExecution]) 
                     actions=[set_to(AgentExecution.fence, 0)],
                     condition=seen_condition(execution),
                 )
-                for execution in found[first : first + _AT_ONCE]
+                for execution in executions[first : first + _AT_ONCE]
             ),
         ]
         try:

@@ -346,7 +346,7 @@ async def get_agent_executions(
     if user_id is not None:
         await _check_reader(client, project_id, user_id)
     executions, last = await client.executions.page(
-        project_id, index=AgentExecution.project_index, limit=limit, start=start
+        project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
     )
     return Page(map(execution_result, executions), cursors.encode(query, last) if last else None)
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import asdict
 from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of
-from tdev_models.errors import InvalidRequest
-from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.models import AgentExecution
 from tdev_models.results import Execution, ExecutionStatus, Page, Session, SessionStatus
+from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, due_sessions
 from tdev_models.services.executions import RULES, execution_result
-from tdev_models.services.signs_of_life import without_signs_of_life
-from tdev_models.workers.lease import is_stalled
 
 _PAGE = validation.whole(1, 100)
-_EARLIEST = 1e9
 _CANDIDATES = 100
-
-FAILED, ACTIVE = SessionStatus.FAILED, SessionStatus.ACTIVE
 
 
 async def get_failed_sessions(
@@ -33,13 +25,15 @@ async def get_failed_sessions(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page[Session]:
-    """Return a page of FAILED and of stalled ACTIVE sessions, by `last_updated`, oldest first.
+    """Return a page of what waits to be resumed: FAILED and stalled ACTIVE sessions.
 
-    Stalled: the lease ran out, or there is none, and `last_updated` and its latest executions are
-    older than the setting `stalled_after_seconds` (one Query for each such session). A session
-    whose worker died is found once it is that old. One Query on status-index for each status finds
-    candidates; one TransactGetItems reads them consistently, so each was FAILED or stalled when it
-    was read. A page may be short, or empty, and still have a cursor.
+    By `due_at`, longest due first. FAILED sessions in backoff (`due_at` in the future) are not
+    among them; `list_pipeline_sessions(status="FAILED")` shows those, too. Stalled: the lease ran
+    out, the owner handed the session back, or it never had a lease, and neither it nor its latest
+    executions were written for the setting `stalled_after_seconds` (one Query for each such one). A
+    session whose worker died is found after that time at the latest. Queries on status-index find
+    candidates; TransactGetItems reads them consistently, so each was FAILED or stalled when it was
+    read. A page is short only at the end. A session that cannot be read is logged and left out.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO
@@ -51,144 +45,18 @@ async def get_failed_sessions(
     Raises:
         InvalidRequest: a wrong value, or a cursor of another query.
     """
-    page = await failed_or_stalled(client, older_than, include_stalled, limit, cursor)
-    return Page((result_of(Session, session) for session in page), page.cursor)
-
-
-@dataclass(frozen=True, slots=True)
-class _Position:
-    """Where a page of failed and stalled sessions begins, as its cursor holds it.
-
-    Attributes:
-        until: of each status: only sessions last updated before this moment. The same on all pages.
-        starts: of each status that is not read to its end: the key after which its Query goes on,
-            None for the beginning.
-    """
-
-    until: Mapping[SessionStatus, float]
-    starts: Mapping[SessionStatus, Mapping[str, Any] | None]
-
-    @classmethod
-    def first(cls, before: float, stalled_before: float | None) -> _Position:
-        """Return where the first page begins; None leaves out the ACTIVE sessions."""
-        until = {FAILED: before}
-        if stalled_before is not None:
-            until[ACTIVE] = min(before, stalled_before)
-        return cls(until, dict.fromkeys(until))
-
-    @classmethod
-    def load(cls, stored: Mapping[str, Any]) -> _Position:
-        """Return the position that a cursor holds."""
-        until = {SessionStatus(status): moment for status, moment in stored["until"].items()}
-        return cls(until, {SessionStatus(status): key for status, key in stored["at"].items()})
-
-    def dump(self) -> dict[str, Any]:
-        """Return what a cursor is made of."""
-        return {"at": self.starts, "until": self.until}
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """The sessions of one status that one Query found; `last_key` is None at their end."""
-
-    sessions: Sequence[PipelineSession]
-    last_key: Mapping[str, Any] | None
-
-
-async def failed_or_stalled(
-    client: Client, older_than: Any, include_stalled: bool, limit: int, cursor: str | None
-) -> Page[PipelineSession]:
-    """Return the page of `get_failed_sessions`, with what it takes to claim each session."""
     _PAGE("limit", limit)
-    now, stalled_after = client.now(), client.settings.stalled_after_seconds
+    bounds = Bounds.at(client.now(), older_than)
+    starts: Starts = dict.fromkeys((FAILED, ACTIVE) if include_stalled else (FAILED,))
     query = ("get_failed_sessions", client.sessions.name, include_stalled)
-    position = _Position.first(
-        instant_before(older_than, now), now - stalled_after if include_stalled else None
-    )
     if (stored := cursors.decode(query, cursor)) is not None:
-        position = _Position.load(stored)
-    candidates = await _candidates(client, position, limit)
-    by_age = heapq.merge(*(part.sessions for part in candidates.values()), key=_last_updated)
-    chosen = list(by_age)[:limit]
-    following = _next_position(client, position, candidates, chosen)
-
-    def belongs(session: PipelineSession) -> bool:
-        if session.status == FAILED:
-            return _last_updated(session) < position.until[FAILED]
-        return include_stalled and is_stalled(session, now, stalled_after)
-
-    found = filter(belongs, await _read_consistently(client, chosen))
-    sessions = await without_signs_of_life(client, [*found])
+        bounds = Bounds(**stored["bounds"])
+        starts = {SessionStatus(status): key for status, key in stored["at"].items()}
+    sessions, starts = await due_sessions(client, bounds, starts, limit)
     return Page(
-        sorted(sessions, key=_last_updated),
-        cursors.encode(query, following.dump()) if following.starts else None,
+        (result_of(Session, session) for session in sessions),
+        cursors.encode(query, {"at": starts, "bounds": asdict(bounds)}) if starts else None,
     )
-
-
-async def _candidates(
-    client: Client, position: _Position, limit: int
-) -> dict[SessionStatus, _Candidates]:
-    """Return what the index has of each status from a position on, oldest first."""
-    candidates: dict[SessionStatus, _Candidates] = {}
-    for status, bound in position.until.items():
-        if status in position.starts:
-            sessions, last_key = await client.sessions.page(
-                status,
-                index=PipelineSession.status_index,
-                range_condition=PipelineSession.last_updated < bound,
-                limit=limit,
-                start=position.starts[status],
-            )
-            candidates[status] = _Candidates(sessions, last_key)
-    return candidates
-
-
-def _next_position(
-    client: Client,
-    position: _Position,
-    candidates: Mapping[SessionStatus, _Candidates],
-    chosen: Sequence[PipelineSession],
-) -> _Position:
-    """Return where the page after the chosen sessions begins."""
-    starts: dict[SessionStatus, Mapping[str, Any] | None] = {}
-    for status, part in candidates.items():
-        taken = [session for session in chosen if session.status == status]
-        if len(taken) == len(part.sessions):
-            if part.last_key is not None:
-                starts[status] = part.last_key
-        elif taken:
-            starts[status] = client.sessions.position(taken[-1], PipelineSession.status_index)
-        else:
-            starts[status] = position.starts[status]
-    return _Position(position.until, starts)
-
-
-async def _read_consistently(
-    client: Client, chosen: Sequence[PipelineSession]
-) -> list[PipelineSession]:
-    """Return the sessions as they are now, and not as the index shows them."""
-    # An index that lags may show a session under both statuses; a transaction wants it once.
-    keys = dict.fromkeys((session.session_id,) for session in chosen)
-    stored = await client.sessions.get_many([*keys])
-    return [session for session in stored if session is not None]
-
-
-def _last_updated(session: PipelineSession) -> float:
-    return session.last_updated or 0
-
-
-def instant_before(older_than: Any, now: float) -> float:
-    """Return the moment before which a session must have been updated last."""
-    if older_than is None:
-        return now + 1  # a clock ahead of this one
-    if isinstance(older_than, timedelta):
-        return now - older_than.total_seconds()
-    instant = validation.instant("older_than", older_than)
-    if instant < _EARLIEST:
-        raise InvalidRequest(
-            "older_than", f"{older_than!r} is a moment in 1970..2001; for an age pass a timedelta"
-        )
-    return instant
 
 
 async def get_failed_executions(
@@ -229,6 +97,7 @@ async def get_failed_executions(
             limit=limit if agent_name is None else max(limit, _CANDIDATES),
             newest_first=True,
             start=start,
+            unreadable=[],
         )
         for execution in executions:
             if agent_name in (None, execution.agent_name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution
@@ -52,6 +52,33 @@ class Outcome:
         again = self.agents[self.agents.index(agent_name) :]
         ended = tuple(name for name in self.ended if name not in again)
         return Outcome(self.executions, ended, agent_name, self.agents)
+
+
+Work: TypeAlias = tuple[Outcome, dict[str, Any]]
+"""What the agents of a session have done, and the outputs of those that have ended."""
+
+
+async def work_so_far(
+    client: Client, session_id: str, from_agent: str | None = None, *, unfenced: bool
+) -> Work:
+    """Return what the agents of a session have done, and the outputs of those that have ended.
+
+    Read before the session is claimed: who may not or cannot read it has then spent nothing. What
+    an owner writes meanwhile changes the session, too, and the claim is refused.
+
+    Args:
+        client: the client.
+        session_id: the session.
+        from_agent: one of the pipeline's agents to begin again at.
+        unfenced: as for `outcome_of`.
+
+    Raises:
+        PayloadDamaged: an output of an ended agent cannot be read.
+    """
+    outcome = await outcome_of(client, session_id, unfenced=unfenced)
+    if from_agent is not None:
+        outcome = outcome.starting_at(from_agent)
+    return outcome, await outcome.outputs(client)
 
 
 async def outcome_of(client: Client, session_id: str, *, unfenced: bool) -> Outcome:

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import result_of
 from tdev_models.errors import (
     ConditionFailed,
+    ConfigurationError,
     Conflict,
     InvalidRequest,
+    PayloadDamaged,
+    TdevError,
     Throttled,
     Unavailable,
 )
 from tdev_models.models import PipelineSession
-from tdev_models.results import SessionStatus
-from tdev_models.services.failures import failed_or_stalled, instant_before
-from tdev_models.services.resume import Runner, check_runner, run, try_to_resume
+from tdev_models.results import Session, SessionStatus
+from tdev_models.services.due import Bounds, is_due
+from tdev_models.services.due_queue import DueQueue, Turn
+from tdev_models.services.resume import Resume, Runner, check_runner, run, try_to_resume
 from tdev_models.services.sessions import abandon, shortened
+from tdev_models.services.signs_of_life import shows_life
+from tdev_models.workers.budget import is_suspect, resumes_in_vain
 from tdev_models.workers.lease import unchanged
+from tdev_models.workers.leased_writes import leased_update
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_BACKOFF_SECONDS = 3600.0
 _IDS_KEPT = 10_000
+# The store's trouble, or this worker's: no failure of the session.
+_NOT_THE_SESSIONS = (ConfigurationError, Conflict, Throttled, Unavailable)
 
 
 class Event(Protocol):
@@ -42,14 +54,16 @@ class Event(Protocol):
 class Recovery:
     """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
 
-    Lost: another worker resumed the session first or took it over, or its outputs could not be
-    read, or its end could not be written.
+    Lost: another worker was quicker or took it over, or the store failed while it was read, run or
+    ended: it was left or handed back, and will be found again. Unreadable: the session, or an
+    output that it needs, is not what this release writes; it is left as it is.
     """
 
     completed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     abandoned: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 async def recover_sessions(
@@ -57,55 +71,63 @@ async def recover_sessions(
     runner: Runner,
     *,
     older_than: Any = None,
-    max_attempts: int = 5,
+    max_attempts: int = 12,
     backoff_seconds: float = 30.0,
     concurrency: int = 1,
     stop: Event | None = None,
     poll_seconds: float | None = None,
+    accepts: Callable[[Session], bool] | None = None,
 ) -> Recovery:
-    """Resume every failed or stalled session, oldest first, and return what came of them.
+    """Resume every failed or stalled session, longest due first, and return what came of them.
 
-    Any number of workers may do so at once. A session whose runner raises is FAILED and waits, in
-    full jitter, up to `backoff_seconds` doubled with each resume (at most an hour). A session that
-    was resumed `max_attempts` times is ABANDONED, with the last error as the reason.
+    Any number of workers may do so at once; each takes a page of 100 in random order. A session
+    whose runner raises is FAILED and waits `backoff_seconds`, doubled with each resume in vain (at
+    most an hour), of which up to half is left out at random. One that was resumed `max_attempts`
+    times in a row without an agent ending is ABANDONED, with the last error as the reason: by
+    default after two and a half hours at least. What the store or this worker causes counts for
+    nothing: throttling, outages, missing permissions, sessions handed back, and the death of a
+    worker with its other sessions. A session that two workers in a row died of runs alone.
+
+    A `sys.exit` of a runner fails its session; end a worker by `stop`, Ctrl-C or cancellation.
 
     Args:
         runner: called with a `Resume` inside its block, as by `resume_pipeline`.
         older_than: as for `get_failed_sessions`.
-        max_attempts: how often one session may be resumed.
+        max_attempts: how often in a row one session may be resumed without an agent ending.
         backoff_seconds: the longest wait after the first failure.
         concurrency: how many sessions at once; blocking, each in a thread.
         stop: an event; once set, no further session is begun.
         poll_seconds: look again after so many seconds, until stopped; None looks once.
+        accepts: asked before a session is claimed; one for which it returns something false is left
+            to other workers, and asked for again after ten minutes or when it was written.
 
     Raises:
         InvalidRequest: a wrong value.
-        Throttled, Unavailable: sessions could not be found; with `poll_seconds` that is logged,
-            and tried again.
+        TdevError: sessions could not be found; with `poll_seconds` that is logged, and tried again
+            unless the first look ends in a ConfigurationError.
     """
     check_runner(client, runner)
     if stop is not None and not callable(getattr(stop, "is_set", None)):
         raise InvalidRequest("stop", f"must be an event, which has is_set(), not {stop!r}")
+    if accepts is not None and (not callable(accepts) or inspect.iscoroutinefunction(accepts)):
+        raise InvalidRequest("accepts", f"must be a plain function of a Session, not {accepts!r}")
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
         if seconds is not None and not validation.number(name, seconds) > 0:
             raise InvalidRequest(name, "must be above 0")
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
-    worker = _Worker(client, runner, max_attempts, backoff_seconds, stop)
-    while True:
-        # A session that fails again during this round is left to the next.
-        before = min(instant_before(older_than, client.now()), client.now())
-        try:
-            await worker.round(before, concurrency)
-        except (Conflict, Throttled, Unavailable) as error:
-            if poll_seconds is None:
-                raise
-            _log.warning("sessions could not be found, trying again: %s", error)
-        if poll_seconds is None or worker.stopped:
-            return worker.result
-        again = time.monotonic() + poll_seconds
-        while time.monotonic() < again and not worker.stopped:
-            await client.sleep(min(0.2, poll_seconds))
+    Bounds.at(client.now(), older_than)
+    result = Recovery()
+
+    def stopped() -> bool:
+        return stop is not None and stop.is_set()
+
+    queue = DueQueue(client, older_than, poll_seconds, stopped, result.unreadable)
+    worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
+    await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+    if queue.error is not None:
+        raise queue.error
+    return result
 
 
 class _Worker:
@@ -113,75 +135,110 @@ class _Worker:
         self,
         client: Client,
         runner: Runner,
+        accepts: Callable[[Session], bool] | None,
         max_attempts: int,
         backoff_seconds: float,
-        stop: Event | None,
+        queue: DueQueue,
+        result: Recovery,
     ) -> None:
-        self._client, self._runner, self._stop = client, runner, stop
+        self._client, self._runner, self._accepts = client, runner, accepts
         self._max_attempts, self._backoff = max_attempts, backoff_seconds
-        self.result = Recovery()
+        self._queue, self._result = queue, result
 
-    @property
-    def stopped(self) -> bool:
-        return self._stop is not None and self._stop.is_set()
+    async def slot(self) -> None:
+        """Recover one session after the other, until there are no more."""
+        while (turn := await self._queue.take()) is not None:
+            try:
+                # As a job of its own: what a runner leaves in its context ends with it.
+                await self._client.gather([partial(self._recover, turn)], 1)
+            finally:
+                self._queue.done(turn)
 
-    async def round(self, before: float, concurrency: int) -> None:
-        cursor = None
-        while not self.stopped:
-            most = min(100, 10 * concurrency)
-            page = await failed_or_stalled(self._client, before, True, most, cursor)
-            jobs = [partial(self._recover, session) for session in page]
-            await self._client.gather(jobs, concurrency)
-            cursor = page.cursor
-            if cursor is None:
-                return
-
-    async def _recover(self, session: PipelineSession) -> None:
+    async def _recover(self, turn: Turn) -> None:
         try:
-            await self._resume_or_give_up(session)
+            session = await self._client.sessions.get(turn.session_id)
+            if session is None or not is_due(self._client, session, turn.bounds):
+                return  # another worker was quicker
+            if await shows_life(self._client, session):
+                return
+            await self._resume_or_give_up(session, turn)
+        except PayloadDamaged as damaged:
+            if turn.session_id not in self._result.unreadable:
+                _log.warning("session %s left as it is: %s", turn.session_id, damaged)
+                self._result.unreadable.append(turn.session_id)
         except Exception as error:
             # A lease that it left runs out, and the session is found again; the others go on.
-            _log.warning("session %s not recovered: %s", session.session_id, error)
-            self._add_to_result(None, session)
+            _log.warning("session %s not recovered: %s", turn.session_id, error)
+            self._add_to_result(None, turn.session_id)
 
-    async def _resume_or_give_up(self, session: PipelineSession) -> None:
-        now, tried = self._client.now(), int(session.resume_count or 0)
-        if self.stopped or (session.next_retry_at or 0) > now:
+    async def _resume_or_give_up(self, session: PipelineSession, turn: Turn) -> None:
+        if self._accepts is not None and not self._accepts(result_of(Session, session)):
+            self._queue.leave_alone(session)
             return
-        if tried >= self._max_attempts:
-            await self._give_up(session, tried)
-            return
-        longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**tried)
-        resume = await try_to_resume(self._client, session, None, random.random() * longest)
+        in_vain = resumes_in_vain(session)
+        if in_vain >= self._max_attempts:
+            await self._give_up(session, in_vain)
+        elif is_suspect(session) and not turn.alone:
+            self._queue.put_off(session.session_id)
+        else:
+            await self._resume(session, in_vain)
+
+    async def _resume(self, session: PipelineSession, in_vain: int) -> None:
+        longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**in_vain)
+        # At least half of it: so many attempts then last so long.
+        backoff = random.uniform(longest / 2, longest)
+        try:
+            resume = await try_to_resume(self._client, session, None, backoff)
+        except PayloadDamaged:
+            self._queue.leave_alone(session)
+            raise
         if not resume:
-            self._add_to_result(None, session)
+            self._add_to_result(None, session.session_id)
             return
         try:
-            await run(resume, self._runner)
-        except BaseException as error:
-            # What the runner awaited was cancelled, say: that ends its session, not the worker.
-            if not (isinstance(error, Exception) or self._client.is_stray_cancellation(error)):
-                raise
+            await run(resume, self._guarded)
+        except Exception as error:
             if not resume.owned.over:  # lost, or its end could not be written
                 raise
-            _log.warning(
-                "session %s failed: %s: %s", session.session_id, type(error).__name__, error
-            )
-        self._add_to_result(resume.owned.ended, session)
+            what = f"{type(error).__name__}: {error}"
+            is_back = resume.owned.ended == SessionStatus.ACTIVE
+            how = "handed back" if is_back else "failed"
+            _log.warning("session %s %s: %s", session.session_id, how, what)
+        self._add_to_result(resume.owned.ended, session.session_id)
 
-    async def _give_up(self, session: PipelineSession, tried: int) -> None:
+    async def _guarded(self, resume: Resume) -> None:
+        """Call the runner inside the session's block, so that nothing of it ends the worker."""
+        try:
+            result = self._runner(resume)
+            if inspect.isawaitable(result):
+                await result
+        except _NOT_THE_SESSIONS:
+            if not resume.owned.over:
+                with suppress(TdevError):  # then the block records the error, or the lease runs out
+                    await leased_update(self._client, resume.owned, [], ends=SessionStatus.ACTIVE)
+            raise
+        except Exception:
+            raise
+        except BaseException as error:
+            # What the runner awaited was cancelled, say, or it called sys.exit.
+            if isinstance(error, SystemExit) or self._client.is_stray_cancellation(error):
+                what = f"{type(error).__name__}: {error}"
+                raise RuntimeError(f"the runner ended with {what}") from error
+            raise
+
+    async def _give_up(self, session: PipelineSession, in_vain: int) -> None:
         last_error = session.error_message or "its workers died"
-        reason = shortened(f"gave up after {tried} resumes; last: {last_error}")
+        reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last_error}")
         try:
             await abandon(self._client, session.session_id, reason, unchanged(session))
         except ConditionFailed:
-            self._add_to_result(None, session)
+            self._add_to_result(None, session.session_id)
         else:
-            self._add_to_result(SessionStatus.ABANDONED, session)
+            self._add_to_result(SessionStatus.ABANDONED, session.session_id)
 
-    def _add_to_result(self, ended: SessionStatus | None, session: PipelineSession) -> None:
-        how = ended.lower() if ended else "lost"
-        _log.info("session %s: %s", session.session_id, how)
-        ids: list[str] = getattr(self.result, how)
-        ids.append(session.session_id)
+    def _add_to_result(self, ended: SessionStatus | None, session_id: str) -> None:
+        how = "lost" if ended in (None, SessionStatus.ACTIVE) else ended.lower()
+        _log.info("session %s: %s", session_id, how)
+        ids: list[str] = getattr(self._result, how)
+        ids.append(session_id)
         del ids[:-_IDS_KEPT]

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest, LeaseLost
+from tdev_models.errors import InvalidRequest
 from tdev_models.models import PipelineSession
 from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
+from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import read_session
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.lease import is_expired, is_stalled, was_handed_back
+from tdev_models.workers.lease import (
+    Lease,
+    adopts_unclaimed,
+    is_expired,
+    is_stalled,
+    was_handed_back,
+)
+
+_log = logging.getLogger(__name__)
+
+_FORCED_CLAIMS = 5
 
 
 class Resume(Tracker):
@@ -23,7 +35,8 @@ class Resume(Tracker):
 
     Inside `async with resume` it is a tracker: it renews the lease, `.agent(...)` tracks, calls on
     the session carry the lease, and the end of the block ends the session. A claim that is not
-    entered runs out after `lease_seconds`.
+    entered runs out after `lease_seconds`; where nothing refers to it any more, that is logged as a
+    warning.
 
     Attributes:
         reason: why the session was not claimed; None when it was.
@@ -32,6 +45,19 @@ class Resume(Tracker):
     def __init__(self, client: Client, session_id: str) -> None:
         super().__init__(client, session_id, {})
         self.reason: str | None = None
+        self._was_entered = False
+
+    def __del__(self) -> None:
+        if self and not self._was_entered:
+            _log.warning(
+                "session %s was claimed, and nobody runs it; give resume_pipeline a runner, or "
+                "enter what it returns: 'async with await resume_pipeline(...)'",
+                self.session_id,
+            )
+
+    async def __aenter__(self) -> Self:
+        self._was_entered = True
+        return await super().__aenter__()
 
     def __repr__(self) -> str:
         return (
@@ -50,25 +76,33 @@ Runner = Callable[[Resume], Any]
 
 
 async def resume_pipeline(
-    client: Client, session_id: str, runner: Runner | None = None, from_agent: str | None = None
+    client: Client,
+    session_id: str,
+    runner: Runner | None = None,
+    from_agent: str | None = None,
+    *,
+    force: bool = False,
 ) -> Resume:
     """Claim a failed or stalled session, and run the rest of it where a runner is given.
 
-    Exactly one of any number of callers gets it: one GetItem, one conditional UpdateItem, then the
-    executions (one TransactGetItems, Queries on project-index). Losing is no error: the result is
-    falsy and says why. Safe to call again: a claim whose reply was lost is recognised.
+    Exactly one of any number of callers gets it: one GetItem, the executions (one TransactGetItems,
+    Queries on project-index), then one conditional UpdateItem. Who cannot read all of it claims and
+    changes nothing. Losing is no error: the result is falsy and says why. Safe to call again: a
+    claim whose reply was lost is recognised.
 
     Args:
         session_id: the session.
         runner: called with the `Resume` inside its block; what it raises ends the session as
             FAILED and is raised.
         from_agent: one of the pipeline's agents to begin again at, even if it had ended.
+        force: take it over from a live or hung owner, whose next write or heartbeat raises
+            LeaseLost, or bring it back though it is ABANDONED. Its resumes count from the start.
 
     Raises:
         NotFound: there is no such session.
-        InvalidRequest: from_agent is none of them, or runner takes no Resume.
+        InvalidRequest: from_agent is none of them, or runner can never run.
         LeaseLost: the runner's session was taken over.
-        PayloadDamaged: an output cannot be read; the session is FAILED, begin before it.
+        PayloadDamaged: the session or an output cannot be read; begin before it.
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
     """
     agents = client.settings.agents
@@ -76,7 +110,8 @@ async def resume_pipeline(
         raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(agents)}")
     if runner is not None:
         check_runner(client, runner)
-    resume = await try_to_resume(client, await read_session(client, session_id), from_agent)
+    seen = await read_session(client, session_id)
+    resume = await try_to_resume(client, seen, from_agent, force=force)
     if resume and runner is not None:
         await run(resume, runner)
     return resume
@@ -84,8 +119,14 @@ async def resume_pipeline(
 
 def check_runner(client: Client, runner: Runner) -> None:
     """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
-    if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(runner):
-        raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
+    called = runner if inspect.isroutine(runner) else getattr(runner, "__call__", runner)  # noqa: B004
+    for function in (runner, called):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidRequest(
+                "runner", "is a generator: calling it runs nothing; take out yield"
+            )
+        if isinstance(client, BlockingClient) and inspect.iscoroutinefunction(function):
+            raise InvalidRequest("runner", "is async; use the awaitable function, of tdev_models")
     try:
         inspect.signature(runner).bind(None)
     except TypeError as error:
@@ -101,6 +142,8 @@ async def try_to_resume(
     seen: PipelineSession,
     from_agent: str | None,
     retry_after_seconds: float = 0.0,
+    *,
+    force: bool = False,
 ) -> Resume:
     """Take over a session as it was read, if it can be and nobody else is quicker.
 
@@ -109,49 +152,55 @@ async def try_to_resume(
         seen: the session as it was read.
         from_agent: one of the pipeline's agents to begin again at; None goes on where it was.
         retry_after_seconds: how long `recover_sessions` leaves it alone if it fails again.
+        force: whatever its owner does, and be it ABANDONED.
 
     Returns:
         The Resume; false, with its `reason`, where the session was not taken over.
 
     Raises:
-        PayloadDamaged: an output cannot be read; the session is FAILED.
+        PayloadDamaged: an output cannot be read; nothing was changed.
         TdevError: a request failed; a claim may have happened and will run out.
     """
     resume = Resume(client, seen.session_id)
-    resume.reason = _why_not_resumable(client, seen)
-    if resume.reason is None and await shows_life(client, seen):
-        resume.reason = "it is ACTIVE, and its agents were at work too recently to be stalled"
-    if resume.reason is not None:
-        return resume
-    refused = await resume.claim(seen, {}, resumed=not was_handed_back(seen))
-    if refused is not None:
-        resume.reason = (
-            _why_not_resumable(client, refused) or "another worker changed it at the same time"
-        )
-        return resume
-    resume.owned.retry_after_seconds = retry_after_seconds
-    try:
-        outcome = await resume.take_over(seen, from_agent)
-    except LeaseLost:
-        resume.reason = "it was taken over while its outputs were read"
-        return resume
-    if from_agent is not None:
-        # Whoever resumes next must begin there too.
-        key = execution_key(f"{seen.session_id}-{from_agent}", from_agent)
-        values = {"status": ExecutionStatus.PENDING, "project_id": seen.session_id}
-        await write_execution(
-            client, *key[:2], values, outcome.executions.get(from_agent), resume.owned
-        )
+    for _ in range(_FORCED_CLAIMS if force else 1):  # a live owner writes in between
+        resume.reason = _why_not_resumable(client, seen, force)
+        if resume.reason is None and not force and await shows_life(client, seen):
+            resume.reason = "it is ACTIVE, and its agents were at work too recently to be stalled"
+        if resume.reason is not None:
+            return resume
+        unfenced = adopts_unclaimed(seen)
+        work = await work_so_far(client, seen.session_id, from_agent, unfenced=unfenced)
+        resumed = force or not was_handed_back(seen)
+        refused = await resume.claim(seen, {}, resumed=resumed, afresh=force)
+        if refused is None:
+            resume.owned.retry_after_seconds = retry_after_seconds
+            outcome = await resume.take_over(work, from_agent)
+            if from_agent is not None:
+                await _begin_again_at(client, from_agent, outcome, resume.owned)
+            return resume
+        seen = refused
+    resume.reason = (
+        _why_not_resumable(client, seen, force) or "another worker changed it at the same time"
+    )
     return resume
 
 
-def _why_not_resumable(client: Client, session: PipelineSession) -> str | None:
+async def _begin_again_at(client: Client, agent: str, outcome: Outcome, lease: Lease) -> None:
+    """Let whoever resumes next begin there, too."""
+    key = execution_key(f"{lease.session_id}-{agent}")
+    values = {"status": ExecutionStatus.PENDING, "project_id": lease.session_id}
+    await write_execution(client, *key[:2], values, outcome.executions.get(agent), lease)
+
+
+def _why_not_resumable(client: Client, session: PipelineSession, force: bool) -> str | None:
     """Return why a session cannot be resumed, or None if it can."""
     if is_expired(client, session):
         return "it has expired"
     if session.status == SessionStatus.FAILED or is_stalled(
         session, client.now(), client.settings.stalled_after_seconds
     ):
+        return None
+    if force and session.status in (SessionStatus.ACTIVE, SessionStatus.ABANDONED):
         return None
     if session.status != SessionStatus.ACTIVE:
         return f"it is {session.status}"

@@ -25,11 +25,12 @@ from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.results import Page, Session, SessionStatus
-from tdev_models.workers.lease import current_lease, forget_failure
+from tdev_models.workers.lease import current_lease, due_with, forget_failure
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
+_TRANSACTION = 100
 
 # The statuses from which each may be reached; the same again is no error.
 _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
@@ -95,9 +96,12 @@ async def save_pipeline_session(
         condition &= PipelineSession.status.does_not_exist() | PipelineSession.status.is_in(
             *_STATUSES_BEFORE[status]
         )
-        actions.append(_REMEMBER_STATUS)
     try:
-        session = await _save_once(client, session_id, actions, condition)
+        if status is None:
+            session = await _change_fields(client, session_id, values, condition)
+        else:
+            actions = [*upsert_actions(client, values), due_with(client, status), _REMEMBER_STATUS]
+            session = await _save_once(client, session_id, actions, condition)
     except ConditionFailed as refused:
         stored = client.sessions.refused(refused.item)
         check_user(stored, user_id)
@@ -108,6 +112,22 @@ async def save_pipeline_session(
         ) from None
     session_saved(client, session, status)
     return result_of(Session, session)
+
+
+async def _change_fields(
+    client: Client, session_id: str, values: Mapping[str, Any], condition: Condition
+) -> PipelineSession:
+    """Change a session but for its status; a sign of life of one that is ACTIVE, or becomes so."""
+    actions, status = upsert_actions(client, values), PipelineSession.status
+    is_active: Condition = status.does_not_exist() | (status == SessionStatus.ACTIVE)
+    try:
+        due = due_with(client, SessionStatus.ACTIVE)
+        return await _save_once(client, session_id, [*actions, due], condition & is_active)
+    except ConditionFailed as refused:
+        stored = client.sessions.refused(refused.item)
+        if stored is None or stored.status == SessionStatus.ACTIVE:
+            raise
+    return await _save_once(client, session_id, actions, condition)
 
 
 async def _save_once(
@@ -236,8 +256,11 @@ async def list_pipeline_sessions(
 ) -> Page[Session]:
     """Return a page of the sessions of one status or of one user, newest first.
 
-    One Query on status-index (by `last_updated`) or user-index (by `created_at`), eventually
-    consistent: a change shows after a moment. Without `metadata` and lease.
+    One Query on status-index (by `due_at`: of what has ended, its end) or user-index (by
+    `created_at`), eventually consistent: a change shows after a moment. `progress`, `current_agent`
+    and `last_updated` are those of the ACTIVE sessions alone, read consistently by one
+    TransactGetItems for each 100; of others they are None. Without `metadata` and lease. A session
+    that cannot be read is logged and left out.
 
     Args:
         status: ACTIVE, COMPLETED, FAILED or ABANDONED; or else
@@ -259,12 +282,25 @@ async def list_pipeline_sessions(
     query = ("list_pipeline_sessions", client.sessions.name, index.Meta.index_name, value)
     start = cursors.decode(query, cursor)
     sessions, last = await client.sessions.page(
-        value, index=index, limit=limit, newest_first=True, start=start
+        value, index=index, limit=limit, newest_first=True, start=start, unreadable=[]
     )
+    await _fill_in_progress(client, sessions)
     return Page(
         (result_of(Session, session) for session in sessions),
         cursors.encode(query, last) if last else None,
     )
+
+
+async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession]) -> None:
+    """Give the ACTIVE ones of a list what no index holds, because every agent changes it."""
+    active = {one.session_id: one for one in sessions if one.status == SessionStatus.ACTIVE}
+    ids = list(active)
+    for first in range(0, len(ids), _TRANSACTION):
+        keys = [(session_id,) for session_id in ids[first : first + _TRANSACTION]]
+        for stored in await client.sessions.get_many(keys, unreadable=[]):
+            if stored is not None:
+                for name in ("progress", "current_agent", "last_updated"):
+                    setattr(active[stored.session_id], name, getattr(stored, name))
 
 
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:
@@ -306,7 +342,7 @@ async def abandon(
         set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
         PipelineSession.lease_expires.remove(),
-        PipelineSession.next_retry_at.remove(),
+        due_with(client, SessionStatus.ABANDONED),
     ]
     session = await _save_once(client, session_id, [*actions, _REMEMBER_STATUS], condition)
     session_saved(client, session, SessionStatus.ABANDONED)

@@ -15,14 +15,13 @@ from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
     LeaseLost,
-    PayloadDamaged,
     TdevError,
 )
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
-from tdev_models.services.adoption import claimed_outcome
+from tdev_models.services.adoption import adopted
 from tdev_models.services.agent_runs import AgentRun, SessionRun
-from tdev_models.services.progress import Outcome
+from tdev_models.services.progress import Outcome, Work, work_so_far
 from tdev_models.services.sessions import (
     checked_session,
     error_text,
@@ -33,6 +32,7 @@ from tdev_models.services.sessions import (
 from tdev_models.workers.lease import (
     Binding,
     Lease,
+    adopts_unclaimed,
     bind_lease,
     claim_session,
     current_lease,
@@ -186,16 +186,6 @@ class Tracker(ClientContext[Literal[False]]):
         cut_off = [agent for _, agent in reversed(self._run.raised)]
         return next(iter((*raised, *self.owned.failures, *cut_off)), None)
 
-    async def _give_back(self, seen: PipelineSession, error: BaseException) -> None:
-        """Leave a session that was claimed, and cannot be run, as it was seen."""
-        if seen.status != SessionStatus.FAILED:
-            await self._hand_back(error)
-            return
-        with suppress(TdevError):  # the lease runs out then
-            await self._end_as_failed(
-                seen.error_message or "", seen.failed_agent, self._run.seconds_for(error)
-            )
-
     async def _hand_back(self, error: BaseException) -> None:
         """Give the session, if it was claimed, to whichever worker asks next."""
         lease = self._run.lease
@@ -239,10 +229,15 @@ class Tracker(ClientContext[Literal[False]]):
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not is_stalled(seen, now, stalled_after):
                 raise lease_held_error(self._client, seen)
+            work: Work | None = None
+            if seen.status is not None:
+                work = await work_so_far(
+                    self._client, self.session_id, unfenced=adopts_unclaimed(seen)
+                )
             refused = await self.claim(seen, self._values, resumed=resumed)
             if refused is None:
-                if seen.status is not None:
-                    await self.take_over(seen)
+                if work is not None:
+                    await self.take_over(work)
                 else:
                     self.start_agent = self._client.settings.agents[0]
                     self.owned.start_agent = self.start_agent
@@ -251,7 +246,12 @@ class Tracker(ClientContext[Literal[False]]):
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
 
     async def claim(
-        self, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+        self,
+        seen: PipelineSession,
+        values: Mapping[str, Any],
+        *,
+        resumed: bool,
+        afresh: bool = False,
     ) -> PipelineSession | None:
         """Claim the session as it was read; return it as it is where others were quicker.
 
@@ -259,44 +259,30 @@ class Tracker(ClientContext[Literal[False]]):
         """
 
         async def claim() -> PipelineSession | None:
-            claimed = await claim_session(self._client, seen, values, resumed=resumed)
+            claimed = await claim_session(
+                self._client, seen, values, resumed=resumed, afresh=afresh
+            )
             if isinstance(claimed, PipelineSession):
                 return claimed
             self._run.lease = claimed
             return None
 
-        return await self._client.shielded(claim())
-
-    async def take_over(self, seen: PipelineSession, from_agent: str | None = None) -> Outcome:
-        """Go on from what former claims left of the session, which this one has claimed.
-
-        Where a payload is damaged, the session ends as FAILED; after any other error it is handed
-        back, and is what it was.
-
-        Raises:
-            LeaseLost: the session was taken over meanwhile.
-            PayloadDamaged: an output of an ended agent cannot be read.
-        """
-        lease = self.owned
-        # Large outputs may take longer to read than the lease lasts.
-        heartbeat = Heartbeat(self._client, lease)
-        heartbeat.start()
         try:
-            outcome = await claimed_outcome(self._client, lease)
-            if from_agent is not None:
-                outcome = outcome.starting_at(from_agent)
-            lease.outputs = await outcome.outputs(self._client)
-        except PayloadDamaged as error:
-            with suppress(TdevError):  # the lease runs out then
-                await self._end_as_failed(error_text(error), seen.failed_agent)
-            raise
+            return await self._client.shielded(claim())
         except BaseException as error:
-            await self._give_back(seen, error)
+            await self._hand_back(error)
             raise
-        finally:
-            heartbeat.stop()
-        if heartbeat.lost:
-            raise heartbeat.lost
+
+    async def take_over(self, work: Work, from_agent: str | None = None) -> Outcome:
+        """Go on from what former claims left of the session, which this one has claimed."""
+        lease = self.owned
+        if lease.adopts:
+            try:
+                work = await adopted(self._client, lease, work, from_agent)
+            except BaseException as error:
+                await self._hand_back(error)
+                raise
+        outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
         return outcome
@@ -332,7 +318,8 @@ def track_session(client: Client, /, session_id: str, **more: Any) -> Tracker:
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
         On entry: WrongUser, the session belongs to another user than `user_id`; LeaseHeld, another
-            worker owns it; InvalidTransition, it has ended for good. On exit: LeaseLost.
+            worker owns it; InvalidTransition, it has ended for good; PayloadDamaged, an output of
+            an ended agent cannot be read. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

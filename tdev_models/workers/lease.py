@@ -31,6 +31,7 @@ from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
+from tdev_models.workers.budget import resume_counted
 from tdev_models.workers.users import is_of_user
 
 
@@ -51,13 +52,14 @@ class Lease:
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
             while it goes on.
         process: the process whose block it is; forked children write under the lease, too.
+        due_at: the session's, which heartbeats move while it goes on.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
     """
 
     session_id: str
     fence: int
     token: str = field(repr=False)
-    last_updated: float
+    due_at: float
     lease_expires: float | None
     expires_at: float | None = None
     adopts: bool = False
@@ -124,6 +126,11 @@ def was_handed_back(session: PipelineSession) -> bool:
     return claimed and session.lease_token is None and session.lease_owner is None
 
 
+def adopts_unclaimed(seen: PipelineSession) -> bool:
+    """Return whether a claim of a session adopts what was done without one: the first does."""
+    return bool(seen.adopts) or (seen.status is not None and seen.fence is None)
+
+
 def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bool:
     """Return whether nobody seems to run an ACTIVE session.
 
@@ -136,15 +143,31 @@ def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bo
         return not now <= (session.lease_expires or 0) <= now + stalled_after
     if was_handed_back(session):
         return True
+    if session.due_at is not None:
+        return bool(session.due_at <= now)
+    # Not written since there is a `due_at`.
     return (session.last_updated or 0) < now - stalled_after
 
 
+def due_with(client: Client, status: str) -> Action:
+    """Return the action that says when somebody should look at a session that gets a status now."""
+    is_active = status == SessionStatus.ACTIVE
+    after_seconds = client.settings.stalled_after_seconds if is_active else 0.0
+    return set_to(PipelineSession.due_at, client.now() + after_seconds)
+
+
 async def claim_session(
-    client: Client, seen: PipelineSession, values: Mapping[str, Any], *, resumed: bool
+    client: Client,
+    seen: PipelineSession,
+    values: Mapping[str, Any],
+    *,
+    resumed: bool,
+    afresh: bool = False,
 ) -> Lease | PipelineSession:
     """Claim a session as it was read; return the lease, or the session that was in the way.
 
-    A session that was not there is made, with the checked fields.
+    A session that was not there is made, with the checked fields. `resumed` counts it as a resume,
+    `afresh` as the first one of a new budget.
 
     Raises:
         InvalidTransition: the session has expired.
@@ -154,6 +177,7 @@ async def claim_session(
         raise expired_error(f"session {seen.session_id}")
     token, now = uuid.uuid4().hex, client.now()
     lease_expires = round(now + client.settings.lease_seconds, 6)
+    due_at = now + client.settings.stalled_after_seconds
     expires_at = expiry(client, seen)
     fence = int(seen.fence or 0) + 1
     actions = [
@@ -166,16 +190,16 @@ async def claim_session(
         set_if_absent(PipelineSession.created_at, now),
         set_if_absent(PipelineSession.progress, 0),
         *set_fields(PipelineSession, values),
-        PipelineSession.next_retry_at.remove(),
+        set_to(PipelineSession.due_at, due_at),
         *forget_failure(values),
     ]
     if expires_at is not None:
         actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
-    adopts = bool(seen.adopts) or (seen.status is not None and seen.fence is None)
+    adopts = adopts_unclaimed(seen)
     if adopts:
         actions.append(set_to(PipelineSession.adopts, True))
     if resumed:
-        actions.append(set_to(PipelineSession.resume_count, int(seen.resume_count or 0) + 1))
+        actions += resume_counted(seen, afresh=afresh)
     condition = unchanged(seen)
     if "user_id" in values:
         condition &= is_of_user(values["user_id"])
@@ -187,7 +211,7 @@ async def claim_session(
             return stored or seen
         # This very claim, whose first reply was lost.
     session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(seen.session_id, fence, token, now, lease_expires, expires_at, adopts)
+    return Lease(seen.session_id, fence, token, due_at, lease_expires, expires_at, adopts)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:

@@ -19,6 +19,7 @@ from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
+from tdev_models.workers.budget import progress_made
 from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
 
@@ -52,10 +53,10 @@ async def leased_update(
             PipelineSession.lease_token.remove(),
             PipelineSession.lease_expires.remove(),
         ]
+        pause = lease.retry_after_seconds if ends == SessionStatus.FAILED else 0.0
+        changes.append(set_to(PipelineSession.due_at, now + pause))
     if ends == SessionStatus.ACTIVE:
         changes.append(PipelineSession.lease_owner.remove())
-    if ends == SessionStatus.FAILED and lease.retry_after_seconds:
-        changes.append(set_to(PipelineSession.next_retry_at, now + lease.retry_after_seconds))
 
     async def attempt() -> PipelineSession:
         async with write_lock(client, lease):
@@ -82,7 +83,7 @@ async def leased_update(
                 ):
                     raise _refusal(lease, stored, user_id) from None
                 session = stored  # written by this very call, whose first reply was lost
-            lease.last_updated, lease.lease_expires = now, session.lease_expires
+            lease.lease_expires = session.lease_expires
             lease.ended = ends
             return session
 
@@ -134,6 +135,7 @@ async def leased_execution(
                             PipelineSession.progress,
                             min(len(client.settings.agents), len(agents)),
                         ),
+                        *(progress_made() if ended else ()),
                     ],
                     condition=lease.condition,
                 )
@@ -143,7 +145,7 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.last_updated, lease.lease_expires = now, renewed
+            lease.lease_expires = renewed
             lease.ended_agents = agents
 
     await _until_stored(client, attempt, retry_seconds)
@@ -237,10 +239,13 @@ class Heartbeat(threading.Thread):
                 return
             now, renewed = client.now(), lease.renewed(client)
             actions = [set_to(PipelineSession.lease_expires, renewed)]
-            # It may be in the future, too: the clock was set back.
-            touched = abs(now - lease.last_updated) > client.settings.stalled_after_seconds / 2
+            stalled_after = client.settings.stalled_after_seconds
+            # Seldom, since it costs a write to status-index: nobody looks at a live session. It may
+            # be too far in the future, too: the clock was set back.
+            touched = not now + stalled_after / 2 <= lease.due_at <= now + stalled_after
             if touched:
                 actions.append(set_to(PipelineSession.last_updated, now))
+                actions.append(set_to(PipelineSession.due_at, now + stalled_after))
             request = client.sessions.requests.update(
                 lease.session_id, actions=actions, condition=lease.condition_as_written
             )
@@ -250,7 +255,7 @@ class Heartbeat(threading.Thread):
                 raise _refusal(lease, client.sessions.load(refused.item)) from None
             lease.lease_expires = renewed
             if touched:
-                lease.last_updated = now
+                lease.due_at = now + stalled_after
 
     def stop(self) -> None:
         """Beat no more; does not wait for a beat under way."""

@@ -62,7 +62,8 @@ LARGE = {"text": "".join(str(number * 7919 % 1000003) for number in range(40_000
 VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
-    *("next_retry_at", "lease_owner", "previous_status", "former_token", "saved_at"),
+    *("due_at", "lease_owner", "previous_status", "resumes_without_progress", "worker_deaths"),
+    *("former_token", "saved_at"),
 }
 
 
@@ -168,7 +169,7 @@ async def failed_later(world: World) -> None:
 
 async def failed_often(world: World) -> None:
     await failed(world)
-    raw.put_attribute(world.store, "pipeline-sessions", "s", resume_count={"N": "9"})
+    raw.put_attribute(world.store, "pipeline-sessions", "s", resumes_without_progress={"N": "99"})
 
 
 async def retried(world: World) -> None:

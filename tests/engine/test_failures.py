@@ -31,7 +31,7 @@ from tests.engine.pipelines import clock
 from tests.faults import Fault, injected
 
 
-async def test_failed_and_stalled_sessions_are_found_oldest_first(store: Settings) -> None:
+async def test_failed_and_stalled_sessions_are_found_longest_due_first(store: Settings) -> None:
     for number, status in enumerate(["FAILED", "ACTIVE", "COMPLETED", "FAILED", "ACTIVE"]):
         await save_pipeline_session(session_id=f"s{number}", status=status)
     await track_session("leased").__aenter__()
@@ -39,7 +39,7 @@ async def test_failed_and_stalled_sessions_are_found_oldest_first(store: Setting
     with settings.use(store, clock=clock(4000)):
         # The lease ran out, and the bare ones were not updated for over an hour.
         found = await get_failed_sessions()
-        assert [one.session_id for one in found] == ["s0", "s1", "s3", "s4", "leased"]
+        assert [one.session_id for one in found] == ["s0", "s3", "s1", "s4", "leased"]
         only_failed = await get_failed_sessions(include_stalled=False)
         assert [one.session_id for one in only_failed] == ["s0", "s3"]
 
@@ -52,13 +52,14 @@ async def test_pages_merge_both_statuses_and_end(store: Settings) -> None:
         seen, cursor = [], None
         for _ in range(10):
             page = await get_failed_sessions(limit=4, cursor=cursor)
-            updated = [one["last_updated"] for one in page]
-            assert updated == sorted(updated)
+            due = [one["due_at"] for one in page]
+            assert due == sorted(due)
             seen += [one.session_id for one in page]
             cursor = page.cursor
             if cursor is None:
                 break
-        assert seen == [f"s{number:02}" for number in range(11)]
+        failed = [f"s{number:02}" for number in range(11) if number % 3]
+        assert seen == [*failed, "s00", "s03", "s06", "s09"]
         with pytest.raises(InvalidRequest, match=r"^cursor: "):
             first = await get_failed_sessions(limit=4)
             await get_failed_sessions(limit=4, include_stalled=False, cursor=first.cursor)

@@ -1,17 +1,15 @@
-"""Resuming reads what ended agents stored, under a lease, before anything runs."""
+"""Resuming reads what ended agents stored before it claims anything."""
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import pytest
 
 from tdev_models import (
     PayloadDamaged,
     Settings,
-    Throttled,
-    abandon_session,
-    get_failed_sessions,
+    TdevError,
     get_pipeline_session,
     recover_sessions,
     resume_pipeline,
@@ -20,10 +18,11 @@ from tdev_models import (
     track_session,
 )
 from tests import raw
+from tests.engine.pipelines import clock, fail, finish
 from tests.faults import Fault, injected
 
 
-async def test_a_claim_whose_outputs_cannot_be_read_ends_as_failed(store: Settings) -> None:
+async def test_a_session_whose_outputs_cannot_be_read_is_left_as_it_is(store: Settings) -> None:
     with pytest.raises(KeyError):
         async with track_session("s") as session:
             async with session.agent("nl_input") as run:
@@ -31,59 +30,52 @@ async def test_a_claim_whose_outputs_cannot_be_read_ends_as_failed(store: Settin
             raise KeyError
     (chunk,) = [one for one in raw.everything(store, "agent-executions") if "chunk" in one]
     raw.delete(store, "agent-executions", chunk["execution_id"]["S"], chunk["agent_name"]["S"])
-    with pytest.raises(PayloadDamaged):
+    await save_pipeline_session(session_id="t", status="FAILED")
+    before = await get_pipeline_session("s")
+    with pytest.raises(PayloadDamaged, match="s-nl_input"):
         await resume_pipeline("s")
-    (failed,) = await get_failed_sessions()
-    assert (failed.error_message or "").startswith("PayloadDamaged: s-nl_input")
+    with pytest.raises(PayloadDamaged, match="s-nl_input"):
+        await track_session("s").__aenter__()
+    done = await recover_sessions(lambda session: None)
+    assert (done.unreadable, done.completed) == (["s"], ["t"])
+    assert await get_pipeline_session("s") == before
     assert await resume_pipeline("s", from_agent="nl_input")
 
 
-async def test_a_claim_whose_outputs_cannot_be_read_waits_before_the_next(store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-    with injected(Fault("throttled", operation="TransactGetItems", nth=2)):
-        assert (await recover_sessions(lambda session: None)).lost == ["s"]
-    session = await get_pipeline_session("s")
-    assert session.status == "FAILED"
-    assert (session.next_retry_at or 0) > (session.last_updated or 0)
+@pytest.mark.parametrize("operation", ["Query", "TransactGetItems"])
+@pytest.mark.parametrize("kind", ["throttled", "lost", "broken"])
+@pytest.mark.parametrize("status", ["FAILED", "ACTIVE"])
+async def test_what_cannot_be_read_before_the_claim_changes_nothing(
+    store: Settings, operation: str, kind: str, status: str
+) -> None:
+    await fail("s")
+    dead = await resume_pipeline("s") if status == "ACTIVE" else None
+    before = raw.item(store, "pipeline-sessions", "s")
+    with settings.use(store, clock=clock(4000)):
+        fault = partial(Fault, kind, operation=operation, table="agent-executions")
+        with injected(fault()), pytest.raises(TdevError):
+            await resume_pipeline("s")
+        with injected(fault()), pytest.raises(TdevError):
+            await track_session("s").__aenter__()
+        with injected(fault()):
+            assert (await recover_sessions(finish)).lost == ["s"]
+    assert raw.item(store, "pipeline-sessions", "s") == before
+    del dead
 
 
-async def test_a_lease_is_kept_while_outputs_are_read(strict_store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-
-    async def read_slowly() -> None:
-        await asyncio.sleep(1.5)
-
-    with settings.use(strict_store, lease_seconds=1):
-        with injected(Fault("before", operation="TransactGetItems", between=read_slowly)):
-            assert await resume_pipeline("s")
-        assert "owns it" in ((await resume_pipeline("s")).reason or "")
-
-
-async def test_a_session_that_is_lost_while_outputs_are_read_is_not_resumed(
+async def test_what_the_owner_writes_while_outputs_are_read_keeps_the_session_his(
     strict_store: Settings,
 ) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
+    """A frozen owner wakes between the read of its executions and the claim."""
+    owner = await track_session("s").__aenter__()
 
-    async def lose() -> None:
+    async def write() -> None:
         with settings.use(strict_store):
-            await abandon_session("s", "enough")
-        await asyncio.sleep(0.6)
+            async with owner.agent("nl_input") as run:
+                run.output = 1
 
-    with settings.use(strict_store, lease_seconds=1):
-        with injected(Fault("before", operation="TransactGetItems", between=lose)):
-            resume = await resume_pipeline("s")
-    assert (bool(resume), resume.reason) == (
-        False,
-        "it was taken over while its outputs were read",
-    )
-    assert (await get_pipeline_session("s")).error_message == "enough"
-
-
-async def test_a_claim_that_cannot_read_keeps_where_the_session_had_failed(store: Settings) -> None:
-    with pytest.raises(KeyError):
-        async with track_session("s") as session, session.agent("search"):
-            raise KeyError
-    with injected(Fault("throttled", operation="TransactGetItems")), pytest.raises(Throttled):
-        await resume_pipeline("s")
-    session_now = await get_pipeline_session("s")
-    assert (session_now.status, session_now.failed_agent) == ("FAILED", "search")
+    with settings.use(strict_store, clock=clock(4000)):
+        with injected(Fault("before", operation="Query", between=write)):
+            refused = await resume_pipeline("s")
+        assert not refused
+        assert (await resume_pipeline("s")).outputs == {"nl_input": 1}

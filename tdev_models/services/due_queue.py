@@ -1,0 +1,165 @@
+"""The due sessions of one worker, handed out one by one to whichever of its slots is free."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tdev_models.dynamodb.client import Client
+from tdev_models.errors import ConfigurationError
+from tdev_models.models import PipelineSession
+from tdev_models.retry import LOCK_POLL_SECONDS, STOP_POLL_SECONDS
+from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, candidates
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 100
+_LEAVE_ALONE_SECONDS = 600.0
+_MOST_LEFT_ALONE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A session that a slot is to look at.
+
+    Attributes:
+        session_id: the session.
+        bounds: which sessions were asked for.
+        alone: whether nothing else runs in this worker until it is done.
+    """
+
+    session_id: str
+    bounds: Bounds
+    alone: bool = False
+
+
+class DueQueue:
+    """Finds due sessions page by page, and again every poll.
+
+    Each page is handed out in random order: workers that look at the same moment then seldom meet.
+    What may kill its worker is put off until the others of this look have ended, and runs alone.
+
+    Attributes:
+        error: why the sessions could not be found, where that ends the queue.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        older_than: Any,
+        poll_seconds: float | None,
+        stopped: Callable[[], bool],
+        unreadable: list[str],
+    ) -> None:
+        self._client, self._older_than, self._poll_seconds = client, older_than, poll_seconds
+        self._stopped, self._unreadable = stopped, unreadable
+        self.error: Exception | None = None
+        self._bounds = Bounds(0.0, None)
+        self._starts: Starts | None = None  # None: nothing was looked for yet
+        self._look_again = 0.0
+        self._found: list[str] = []
+        self._suspects: list[str] = []
+        self._running, self._alone, self._closed = 0, False, False
+        self._left_alone: dict[tuple[str, float | None], float] = {}
+        self._state = threading.Lock()  # of threads; never held while waiting
+        self._looking = threading.Lock()
+
+    async def take(self) -> Turn | None:
+        """Return the next session, as soon as there is one; None when the slot is to end."""
+        while not (self._closed or self._stopped()):
+            with self._state:
+                turn = self._next()
+            if turn is not None:
+                return turn
+            if self._looking.acquire(blocking=False):
+                try:
+                    if await self._look():
+                        continue
+                finally:
+                    self._looking.release()
+                if self._is_over():
+                    return None
+                await self._client.sleep(min(STOP_POLL_SECONDS, self._poll_seconds or 1.0))
+            else:
+                await self._client.sleep(LOCK_POLL_SECONDS)
+        return None
+
+    def done(self, turn: Turn) -> None:
+        """Say that a slot has done with a session."""
+        with self._state:
+            self._running -= 1
+            self._alone = self._alone and not turn.alone
+
+    def put_off(self, session_id: str) -> None:
+        """Hand a session out again, alone, once nothing else runs."""
+        with self._state:
+            self._suspects.append(session_id)
+
+    def leave_alone(self, session: PipelineSession) -> None:
+        """Do not hand a session out again for ten minutes, unless it is written meanwhile."""
+        if len(self._left_alone) >= _MOST_LEFT_ALONE:
+            self._left_alone.clear()
+        key = (session.session_id, session.due_at)
+        self._left_alone[key] = time.monotonic() + _LEAVE_ALONE_SECONDS
+
+    def close(self) -> None:
+        """Hand out nothing more."""
+        self._closed = True
+
+    def _next(self) -> Turn | None:
+        if self._alone:
+            return None
+        if self._found:
+            self._running += 1
+            return Turn(self._found.pop(), self._bounds)
+        if self._suspects and not (self._running or self._starts):
+            self._running, self._alone = 1, True
+            return Turn(self._suspects.pop(0), self._bounds, alone=True)
+        return None
+
+    def _is_over(self) -> bool:
+        if self.error is not None:
+            return True
+        with self._state:
+            left = self._found or self._suspects or self._starts or self._alone
+            return self._poll_seconds is None and self._starts is not None and not left
+
+    async def _look(self) -> bool:
+        """Find more sessions, where it is time to; return whether any were looked for."""
+        with self._state:
+            if self._found or (self._suspects and not self._starts) or self.error:
+                return bool(self._found)
+        first = self._starts is None
+        if not self._starts:
+            if not first and (self._poll_seconds is None or time.monotonic() < self._look_again):
+                return False
+            self._bounds = Bounds.at(self._client.now(), self._older_than)
+            self._starts = {FAILED: None, ACTIVE: None}
+        try:
+            found, starts = await candidates(
+                self._client, self._bounds, self._starts, _PAGE, self._unreadable
+            )
+        except Exception as error:
+            self._starts = {}
+            if self._poll_seconds is None or (first and isinstance(error, ConfigurationError)):
+                self.error = error
+            else:
+                _log.warning("sessions could not be found, trying again: %s", error)
+            found, starts = [], {}
+        if not starts:
+            self._look_again = time.monotonic() + (self._poll_seconds or 0.0)
+        ids = [session.session_id for session in found if not self._is_left_alone(session)]
+        random.shuffle(ids)
+        with self._state:
+            self._starts = starts
+            self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
+        return self.error is None
+
+    def _is_left_alone(self, session: PipelineSession) -> bool:
+        until = self._left_alone.get((session.session_id, session.due_at), 0.0)
+        return time.monotonic() < until

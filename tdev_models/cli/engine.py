@@ -167,9 +167,9 @@ def _fetch(target: Path) -> None:
         )
         (tarball,) = directory.glob("*.tgz")
         digest = hashlib.sha512(tarball.read_bytes()).digest()
-        if (found := base64.b64encode(digest).decode()) != SHA512:
+        if (actual := base64.b64encode(digest).decode()) != SHA512:
             raise ConfigurationError(
-                f"{PACKAGE} as npm brought it has the sha512 {found}, not {SHA512}: not run"
+                f"{PACKAGE} as npm brought it has the sha512 {actual}, not {SHA512}: not run"
             )
         with tarfile.open(tarball) as archive:
             member = archive.extractfile("package/dynoxide")

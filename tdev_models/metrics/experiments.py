@@ -32,8 +32,8 @@ def assign_variant(experiment: str, unit_id: str, weights: Mapping[str, float]) 
 
     Reads and writes nothing. The first 8 bytes of BLAKE2b of `experiment`, a zero byte and
     `unit_id`, as a fraction of 2**64, pick a place on a line along which the variants lie in the
-    order of their names, as long as their weights. Other experiments assign independently; other
-    weights move only the units whose place changes hands.
+    order of their names, each as long as its weight. Experiments assign independently of each
+    other. Where weights change, only the units move whose place now lies in another variant.
 
     Args:
         experiment: its name.

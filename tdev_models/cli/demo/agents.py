@@ -66,7 +66,7 @@ LIBRARIES = {
     "vue": {"vue": "https://esm.sh/vue@3/dist/vue.esm-browser.prod.js"},
 }
 
-# What a word of the request asks for. Node, Docker and the like are asked for in vain.
+# What the words of a request ask for. No component provides Node, Docker and the like.
 FEATURES = {
     "graphql": "graphql|gql",
     "rest": "rest|restful",

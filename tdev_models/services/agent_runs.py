@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,13 +13,13 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import ClientContext
 from tdev_models.errors import InvalidRequest, LeaseHeld, LeaseLost, TdevError
 from tdev_models.models import AgentExecution
-from tdev_models.models.execution import PAYLOAD_BYTES, TOO_LARGE
 from tdev_models.results import ExecutionStatus
 from tdev_models.services import executions
 from tdev_models.services.sessions import error_text
 from tdev_models.workers.lease import Lease, lease_lost_error
 
-_PAYLOAD = validation.json_text(PAYLOAD_BYTES, TOO_LARGE, objects_only=True)
+_log = logging.getLogger(__name__)
+_PAYLOAD = validation.json_text(objects_only=True)
 
 
 @dataclass(slots=True)
@@ -73,8 +74,7 @@ class AgentRun(ClientContext):
         key = executions.execution_key(f"{session.session_id}-{agent_name}", agent_name)
         self._execution_id, self.agent_name, _ = key
         self._begins_with: dict[str, Any] = {"status": ExecutionStatus.RUNNING}
-        if input_data is not None:
-            self._begins_with["input_data"] = _PAYLOAD("input_data", input_data)
+        self._input = input_data
         if variant is not None:
             self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
         self._session, self._critical = session, critical
@@ -83,6 +83,8 @@ class AgentRun(ClientContext):
         if self.agent_name in self._session.owned.ended_agents:
             self.done, self.output = True, await self._stored_output()
             return self
+        if self._input is not None:
+            self._begins_with["input_data"] = await self._encoded("input_data", self._input)
         await self._write(self._begins_with, self._session.executions.get(self.agent_name))
         self._started = self._client.now()
         return self
@@ -105,9 +107,10 @@ class AgentRun(ClientContext):
         values: dict[str, Any] = {"status": ExecutionStatus.COMPLETED}
         if error is None and self.output is not None:
             try:
-                values["output_data"] = _PAYLOAD("output", self.output)
+                values["output_data"] = await self._encoded("output", self.output)
             except InvalidRequest as unusable:
                 error = refused = unusable
+                _log.warning("%s: its output cannot be stored: %s", self._execution_id, unusable)
         if error is not None:
             values = self._failure(error)
         self._note_failed_agent(values)
@@ -117,6 +120,13 @@ class AgentRun(ClientContext):
         if refused is not None and not goes_on:
             raise refused
         return goes_on and isinstance(error, Exception)
+
+    async def _encoded(self, field: str, value: Any) -> str:
+        """Return the JSON text of a payload."""
+        text: str = await executions.checked_payload(
+            self._client, value, lambda: _PAYLOAD(field, value)
+        )
+        return text
 
     def _failure(self, error: BaseException) -> dict[str, Any]:
         """Return the fields of an execution that an error ended."""

@@ -66,7 +66,7 @@ class Tracker(ClientContext):
             variant: of an A/B test, which the execution and the agent's metrics then name.
 
         Raises:
-            InvalidRequest: a wrong name, or input that has no JSON form or is too large.
+            InvalidRequest: a wrong name; on entry: input without a JSON form, or too large.
         """
         return AgentRun(self._client, self._run, agent_name, input_data, critical, variant)
 

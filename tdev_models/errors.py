@@ -44,8 +44,9 @@ class InvalidRequest(TdevError, ValueError):
         field: the name of the offending field.
     """
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+    def __init__(self, field: str, problem: str, path: str = "") -> None:
+        # The path leads to the part of the field's value that is wrong: `.files[3].size`.
+        super().__init__(f"{field}{path}: {problem}")
         self.field = field
 
 

@@ -88,8 +88,19 @@ class Record(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(fields(self))  # type: ignore[arg-type]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as `json.dumps` takes them: dicts and lists instead of results."""
+        return {name: _plain(value) for name, value in self.items()}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
+
+
+def _plain(value: Any) -> Any:
+    """Return a field's value without results in it; payloads are plain already."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 @_result
@@ -361,3 +372,7 @@ class Page(list[T]):
     def __init__(self, items: Iterable[T] = (), cursor: str | None = None) -> None:
         super().__init__(items)
         self.cursor = cursor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `items` and `cursor` as `json.dumps` takes them."""
+        return {"items": [_plain(item) for item in self], "cursor": self.cursor}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from tdev_models.errors import InvalidRequest
@@ -89,6 +89,9 @@ class Settings:
             event loop: be quick) or in a thread of the package's own. It may record metrics,
             except when it is called for a write of metrics: that is refused, and logged.
         transport: given the standard transport, returns the one to use (see `Transport`).
+        json_default: given a value that has no JSON form of its own, returns one that has, or
+            raises TypeError. It may be called in a thread of the package's own.
+        json_nan: NaN and the infinities, which JSON lacks, are stored as null; "refuse" refuses.
         clock: the time in epoch seconds.
     """
 
@@ -107,6 +110,8 @@ class Settings:
     owner_retry_seconds: float = 900.0
     on_request: Callable[[RequestEvent], None] | None = None
     transport: Callable[[Transport], Transport] | None = None
+    json_default: Callable[[Any], Any] | None = None
+    json_nan: Literal["null", "refuse"] = "null"
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
@@ -118,8 +123,10 @@ class Settings:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
             _check_number(field, getattr(self, field), zero=True)
-        for field in ("clock", "on_request", "transport"):
+        for field in ("clock", "json_default", "on_request", "transport"):
             _check_function(field, getattr(self, field))
+        if self.json_nan not in ("null", "refuse"):
+            raise InvalidRequest("json_nan", f"{self.json_nan!r} is not one of null, refuse")
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))

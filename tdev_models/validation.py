@@ -152,25 +152,19 @@ def instant(field: str, value: Any) -> float:
     return round(float(seconds), 6)
 
 
-def json_text(most_bytes: int, remedy: str, *, objects_only: bool = False) -> Rule:
+def json_text(
+    most_bytes: int = json_form.JSON_BYTES,
+    remedy: str = json_form.TOO_LARGE,
+    *,
+    objects_only: bool = False,
+) -> Rule:
     """Return the rule of a JSON value, which returns the text to store.
 
     A string is JSON text already, as in the plan's calls; with `objects_only` it is a value like
     any other, so that what is stored comes back as it was.
     """
     encode = json_form.encode if objects_only else json_form.text_of
-
-    def rule(field: str, value: Any) -> str:
-        try:
-            stored = encode(value)
-            size = len(stored.encode())
-        except ValueError as error:
-            raise InvalidRequest(field, str(error)) from None
-        if size > most_bytes:
-            raise InvalidRequest(field, f"has {size:,} bytes, at most {most_bytes:,}; {remedy}")
-        return stored
-
-    return rule
+    return lambda field, value: encode(field, value, most_bytes, remedy)
 
 
 LIMIT = whole(1, 1000)

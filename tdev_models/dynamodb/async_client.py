@@ -96,7 +96,9 @@ class AsyncClient(Client):
         """Do the work in a thread: other tasks run on."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(_executor(), work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(
+            _compute_executor(), work, *arguments
+        )
 
     async def call(
         self, function: Callable[..., Any], *arguments: Any, timeout_seconds: float | None = None
@@ -176,8 +178,15 @@ class _LoopTaskCanceller:
 
 
 @cache
+def _compute_executor() -> ThreadPoolExecutor:
+    # Python runs one thread at a time: with more of them the event loop would wait longer.
+    return ThreadPoolExecutor(2, thread_name_prefix="tdev-compute")
+
+
+@cache
 def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="tdev")
 
 
 after_fork_in_child(_executor.cache_clear)
+after_fork_in_child(_compute_executor.cache_clear)

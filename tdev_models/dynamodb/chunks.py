@@ -7,6 +7,7 @@ points at is harmless. Chunks are written before the item: half a payload is nev
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import time
@@ -18,6 +19,8 @@ from typing import Any, Self
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import PayloadDamaged
+from tdev_models.json_decoding import PIECE, decode
+from tdev_models.json_form import JSON_BYTES
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
 from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
@@ -49,13 +52,25 @@ class Envelope:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the envelope of its stored text; what newer releases add is left out."""
-        stored: Mapping[str, Any] = json.loads(text)
-        return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
+        """Return the envelope of its stored text; what newer releases add is left out.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no envelope of this release.
+        """
+        stored: Mapping[str, Any] = decode(text)
+        envelope = cls(**{name: stored[name] for name in cls.__dataclass_fields__})
+        if not (0 <= envelope.size <= JSON_BYTES and envelope.chunks and envelope.key.encode()):
+            raise ValueError("no size, or no key, of what was written")
+        return envelope
 
     def text(self) -> str:
         """Return the text to store."""
         return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def is_large(text: str) -> bool:
+    """Return whether a text is too large to stand in the item."""
+    return len(text) > INLINE_BYTES or len(text.encode()) > INLINE_BYTES
 
 
 async def write(
@@ -73,15 +88,13 @@ async def write(
     minutes in all. Nothing is written where `stored`, the envelope that the item has,
     is of the same text.
     """
-    data = text.encode()
-    digest = hashlib.sha256(data).hexdigest()
+    size, digest, compressed = await client.compute(_compressed, text, stored or "")
     if stored is not None and digest in stored:
         return stored
-    compressed = await client.compute(zlib.compress, data)
     pieces = [compressed[at : at + CHUNK_BYTES] for at in range(0, len(compressed), CHUNK_BYTES)]
     # Named after what they hold: another zlib makes other chunks of the same text.
     name = hashlib.sha256(compressed).hexdigest()[:16]
-    envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), len(data), digest)
+    envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), size, digest)
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
     deadline = time.monotonic() + CHUNK_WRITE_SECONDS
 
@@ -108,7 +121,7 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     """
     try:
         envelope = Envelope.parse(envelope_text)
-    except (ValueError, KeyError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
         raise PayloadDamaged(unknown) from None
     deadline = time.monotonic() + CHUNK_READ_SECONDS
@@ -122,9 +135,16 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
             retry_seconds=deadline - time.monotonic(),
         )
         pieces += [item.chunk for item in page]
-        if start is None:
+        if start is None or len(pieces) > envelope.chunks:
             break
     return await client.compute(_value, execution_id, envelope, pieces)
+
+
+def _compressed(text: str, stored: str) -> tuple[int, str, bytes]:
+    """Return the size and the hash of a text, and itself compressed, if it is not stored."""
+    data = b"".join(text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
+    digest = hashlib.sha256(data).hexdigest()
+    return len(data), digest, b"" if digest in stored else zlib.compress(data)
 
 
 def _value(execution_id: str, envelope: Envelope, pieces: Sequence[bytes]) -> Any:
@@ -141,4 +161,8 @@ def _value(execution_id: str, envelope: Envelope, pieces: Sequence[bytes]) -> An
         raise PayloadDamaged(f"{damage}: {error}") from None
     if len(data) != envelope.size or hashlib.sha256(data).hexdigest() != envelope.sha256:
         raise PayloadDamaged(f"{damage}: its hash is not that of what was written")
-    return json.loads(data)
+    parts = (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+    try:
+        return decode("".join(codecs.iterdecode(parts, "utf-8")))
+    except ValueError as error:
+        raise PayloadDamaged(f"{damage}: {error}") from None

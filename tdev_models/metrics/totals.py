@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from tdev_models.errors import PayloadDamaged
 from tdev_models.models import Metric
 
 # A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
@@ -15,6 +16,7 @@ _WIDTH = 0.0396
 _ONE = 4000
 _BELOW_ALL = -2 * _ONE
 _VERSION = 1
+_COUNT_BITS = 63
 
 
 class Totals:
@@ -144,10 +146,12 @@ def unpack(data: bytes) -> Counter[int]:
     """Return the buckets that `pack` wrote.
 
     Raises:
-        ValueError: a form of a newer release.
+        PayloadDamaged: another form, of a newer release perhaps.
     """
-    if data[0] != _VERSION:
-        raise ValueError(f"histogram of version {data[0]}: upgrade tdev-models to read it")
+    if data[:1] != bytes([_VERSION]):
+        raise PayloadDamaged(
+            f"histogram of version {data[:1].hex() or 'none'}: upgrade tdev-models to read it"
+        )
     parts, part, shift = [], 0, 0
     for byte in data[1:]:
         part |= (byte & 127) << shift
@@ -155,10 +159,16 @@ def unpack(data: bytes) -> Counter[int]:
         if byte < 128:
             parts.append(part)
             part = shift = 0
+        elif shift > _COUNT_BITS:  # else a long number would take time by its square
+            raise PayloadDamaged("histogram with a number of too many digits")
+    if shift or len(parts) % 2:
+        raise PayloadDamaged("histogram that ends in the middle of a bucket")
     buckets: Counter[int] = Counter()
     number = _BELOW_ALL
     for distance, count in zip(parts[::2], parts[1::2], strict=True):
         number += distance
+        if distance == 0 or number >= -_BELOW_ALL:
+            raise PayloadDamaged(f"histogram with a bucket {number} that no value has")
         buckets[number] = count
     return buckets
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -18,6 +17,8 @@ from pynamodb.constants import MAP, NUMBER, STRING
 from pynamodb.expressions.update import RemoveAction, SetAction
 
 from tdev_models import json_form
+from tdev_models.errors import PayloadDamaged
+from tdev_models.json_decoding import decode
 from tdev_models.validation import Rule, number
 
 ERROR_BYTES = 4 * 1024
@@ -124,14 +125,18 @@ class JSONTextAttribute(Declared, Attribute[Any]):
 
     def serialize(self, value: Any) -> str:
         """Return JSON text."""
-        try:
-            return json_form.text_of(value)
-        except ValueError as error:
-            raise ValueError(f"{self.attr_name}: {error}") from None
+        return json_form.text_of(self.attr_name, value)
 
     def deserialize(self, value: str) -> Any:
-        """Return the Python value of the text."""
-        return json.loads(value)
+        """Return the Python value of the text.
+
+        Raises:
+            PayloadDamaged: it is no JSON text, or of too many or too deep values.
+        """
+        try:
+            return decode(value)
+        except (ValueError, RecursionError) as error:
+            raise PayloadDamaged(f"{self.attr_name} is not what was written ({error})") from None
 
     def set(self, value: Any) -> SetAction | RemoveAction:
         """Return the SET action; PynamoDB takes a value `{"S": ...}` for a serialised one."""

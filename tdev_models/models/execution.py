@@ -17,9 +17,7 @@ from tdev_models.models.indexes import ListIndex
 from tdev_models.results import ExecutionStatus
 from tdev_models.validation import choice, json_text, key, text
 
-PAYLOAD_BYTES = 32 * 1024 * 1024
-TOO_LARGE = "store a reference to it instead"
-_PAYLOAD = json_text(PAYLOAD_BYTES, TOO_LARGE)
+_PAYLOAD = json_text()
 
 
 KEY_MARK = "@"

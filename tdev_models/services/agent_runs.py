@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -23,7 +24,6 @@ from tdev_models.errors import (
 )
 from tdev_models.metrics.automatic import agent_used
 from tdev_models.models import AgentExecution
-from tdev_models.models.execution import PAYLOAD_BYTES, TOO_LARGE
 from tdev_models.results import ExecutionStatus
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.services import executions
@@ -34,7 +34,8 @@ from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
 from tdev_models.workers.lease import Block, Lease, lease_lost_error
 
-OUTPUT = validation.json_text(PAYLOAD_BYTES, TOO_LARGE, objects_only=True)
+_log = logging.getLogger(__name__)
+OUTPUT = validation.json_text(objects_only=True)
 
 
 @dataclass(slots=True)
@@ -123,8 +124,7 @@ class AgentRun(ClientContext[C, bool]):
             execution_id, name_with_key(agent_name, key)
         )
         self._begins_with: dict[str, Any] = {"status": ExecutionStatus.RUNNING}
-        if input_data is not None:
-            self._begins_with["input_data"] = OUTPUT("input_data", input_data)
+        self._input = input_data
         if variant is not None:
             self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
         self._session, self._critical, self._retry_failed = session, critical, retry_failed
@@ -283,6 +283,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _begin(self) -> None:
         lease = self._session.owned
+        if self._input is not None:
+            self._begins_with["input_data"] = await self._encoded("input_data", self._input)
         check_budget(lease)
         self._started = self._client.now()
         if self._timeout is not None:
@@ -349,9 +351,10 @@ class AgentRun(ClientContext[C, bool]):
         values: dict[str, Any] = {}
         if error is None and self._reason is None and self.output is not None:
             try:
-                values["output_data"] = OUTPUT("output", self.output)
+                values["output_data"] = await self._encoded("output", self.output)
             except InvalidRequest as unusable:
                 error = refused = unusable
+                _log.warning("%s: its output cannot be stored: %s", self._execution_id, unusable)
         await self._end({**values, **self._end_of(error)}, error)
         # What could not be recorded is not passed over in silence.
         goes_on = self.done and not self._critical
@@ -369,6 +372,13 @@ class AgentRun(ClientContext[C, bool]):
         failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
         optional = not self._critical and (error is None or isinstance(error, Exception))
         return {**failed, "critical": False} if optional else failed
+
+    async def _encoded(self, field: str, value: Any) -> str:
+        """Return the JSON text of a payload."""
+        text: str = await executions.checked_payload(
+            self._client, value, lambda: OUTPUT(field, value)
+        )
+        return text
 
     async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
         """Record the end; where that fails after an error, the error says so in a note."""

@@ -26,7 +26,6 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import is_as_read, set_fields
 from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest
 from tdev_models.models import AgentExecution
-from tdev_models.models.execution import PAYLOAD_BYTES, TOO_LARGE
 from tdev_models.services.executions import read_payload
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_execution
@@ -34,7 +33,7 @@ from tdev_models.workers.leased_writes import leased_execution
 InDoubt = Literal["raise", "run", "skip"]
 
 _NAME = validation.key(200, part=True)
-_RESULT = validation.json_text(PAYLOAD_BYTES, TOO_LARGE, objects_only=True)
+_RESULT = validation.json_text(objects_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from tdev_models import validation
+from tdev_models import json_form, settings, validation
 from tdev_models.dynamodb import chunks, cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, LeaseHeld, NotFound
@@ -28,6 +28,8 @@ from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease, current_lease, lease_lost_error
 from tdev_models.workers.leased_writes import leased_execution
 from tdev_models.workers.users import visible_to
+
+T = TypeVar("T")
 
 RULES, SESSION_RULES = AgentExecution.rules(), PipelineSession.rules()
 _TRIES = 10
@@ -88,7 +90,11 @@ async def update_agent_execution(
         Throttled, Unavailable: after all retries; safe to call again.
     """
     kept = AgentExecution.get_attributes()
-    values = validation.checked(data, more, RULES, "execution_id", kept=kept)
+    values = await checked_payload(
+        client,
+        (data, more),
+        lambda: validation.checked(data, more, RULES, "execution_id", kept=kept),
+    )
     execution_id, agent_name, project_id = execution_key(
         values.pop("execution_id"), values.pop("agent_name", None), client.settings.agents
     )
@@ -259,7 +265,7 @@ async def _with_chunks_written(
     result = dict(values)
     for field, reference in PAYLOADS.items():
         text = result.get(field)
-        if text is not None and len(text.encode()) > chunks.INLINE_BYTES:
+        if text is not None and chunks.is_large(text):
             retries = int(seen.retry_count or 0) if seen else 0
             key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
             result[reference] = await chunks.write(
@@ -272,6 +278,16 @@ async def _with_chunks_written(
             )
             del result[field]
     return result
+
+
+async def checked_payload(client: Client, payload: Any, check: Callable[[], T]) -> T:
+    """Return the result of a check that encodes a payload: in a thread if that takes long."""
+
+    def work() -> T:
+        with settings.use(client.settings):
+            return check()
+
+    return work() if json_form.is_small(payload) else await client.compute(work)
 
 
 async def read_payload(client: Client, execution: AgentExecution, field: str) -> Any:

@@ -107,9 +107,9 @@ class Tracker(ClientContext[C, Literal[False]]):
                 taken over a lease later, though its worker lives.
 
         Raises:
-            InvalidRequest: a wrong value, or input that has no JSON form or is too large.
-            On entry: InvalidRequest, the same agent and key is running or has ended under this
-            claim; BudgetSpent; LeaseLost.
+            InvalidRequest: a wrong value.
+            On entry: InvalidRequest, input has no JSON form or is too large, or the same agent and
+            key is running or has ended under this claim; BudgetSpent; LeaseLost.
         """
         return AgentRun(
             self._run, agent_name, input_data, critical, variant, retry_failed, key, timeout

@@ -18,6 +18,7 @@ from tdev_models import (
     InvalidTransition,
     LeaseHeld,
     LeaseLost,
+    NotFound,
     PipelineSession,
     Settings,
     get_agent_execution,
@@ -173,12 +174,33 @@ async def test_an_output_comes_back_as_it_was(store: Settings) -> None:
     assert list((await resume_pipeline("p")).outputs.values()) == values
 
 
-async def test_an_output_without_json_form_fails_the_agent(store: Settings) -> None:
-    with pytest.raises(InvalidRequest, match=r"^output: no JSON form"):
-        async with track_session("p") as session, session.agent("parser") as run:
+async def test_an_output_without_json_form_fails_the_agent(
+    store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with track_session("p") as session, session.agent("search", critical=False) as run:
+        run.output = {"found": [1, object()]}
+    search = await get_agent_execution("p-search")
+    assert search.status == "FAILED"
+    assert "output.found[1]: object has no JSON form; give it" in (search.error_message or "")
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert warning.getMessage().startswith("p-search: its output cannot be stored: output.found[1]")
+    with pytest.raises(InvalidRequest, match=r"^output: object has no JSON form; give it"):
+        async with track_session("q") as session, session.agent("parser") as run:
             run.output = object()
-    assert (await get_agent_execution("p-parser")).status == "FAILED"
-    assert (await get_pipeline_session("p")).failed_agent == "parser"
+    assert (await get_agent_execution("q-parser")).status == "FAILED"
+    assert (await get_pipeline_session("q")).failed_agent == "parser"
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_input_without_json_form_sends_nothing_of_the_agent(
+    strict_store: Settings, size: int
+) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^input_data\[{size}\]: object has no JSON form"):
+        async with track_session("p") as session, session.agent("parser", [0] * size + [object()]):
+            raise AssertionError
+    with pytest.raises(NotFound):
+        await get_agent_execution("p-parser")
 
 
 async def test_cancelling_the_task_hands_the_session_back(store: Settings) -> None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import example, given, strategies as st
 
+from tdev_models import PayloadDamaged
 from tdev_models.metrics.totals import Totals, bucket, from_item, pack, to_item, unpack
 from tdev_models.models import Metric
 
@@ -70,8 +71,22 @@ def test_buckets_rise_with_the_values(one: float, other: float) -> None:
 
 
 def test_a_histogram_of_a_newer_release_is_refused() -> None:
-    with pytest.raises(ValueError, match="upgrade"):
+    with pytest.raises(PayloadDamaged, match="upgrade"):
         unpack(b"\x02")
+
+
+@given(st.binary(max_size=60))
+@example(b"")
+@example(b"\x01" + b"\xff" * 400_000)
+@example(b"\x01" + b"\x01" * 400_000)
+@example(b"\x01\x80")
+def test_hostile_bytes_are_buckets_or_refused(data: bytes) -> None:
+    for hostile in (data, b"\x01" + data):
+        try:
+            buckets = unpack(hostile)
+        except PayloadDamaged:
+            continue
+        assert all(-8000 <= number < 8000 for number in buckets)
 
 
 DRAWS: dict[str, Callable[[random.Random], float]] = {

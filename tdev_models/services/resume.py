@@ -188,7 +188,7 @@ async def try_to_resume(
 
 async def _begin_again_at(client: Client, agent: str, outcome: Outcome, lease: Lease) -> None:
     """Let whoever resumes next begin there, too."""
-    key = execution_key(f"{lease.session_id}-{agent}")
+    key = execution_key(f"{lease.session_id}-{agent}", agent)
     values = {"status": ExecutionStatus.PENDING, "project_id": lease.session_id}
     await write_execution(client, *key[:2], values, outcome.executions.get(agent), lease)
 

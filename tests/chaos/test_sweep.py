@@ -146,8 +146,8 @@ async def track_calls(world: World) -> None:
             await world.finish_by_calls(session)
 
 
-async def resume(world: World, from_agent: str | None = None) -> None:
-    claimed = await resume_pipeline("s", from_agent=from_agent)
+async def resume(world: World, from_agent: str | None = None, force: bool = False) -> None:
+    claimed = await resume_pipeline("s", from_agent=from_agent, force=force)
     if not claimed:
         if "COMPLETED" in (claimed.reason or ""):
             return
@@ -191,6 +191,11 @@ async def failed_later(world: World) -> None:
 async def failed_often(world: World) -> None:
     await failed(world)
     raw.put_attribute(world.store, "pipeline-sessions", "s", resumes_without_progress={"N": "99"})
+
+
+async def given_up_on(world: World) -> None:
+    await failed(world)
+    await abandon_session("s", "enough")
 
 
 async def retried(world: World) -> None:
@@ -237,6 +242,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "resume_pipeline": (failed, resume),
     "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
     "resume_pipeline, what had no lease": (failed_without_a_lease, resume),
+    "resume_pipeline, by force": (given_up_on, lambda w: resume(w, force=True)),
     "recover_sessions": (failed, worker),
     "recover_sessions, giving up": (failed_often, given_up),
 }

@@ -251,3 +251,10 @@ async def test_an_attempt_whose_worker_was_killed_is_lost(store: Settings) -> No
         ("LOST", True),
         ("COMPLETED", False),
     ]
+
+
+async def test_from_agent_takes_the_agents_of_another_pipeline(strict_store: Settings) -> None:
+    with settings.use(strict_store, agents=("draft", "second review")):
+        await save_pipeline_session(session_id="s", status="FAILED")
+        resume = await resume_pipeline("s", from_agent="second review")
+        assert resume.start_agent == "second review"

@@ -144,7 +144,7 @@ DRIFTS: dict[str, tuple[str, Callable[[Hand], None]]] = {
     "TTL off": ("+ ttl", lambda hand: hand.ttl(False)),
     "TTL on another attribute": (
         "~ ttl",
-        lambda hand: hand.other_ttl("next_retry_at"),
+        lambda hand: hand.other_ttl("due_at"),
     ),
     "tag gone": (
         "+ tag application",

@@ -19,10 +19,10 @@ from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Pag
 from tdev_models.services.execution_states import (
     PAYLOADS,
     actions_of,
-    began_or_ended_with,
     change_of,
     seen_condition,
     stored_after,
+    written_with,
 )
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease, current_lease, lease_lost_error
@@ -159,25 +159,22 @@ async def write_execution(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
             else:
-                part = client.executions.requests.update_part(
-                    execution_id, agent_name, actions=actions, condition=condition
-                )
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
                     client,
                     lease,
                     agent_name,
-                    part,
+                    client.executions.requests.update_part(
+                        execution_id, agent_name, actions=actions, condition=condition
+                    ),
                     ended=change.counts_as_ended,
                     retry_seconds=retry_seconds,
                     adds=usage.added_to_session(),
                 )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
-            if stored is None or not (
-                stored.write_token == token or began_or_ended_with(stored, token)
-            ):
+            if stored is None or not written_with(stored, token):
                 if lease is not None and alone:  # a later owner's work stays
                     raise lease_lost_error(lease) from None
                 seen = stored

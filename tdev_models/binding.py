@@ -1,4 +1,4 @@
-"""Gives service functions their client: the module that is entered decides how they wait."""
+"""Gives service functions their client: the module that exports a call decides how it waits."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class TdevError(Exception):
     """The root of every error of this package.
 
     Attributes:
-        code: what AWS calls it; None where it is no answer of AWS.
+        code: the AWS error code; None where the error is not an answer of AWS.
     """
 
     code: str | None = None
@@ -79,7 +79,7 @@ class InvalidTransition(TdevError):
 
 
 def expired_error(key: str) -> InvalidTransition:
-    """Return the error of a write to what DynamoDB is about to delete."""
+    """Return the error of a write to an item that has expired."""
     return InvalidTransition(key, "EXPIRED", "live again", "use another id")
 
 
@@ -133,7 +133,7 @@ class StoreError(TdevError):
 
 
 class ConditionFailed(TdevError):
-    """A condition was not met; services turn it into their own answer.
+    """A condition was not met; services raise an error of their own for it.
 
     Attributes:
         item: the stored item as DynamoDB returned it, or None if there is none.
@@ -146,7 +146,7 @@ class ConditionFailed(TdevError):
 
 
 class Conflict(TdevError):
-    """Others were at work on the same item again and again; nothing was changed."""
+    """Other writes of the same item came in between, again and again; nothing was changed."""
 
 
 _BY_CODE: Mapping[str, type[TdevError]] = {
@@ -164,8 +164,8 @@ _BY_CODE: Mapping[str, type[TdevError]] = {
     "ServiceUnavailable": Unavailable,
 }
 
-# Why a transaction was cancelled, the reason that decides first: a failed condition (below) is an
-# answer, these can be tried again.
+# Why a transaction was cancelled: the first of these reasons that is present. They can be tried
+# again; a failed condition goes before them (`_cancelled`) and is final.
 _CANCELLATIONS: tuple[tuple[str, type[TdevError]], ...] = (
     ("TransactionConflict", Conflict),
     ("ProvisionedThroughputExceeded", Throttled),

@@ -83,7 +83,7 @@ class Record(Mapping[str, Any]):
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (one.name for one in fields(self))  # type: ignore[arg-type]
+        return (field_.name for field_ in fields(self))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(fields(self))  # type: ignore[arg-type]
@@ -221,9 +221,9 @@ class SessionCounts(Record):
 class FunnelStep(Record):
     """How far sessions get: how often an agent `completed`, and how often one `stopped` there.
 
-    Stopped: FAILED, or ABANDONED while ACTIVE, at this agent (the one that failed, or else the last
-    to begin); once more if it is resumed and stops again. An agent that failed where the session
-    went on is in neither.
+    A session stops when it turns FAILED, or from ACTIVE to ABANDONED: at the agent that failed, or
+    else at the last that began. If it is resumed and stops again it counts again. An agent after
+    whose failure the session went on counts in neither number.
     """
 
     agent_name: str
@@ -233,7 +233,7 @@ class FunnelStep(Record):
 
 @_result
 class UsageReport(Record):
-    """What a range of time saw.
+    """What happened in a range of time.
 
     Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any.
 

@@ -51,7 +51,7 @@ CHUNK_READ_SECONDS: Final = 300.0
 # What a cancelled task may still take to record its end.
 CANCELLED_SECONDS: Final = 2.0
 
-# How often a state of this process is looked at that nothing announces.
+# How often to look whether something in this process has changed that sends no signal.
 LOCK_POLL_SECONDS: Final = 0.005
 STOP_POLL_SECONDS: Final = 0.2
 
@@ -109,7 +109,7 @@ async def wait_until(
     poll_seconds: float,
     timeout_seconds: float = float("inf"),
 ) -> bool:
-    """Wait until something is so that nothing announces; return False when the time is over."""
+    """Wait until `ready()` is true, looking again and again; return False when time is over."""
     deadline = time.monotonic() + timeout_seconds
     while not ready():
         left = deadline - time.monotonic()

@@ -21,8 +21,8 @@ class Transport(Protocol):
 
     `await transport(operation, request)` sends `request`, the parameters as DynamoDB's API names
     them with typed values (`{"S": "x"}`, `{"B": b"..."}`), and returns the response in the same
-    form: the members that the API documents, binaries as bytes, `ConsumedCapacity` as it came (the
-    capacity that a `RequestEvent` tells is read there). It changes neither of its arguments.
+    form: the members that the API documents, binaries as bytes, `ConsumedCapacity` as it came (it
+    becomes `RequestEvent.units`). It changes neither of its arguments.
 
     It never tries again: the package does, counts the attempts, and sends the very same request.
     One that retries by itself hides attempts from `RequestEvent`, and outlasts `retry_seconds`.
@@ -51,7 +51,7 @@ _VARIABLES = {
 }
 _LONGEST = 1e9  # seconds or days
 _MOST_AGENTS = 99  # their executions are read by one transaction
-# As botocore has it: no underscore.
+# The host names that botocore accepts: no underscore.
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SECONDS_ABOVE_0 = (
@@ -86,8 +86,8 @@ class Settings:
         owner_retry_seconds: how long the owner of a session tries to store what its agents did:
             finished work is thrown away only then, or when the session was taken over.
         on_request: called with a `RequestEvent` after every request, where the call was made (in an
-            event loop: be quick) or in a thread of the package's own. It may record metrics, but of
-            a request that writes metrics that is refused, and logged.
+            event loop: be quick) or in a thread of the package's own. It may record metrics,
+            except when it is called for a write of metrics: that is refused, and logged.
         transport: given the standard transport, returns the one to use (see `Transport`).
         clock: the time in epoch seconds.
     """
@@ -163,7 +163,8 @@ class Settings:
             given["agents"] = tuple(name.strip() for name in text.split(","))
         if text := environ.get("TDEV_AUTOMATIC_METRICS"):
             if text not in ("on", "off"):
-                raise InvalidRequest("automatic_metrics", "TDEV_AUTOMATIC_METRICS is on or off")
+                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {text!r}"
+                raise InvalidRequest("automatic_metrics", problem)
             given["automatic_metrics"] = text == "on"
         try:
             return cls(**{name: value for name, value in given.items() if value not in (None, "")})
@@ -189,12 +190,13 @@ def _check_function(field: str, value: Any) -> None:
     if value is not None and not callable(value):
         raise InvalidRequest(field, f"must be a function, not {value!r}")
     if type(value).__hash__ is None:  # clients are kept by their settings
-        raise InvalidRequest(field, "has no hash; give a function, or a frozen dataclass")
+        raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
 
 
 def _check_name(field: str, value: Any) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
-        raise InvalidRequest(field, f"{value!r} is not of lower-case letters, digits and dashes")
+        problem = f"must be made of lower-case letters, digits and dashes, not {value!r}"
+        raise InvalidRequest(field, problem)
 
 
 def _checked_agents(agents: Any) -> tuple[str, ...]:

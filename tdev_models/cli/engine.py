@@ -1,4 +1,4 @@
-"""A DynamoDB engine of our own on loopback: dynoxide where it can be had, else moto's server."""
+"""A DynamoDB engine on this machine: dynoxide where it is available, else moto's server."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Engine:
             port: where to listen on 127.0.0.1; a free port when not given.
 
         Raises:
-            ConfigurationError: no engine can be had, or it does not start; the message says why.
+            ConfigurationError: no engine is available, or it does not start; the message says why.
         """
         try:
             command, name, notice = [str(_dynoxide()), "serve", "--port"], "dynoxide", ""
@@ -82,7 +82,7 @@ class Engine:
             data, notice = None, f"nothing is kept: {sys.platform} cannot lock {data}"
         with tempfile.TemporaryFile() as log:
             deadline = time.monotonic() + START_SECONDS
-            for _ in range(3):  # somebody else may take the free port before the engine does
+            for _ in range(3):  # another process may take the free port before the engine does
                 chosen = _free_port(port)
                 process = _spawn([*command, str(chosen)], data, log)
                 ready = False
@@ -99,7 +99,7 @@ class Engine:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment variables that lead a process to this engine."""
+        """The environment variables by which a process uses this engine."""
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint,
             "AWS_REGION": "us-east-1",
@@ -109,7 +109,7 @@ class Engine:
 
     def detach(self) -> None:
         """Leave the engine running when the `with` block ends; the caller has its `pid`."""
-        # To Popen it has ended: there is nothing to end, to wait for or to warn of.
+        # For Popen the process has ended, so it neither ends it, waits for it, nor warns.
         self._process.returncode = 0
 
     def wait(self) -> None:
@@ -129,13 +129,13 @@ class Engine:
 
 
 def cache_directory() -> Path:
-    """Return where the package may keep what it can fetch again."""
+    """Return the folder for files that can be fetched again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tdev-models"
 
 
 def _dynoxide() -> Path:
-    if found := shutil.which("dynoxide"):
-        return Path(found)
+    if installed := shutil.which("dynoxide"):
+        return Path(installed)
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise _NoDynoxide(f"dynoxide is pinned for linux x86_64, not {sys.platform}")
     cached = cache_directory() / f"dynoxide-{VERSION}" / "dynoxide"
@@ -167,9 +167,9 @@ def _fetch(target: Path) -> None:
         )
         (tarball,) = directory.glob("*.tgz")
         digest = hashlib.sha512(tarball.read_bytes()).digest()
-        if (found := base64.b64encode(digest).decode()) != SHA512:
+        if (actual := base64.b64encode(digest).decode()) != SHA512:
             raise ConfigurationError(
-                f"{PACKAGE} as npm brought it has the sha512 {found}, not {SHA512}: not run"
+                f"{PACKAGE} as npm brought it has the sha512 {actual}, not {SHA512}: not run"
             )
         with tarfile.open(tarball) as archive:
             member = archive.extractfile("package/dynoxide")

@@ -16,7 +16,7 @@ def run(data: Path, port: int | None) -> int:
     """Serve the tables of the current environment until it is interrupted; return 0.
 
     Raises:
-        ConfigurationError: no engine can be had, it does not start, or it ended by itself.
+        ConfigurationError: no engine is available, it does not start, or it ended by itself.
         TdevError: the tables could not be made.
     """
     if port is not None and not 0 < port < 65536:

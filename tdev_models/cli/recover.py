@@ -1,4 +1,4 @@
-"""`tdev recover`: the worker that resumes what others left, with a runner of yours."""
+"""`tdev recover`: a worker that resumes failed and stalled sessions with your runner."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tdev_models.services.resume import Runner
 def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -> int:
     """Recover once, or until SIGTERM or Ctrl-C; sessions under way are finished first.
 
-    What comes of each session is printed as it happens. Returns 1 where, looking once, one failed.
+    How each session ended is printed at once. Returns 1 where a session failed, unless watching.
 
     Raises:
         InvalidRequest: there is no such function.
@@ -50,14 +50,14 @@ def load(name: str) -> Runner:
     sys.path.insert(0, str(Path.cwd()))
     try:
         runner: Runner = getattr(import_module(module_name), function_name)
-    except Exception as error:  # whatever the module does when it is loaded
+    except Exception as error:  # a module may raise anything when it is loaded
         problem = f"{name!r} cannot be loaded: {type(error).__name__}: {error}"
         raise InvalidRequest("runner", problem) from error
     return runner
 
 
 def summary(done: Recovery) -> str:
-    """Return what came of the sessions, in one line."""
+    """Return how the sessions ended, in one line."""
     parts = [
         "completed",
         "failed",

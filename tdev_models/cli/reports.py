@@ -96,7 +96,7 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
         _sessions("Sessions by hour of the day (UTC)", "hour", report.by_hour),
         _sessions("Sessions by pipeline type", "type", report.by_type),
         _table("How far runs get", "agent", "completed", "stopped here", lines=funnel),
-        _table("Seconds", "of", "mean", "min", "max", "p50", "p90", "p99", lines=lasted),
+        _table("Seconds", "what", "mean", "min", "max", "p50", "p90", "p99", lines=lasted),
         _table("Technologies", "name", "projects", lines=made),
         f"Downloads: {report.downloads}",
     ]
@@ -164,7 +164,7 @@ def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparis
         _table(f"{options.metric} of {options.agent}", "variant", *columns, lines=lines),
         _table(
             f"{options.b} against {options.a}",
-            "of",
+            "measure",
             "effect",
             "95% interval",
             "p",
@@ -221,7 +221,7 @@ def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
 
 
 def _plain(text: str) -> str:
-    """Return a text without what would steer the terminal."""
+    """Return a text without characters that control the terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

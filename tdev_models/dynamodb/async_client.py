@@ -64,9 +64,9 @@ class AsyncClient(Client):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(run(job)) for job in jobs]
-        except BaseExceptionGroup as several:
-            # The others were cancelled for it. Callers expect the error, as of one call.
-            raise several.exceptions[0] from None
+        except BaseExceptionGroup as group_error:
+            # The other jobs were cancelled because of the first error, which callers expect bare.
+            raise group_error.exceptions[0] from None
         return [task.result() for task in tasks]
 
     async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
@@ -80,13 +80,13 @@ class AsyncClient(Client):
         while not task.done():
             try:
                 await asyncio.wait([task])
-            except asyncio.CancelledError as asked:
+            except asyncio.CancelledError as cancellation:
                 if cancelled is None:
                     loop.call_later(CANCELLED_SECONDS, task.cancel)
-                cancelled = asked
+                cancelled = cancellation
         if cancelled is not None:
             if not task.cancelled():
-                task.exception()  # seen; the cancellation goes first
+                task.exception()  # or asyncio would log it as never retrieved
             raise cancelled
         if task.cancelled() and seconds is not None:
             raise Unavailable(f"not done within {seconds:.1f} s")
@@ -123,14 +123,14 @@ class AsyncClient(Client):
         return asyncio.timeout(seconds)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
-        """Return whether an error is a cancellation that nobody asked of the current task."""
+        """Return whether an error is a cancellation that nobody requested of this task."""
         import asyncio
 
         task = asyncio.current_task()
         return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
 
     def task_canceller(self) -> TaskCanceller:
-        """Return one that cancels the task that runs now."""
+        """Return a canceller of the current task."""
         return _LoopTaskCanceller()
 
     async def wait_for(self, future: SharedFuture) -> None:
@@ -151,7 +151,7 @@ class _LoopTaskCanceller:
 
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._asked_before = self._task.cancelling() if self._task else 0
+        self._requested_before = self._task.cancelling() if self._task else 0
         self._fired = self._closed = False
 
     def cancel(self) -> None:
@@ -172,7 +172,7 @@ class _LoopTaskCanceller:
         # The cancellation is raised only where the task next waits: here, and not in its caller.
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        return self._task.uncancel() <= self._asked_before
+        return self._task.uncancel() <= self._requested_before
 
 
 @cache

@@ -51,7 +51,7 @@ class BlockingClient(Client):
             ]
             try:
                 return [run.result() for run in runs]
-            except BaseException:  # Ctrl-C, too: what has not begun shall not
+            except BaseException:  # Ctrl-C, too: no further job may begin
                 if end is not None:
                     end()
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -84,7 +84,7 @@ class BlockingClient(Client):
         return nullcontext()
 
     def task_canceller(self) -> TaskCanceller:
-        """Return one that does nothing: blocking code learns of a lost lease at its next write."""
+        """Return a canceller that does nothing: only its next write stops blocking code."""
         return _NoCanceller()
 
     async def wait_for(self, future: SharedFuture) -> None:

@@ -1,7 +1,7 @@
 """The client: the tables of one settings, and how its calls wait.
 
-Services import no event loop. All that differs between waiting in a thread and in an event loop is
-here, abstract; `blocking_client` and `async_client` say how.
+Services import no event loop. The abstract methods here are all that differs between waiting in a
+thread and in an event loop; `blocking_client` and `async_client` implement them.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class TaskCanceller(Protocol):
         """Cancel the task; called from any thread, any number of times."""
 
     async def close(self) -> bool:
-        """Cancel no more; called by the task. Return whether it was cancelled by this object."""
+        """Stop cancelling; called by the task. Return whether this object has cancelled it."""
 
 
 class Client(ABC):
-    """What services need of the world.
+    """What services need besides their arguments: tables, time, and ways to wait.
 
     Attributes:
         in_event_loop: whether its coroutines suspend, and so need an event loop.
-        sender: sends requests that are no table's alone.
+        sender: sends requests that reach several tables: transactions.
     """
 
     in_event_loop: ClassVar[bool]
@@ -92,7 +92,7 @@ class Client(ABC):
 
     @abstractmethod
     async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-        """Return the result of work that a cancellation must not cut in two.
+        """Return the result of work that a cancellation must not interrupt half-way.
 
         Raises:
             Unavailable: in an event loop, it took longer than `seconds`, if they are given.
@@ -132,7 +132,7 @@ class Client(ABC):
         """Wait until a future is settled, and raise the error that it was settled with."""
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
-        """Return whether an error is a cancellation that nobody asked of the current task."""
+        """Return whether an error is a cancellation that nobody requested of this task."""
         return False
 
     async def acquire(self, lock: threading.Lock) -> None:
@@ -168,6 +168,6 @@ class Client(ABC):
         return round(self.settings.clock(), 6)
 
     def expiry(self, created_at: float) -> int | None:
-        """Return when a session of this creation, and all of it, expires; epoch seconds."""
+        """Return when a session expires that was created then, in epoch seconds; None: never."""
         days = self.settings.retention_days
         return None if days is None else int(created_at + days * 86400)

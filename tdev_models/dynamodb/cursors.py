@@ -34,7 +34,8 @@ def decode(query: tuple[Any, ...], cursor: str | None) -> dict[str, Any] | None:
         raw = b""
     check, body = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
     if check != _check(query, body):
-        raise InvalidRequest("cursor", "altered, or of another query; pass a page's own cursor")
+        problem = "is altered, or of another query; pass `page.cursor` with the same arguments"
+        raise InvalidRequest("cursor", problem)
     position: dict[str, Any] = json.loads(body)
     return position
 

@@ -1,4 +1,4 @@
-"""What services say to the planner: actions and conditions of one item."""
+"""The update actions and conditions that services use often."""
 
 from __future__ import annotations
 

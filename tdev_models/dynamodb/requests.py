@@ -17,7 +17,7 @@ Request: TypeAlias = tuple[str, dict[str, Any]]
 
 
 class Requests(Connection):
-    """Makes the requests of one table."""
+    """Makes the requests of one table; sends none."""
 
     def __init__(self, model: type[BaseModel], table_name: str) -> None:
         super().__init__(region="planned")

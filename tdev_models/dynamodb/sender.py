@@ -1,4 +1,4 @@
-"""Sends requests over a transport: again where that may help, and shown to the request hook."""
+"""Sends requests over a transport, retries them, and reports each to the request hook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sender:
-    """What sends the requests of one client."""
+    """Sends the requests of one client."""
 
     def __init__(
         self, transport: Transport, settings: Settings, sleep: Callable[[float], Awaitable[None]]
@@ -64,7 +64,7 @@ class Sender:
                 )
                 try:
                     self._hook(event)
-                except Exception:  # what was sent is done, whatever its watcher makes of it
+                except Exception:  # the request is done, whatever the hook does
                     _log.warning("the on_request hook failed", exc_info=True)
 
     async def transact_write(
@@ -73,10 +73,10 @@ class Sender:
         token: str,
         retry_seconds: float | None = None,
     ) -> None:
-        """Write all parts or none; a resend with the same token does nothing twice.
+        """Write all parts or none; sent again with the same token it changes nothing more.
 
         Raises:
-            ConditionFailed: a condition was not met; `position` says whose.
+            ConditionFailed: a condition was not met; `position` is the number of its part.
         """
         request = {
             "TransactItems": parts,

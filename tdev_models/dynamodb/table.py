@@ -52,7 +52,7 @@ class Table(Generic[M]):
             hash_key: the partition key.
             range_key: the sort key, where the table has one.
             actions: what to change.
-            condition: what the stored item must be for it.
+            condition: what the stored item must be for the change to happen.
             retry_seconds: for how long it may be tried again; the setting's when not given.
 
         Raises:

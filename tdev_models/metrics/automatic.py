@@ -77,8 +77,8 @@ def run_ended(
     """Record one try of one agent, its time where it is known; the dimension is its variant."""
     if seconds is not None:
         _note(client, "agent_execution_time", max(0.0, seconds), agent_name, variant, failed)
-    for name, so in (("agent_failures", failed), ("agent_retries", retried)):
-        if ends and so:
+    for name, happened in (("agent_failures", failed), ("agent_retries", retried)):
+        if ends and happened:
             _note(client, name, 1, agent_name, variant)
 
 
@@ -95,7 +95,7 @@ def agent_used(client: Client, agent_name: str, usage: Usage) -> None:
 def session_claimed(
     client: Client, seen: PipelineSession, pipeline_type: str | None, *, resumed: bool
 ) -> None:
-    """Record that a session, as it was seen, was made or resumed; the dimension is its type."""
+    """Record that a claim created or resumed a session; `seen` is the session before it."""
     if resumed or seen.status is None:
         name = "sessions_resumed" if resumed else "sessions_started"
         _note(client, name, dimension=seen.pipeline_type or pipeline_type)
@@ -103,7 +103,7 @@ def session_claimed(
 
 @_harmless
 def session_saved(client: Client, session: PipelineSession, status: str | None) -> None:
-    """Record what a call without a lease, with this status, made of a session as it returned it."""
+    """Record what a bare call that gave this status changed; `session` is what it returned."""
     if session.created_at == session.last_updated:
         _note(client, "sessions_started", dimension=session.pipeline_type)
     if status is not None and session.previous_status != status:
@@ -118,9 +118,9 @@ def session_saved(client: Client, session: PipelineSession, status: str | None) 
 def session_ended(
     client: Client, session: PipelineSession, status: str, *, failed_before: bool = False
 ) -> None:
-    """Record how a session ended, and where if it stopped then; the dimension is its type.
+    """Record how a session ended and, unless it completed, at which agent it stopped.
 
-    Who abandons a session that had failed does not stop it a second time.
+    A session that had failed before it was abandoned has stopped already: without an agent.
     """
     completed, dimension = status == SessionStatus.COMPLETED, session.pipeline_type
     place = session.failed_agent or session.current_agent
@@ -133,7 +133,7 @@ def session_ended(
 
 @_harmless
 def project_saved(client: Client, project: UserProject) -> None:
-    """Record the first 20 technologies of a project that this call made, one sample each."""
+    """Record the first 20 technologies of a project that this call created, a sample each."""
     if project.created_at == project.last_accessed and isinstance(project.tech_stack, list):
         names = dict.fromkeys(name for name in project.tech_stack if isinstance(name, str))
         for technology in [*names][:_MOST_TECHNOLOGIES]:  # each is an item of its own
@@ -160,5 +160,5 @@ def _note(
 
 
 def _part(text: str | None) -> str:
-    """Return what may stand in a key: C# is C♯ there."""
+    """Return a text in the form that a key may hold: C# becomes C♯."""
     return (text or "").replace("#", "♯").encode()[:_PART_BYTES].decode(errors="ignore")

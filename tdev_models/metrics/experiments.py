@@ -32,8 +32,8 @@ def assign_variant(experiment: str, unit_id: str, weights: Mapping[str, float]) 
 
     Reads and writes nothing. The first 8 bytes of BLAKE2b of `experiment`, a zero byte and
     `unit_id`, as a fraction of 2**64, pick a place on a line along which the variants lie in the
-    order of their names, as long as their weights. Other experiments assign independently; other
-    weights move only the units whose place changes hands.
+    order of their names, each as long as its weight. Experiments assign independently of each
+    other. Where weights change, only the units move whose place now lies in another variant.
 
     Args:
         experiment: its name.
@@ -83,10 +83,10 @@ async def compare_variants(
 
     Success rates by Newcombe's interval and the test of two proportions, values by Welch's test of
     their logarithms (values above 0, failed runs included), each at 5 %: of ten pairs of equal
-    variants one shows a difference in either. Decide on the range beforehand: looking again and
-    again until something shows finds what is not there. A retry is a sample like any other, except
-    for the check of the split, which leaves out the retries of `agent_execution_time`. One Query a
-    day of the range, two for `agent_execution_time`, consistent.
+    variants one shows a difference in either. Decide on the range beforehand: who looks again
+    and again until a difference shows will find one by chance. A retry is a sample like any other,
+    except for the check of the split, which leaves out the retries of `agent_execution_time`. One
+    Query a day of the range, two for `agent_execution_time`, consistent.
 
     Args:
         agent: the agent.
@@ -95,7 +95,7 @@ async def compare_variants(
         metric: usually "agent_execution_time", which the tracker records.
         start: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
         end: instant, exclusive; at most 366 days later.
-        weights: how units were to be split; equally when not given.
+        weights: the weights that units were assigned by; equal when not given.
         effect: what `needed` is for, at most 0.5: 0.05 is five points of success, or 5 % of the
             value.
 
@@ -123,11 +123,11 @@ async def compare_variants(
                 totals[cell.dimension].add(cell.totals)
         return totals
 
-    samples, again = await totals_of(metric), (0, 0)
+    samples, retried = await totals_of(metric), (0, 0)
     if metric == "agent_execution_time":
         retries = await totals_of("agent_retries")
-        again = retries[a].count, retries[b].count
-    return compared(agent, metric, (a, samples[a]), (b, samples[b]), share, float(effect), again)
+        retried = retries[a].count, retries[b].count
+    return compared(agent, metric, (a, samples[a]), (b, samples[b]), share, float(effect), retried)
 
 
 def compared(
@@ -139,17 +139,22 @@ def compared(
     effect: float = 0.05,
     retries: tuple[int, int] = (0, 0),
 ) -> Comparison:
-    """Return the comparison of two totals; `share` of all but the retries were to be a's."""
-    (_, one), (_, other) = a, b
-    first = [max(0, each.count - again) for each, again in zip((one, other), retries, strict=True)]
-    split = _split(first[0], first[1], share) if sum(first) else None
-    success = _success(one, other, effect) if one.count and other.count else None
-    ratio = _ratio(one, other, effect) if min(one.positives, other.positives) > 1 else None
+    """Return the comparison of two totals; `share` of the first attempts were meant for `a`."""
+    (_, totals_a), (_, totals_b) = a, b
+    first_a, first_b = (
+        max(0, totals.count - again)
+        for totals, again in zip((totals_a, totals_b), retries, strict=True)
+    )
+    split = _split(first_a, first_b, share) if first_a + first_b else None
+    both = totals_a.count and totals_b.count
+    success = _success(totals_a, totals_b, effect) if both else None
+    enough = min(totals_a.positives, totals_b.positives) > 1
+    ratio = _ratio(totals_a, totals_b, effect) if enough else None
     return Comparison(
         metric=metric,
         agent_name=agent,
-        a=_variant(*a) if one.count else None,
-        b=_variant(*b) if other.count else None,
+        a=_variant(*a) if totals_a.count else None,
+        b=_variant(*b) if totals_b.count else None,
         success=success,
         ratio=ratio,
         split_p_value=split,
@@ -239,42 +244,44 @@ def _verdict(
     ratio: Difference | None,
     split: float | None,
 ) -> str:
-    (a_name, one), (b_name, other) = a, b
-    fewest = min(one.count, other.count)
+    (a_name, totals_a), (b_name, totals_b) = a, b
+    fewest = min(totals_a.count, totals_b.count)
     if fewest < _LEAST or success is None:
         return (
-            f"Not enough data: {one.count} samples of {a_name} and {other.count} of {b_name}, "
-            f"of which nothing can be said below {_LEAST} each."
+            f"Not enough data: {totals_a.count} samples of {a_name} and {totals_b.count} of "
+            f"{b_name}; a comparison takes at least {_LEAST} of each."
         )
     if split is not None and split < _SPLIT_LEVEL:
         return (
-            f"Not to be trusted: {one.count} samples of {a_name} and {other.count} of {b_name} "
-            "are not the split that was meant, so something loses samples of one of them."
+            f"Not to be trusted: {totals_a.count} samples of {a_name} and {totals_b.count} of "
+            f"{b_name} are not split as intended, so samples of one of them must be missing."
         )
-    said, open_ = [], []
-    positive = min(one.positives, other.positives)
+    sentences, undecided = [], []
+    positive = min(totals_a.positives, totals_b.positives)
     if success.p_value < _LEVEL:
         more = "more" if success.effect > 0 else "less"
-        said.append(
+        sentences.append(
             f"{b_name} succeeds {more} often than {a_name}: by {100 * abs(success.effect):.1f} "
             f"points ({100 * success.low:+.1f} to {100 * success.high:+.1f})."
         )
     elif fewest < success.needed:
-        open_.append(f"success ({success.needed} each)")
+        undecided.append(f"success ({success.needed} each)")
     else:
-        said.append("Success rates show no difference.")
+        sentences.append("Success rates show no difference.")
     if ratio is None or positive < _LEAST:
-        open_.append(f"values ({_LEAST} each above 0, at least)")
+        undecided.append(f"values ({_LEAST} each above 0, at least)")
     elif ratio.p_value < _LEVEL:
         less = "less" if ratio.effect < 1 else "more"
-        said.append(
+        sentences.append(
             f"{b_name} takes {100 * abs(ratio.effect - 1):.1f} % {less} than {a_name} "
             f"({100 * (ratio.low - 1):+.1f} to {100 * (ratio.high - 1):+.1f} %)."
         )
     elif positive < ratio.needed:
-        open_.append(f"values ({ratio.needed} each)")
+        undecided.append(f"values ({ratio.needed} each)")
     else:
-        said.append("Values show no difference.")
-    if open_:
-        said.append(f"Not enough data to tell an effect of that size in {' and '.join(open_)}.")
-    return " ".join(said)
+        sentences.append("Values show no difference.")
+    if undecided:
+        sentences.append(
+            f"Not enough data to tell an effect of that size in {' and '.join(undecided)}."
+        )
+    return " ".join(sentences)

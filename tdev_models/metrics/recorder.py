@@ -43,7 +43,7 @@ _MOST_CELLS_TRIED = 3
 _MOST_CELLS = 10_000
 _MOST_QUIET = 10_000
 _MOST_RECORDERS = 64
-_HOURS_KEPT = 3  # its own, and two more
+_HOURS_KEPT = 3  # a cell is kept for its own hour and for two more
 _EXIT_SECONDS = 5.0
 
 _writing = threading.local()
@@ -69,7 +69,7 @@ class _Batch:
 
 
 class _WriterCell:
-    """One item that this process writes; `totals` is what of it was acknowledged."""
+    """One item that this process writes; `totals` are those of its last acknowledged write."""
 
     def __init__(self, key: CellKey) -> None:
         moment = datetime.fromtimestamp(key.hour * 3600, UTC)
@@ -116,10 +116,10 @@ class Recorder:
         return [*cls._open.values()]
 
     def add(self, key: CellKey, value: float, error: bool, *, awaited: bool) -> SharedFuture:
-        """Take in a sample; the future is settled once it is durable, or was lost.
+        """Add a sample; the future is settled once the sample is durable, or was lost.
 
-        Not awaited are the package's own metrics: when the table does not keep up, what passes
-        10,000 waiting samples of one cell is dropped.
+        The package's own metrics are not awaited: when the table does not keep up, they are dropped
+        while 10,000 samples of the same cell wait.
 
         Raises:
             Throttled: 10,000 cells wait to be written, and nobody awaits this sample.
@@ -162,7 +162,7 @@ class Recorder:
                 if cell.busy or (hour < key.hour + _HOURS_KEPT and not full)
             }
             full = len(self._cells) >= _MOST_CELLS
-            if full:  # looking at all of them is not for every sample
+            if full:  # for a second: looking through all cells takes long
                 self._all_busy_until = now + 1
         if full and not awaited:
             raise Throttled(f"{len(self._cells)} cells wait to be written")
@@ -204,7 +204,7 @@ class Recorder:
         _writing.active = True
         try:
             written = self._written(cell, batch)
-        except BaseException as raised:  # of a hook, too: nobody may wait for ever
+        except BaseException as raised:  # also an error of a hook: callers must not wait for ever
             error, written = raised, _WriterCell(cell.key)
         finally:
             _writing.active = False
@@ -215,7 +215,7 @@ class Recorder:
                     self._cells[cell.key] = written
             written.busy = written.pending is not None
             if written.busy:
-                self._ready.append(written)  # for this thread, which looks there next
+                self._ready.append(written)  # this thread looks there next
             self._unsettled.discard(batch.future)
         batch.future.settle(error)
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
@@ -236,7 +236,7 @@ class Recorder:
             except ConditionFailed as refused:
                 stored = self._client.metrics.load(refused.item)
                 if stored is None or stored.seq != item.seq:
-                    # Not this writer's any more; what was refused is not in it.
+                    # Somebody else wrote this cell, without this batch: a fresh cell takes it.
                     cell = _WriterCell(cell.key)
                     continue
             cell.seq, cell.totals = cell.seq + 1, totals

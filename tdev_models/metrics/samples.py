@@ -74,7 +74,7 @@ async def flush_metrics(client: Client) -> None:
     (`os._exit`, children of multiprocessing).
     """
     for future in Recorder.for_settings(client.settings).unsettled():
-        with suppress(Exception):  # its own caller got the error, or the log has it
+        with suppress(Exception):  # the call that recorded it raised the error, or it was logged
             await client.wait_for(future)
 
 
@@ -199,7 +199,7 @@ def _days(first: float, last: float) -> list[str]:
 
 
 async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
-    # Merged page by page: a day of many writers is more than should be held.
+    # Merged page by page: all cells of a day with many writers would take too much memory.
     merged: dict[tuple[int, str, str], Totals] = {}
     start = None
     while True:

@@ -11,7 +11,7 @@ from tdev_models.models import Metric
 
 # A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
 _WIDTH = 0.0396
-# Above the bucket of the smallest magnitude, 1e-60, so that bucket numbers rise with the values.
+# Added to the number of each bucket, so that even 1e-60 has a number above that of 0.
 _ONE = 4000
 _BELOW_ALL = -2 * _ONE
 _VERSION = 1
@@ -21,7 +21,7 @@ class Totals:
     """What is kept of some samples.
 
     Attributes:
-        sum: with `rest`, which a float cannot hold of it, exact to 1e-30.
+        sum: the sum; with `rest`, the part of it that a float cannot hold, exact to 1e-30.
         squares: the sum of the squares.
         positives, logs, log_squares: how many values are above 0, the sums of their natural
             logarithms and of those squared.
@@ -50,7 +50,7 @@ class Totals:
 
     @classmethod
     def of(cls, values: Sequence[float], errors: int = 0) -> Totals:
-        """Return the totals of some values, so many of them failures."""
+        """Return the totals of some values, of which `errors` are failures."""
         totals = cls()
         if not values:
             return totals
@@ -88,9 +88,9 @@ class Totals:
         return self.errors / self.count
 
     def percentile(self, percent: float) -> float:
-        """Return the value that so many percent of the samples do not pass, within 2 %.
+        """Return the value that `percent` % of the samples do not exceed, within 2 %.
 
-        The nearest rank: the smallest sample that at least `percent` of 100 are not above.
+        By nearest rank: the smallest sample that is at least as large as `percent` % of them.
         """
         rank = max(1, math.ceil(Fraction(str(percent)) * self.count / 100))
         if rank == 1:
@@ -164,7 +164,7 @@ def unpack(data: bytes) -> Counter[int]:
 
 
 def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
-    """Return the item of a writer's cell that holds these totals, its `seq`-th state."""
+    """Return the item of a writer's cell that holds these totals; `seq` numbers its writes."""
     _, agent_name, hour, _, _ = cell.split("#")
     return Metric(
         date,

@@ -54,7 +54,8 @@ class TableMeta(type):
 
 
 def _settings_for_import() -> settings.Settings:
-    # PynamoDB asks when a model is made, at import; whoever sends is told by `table_name`.
+    # PynamoDB reads region and host when a model is defined, at import. A wrong setting must not
+    # fail there: it is reported by `table_name`, at the first request.
     try:
         return settings.current()
     except InvalidRequest:
@@ -79,7 +80,7 @@ class BaseModel(Model):
         else:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    # ------------------------------------------------------------------ what the ORM user calls
+    # ------------------------------------------------------------------ for users of the ORM
 
     def save(
         self, condition: Condition | None = None, *, add_version_condition: bool = True
@@ -127,7 +128,7 @@ class BaseModel(Model):
         self._stored = {
             **self._stored,
             **self._key(),
-            **{one.attr_name: raw for one, raw in changes},
+            **{attribute.attr_name: raw for attribute, raw in changes},
         }
         self._place = self._table()
         return response
@@ -220,7 +221,7 @@ class BaseModel(Model):
                 changes.append((attribute, raw))
         return changes
 
-    # ------------------------------------------------------------------ what the store calls
+    # ------------------------------------------------------------------ for the rest of the package
 
     def is_as_read(self, attribute: Attribute[Any]) -> Condition:
         """Return the condition that an attribute is as it was read, digit for digit.
@@ -286,7 +287,7 @@ def typed(attribute: Attribute[Any], raw: Any) -> Action:
 
 
 class _OrmConnection(Connection):
-    """PynamoDB's connection on the shared botocore client: logs no request, retries as services."""
+    """PynamoDB's connection, on the shared botocore client: it retries as the services do."""
 
     @property
     def client(self) -> Any:

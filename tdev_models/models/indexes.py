@@ -16,13 +16,13 @@ M = TypeVar("M", bound=Model)
 class ListIndex(GlobalSecondaryIndex[M]):
     """An index that holds what lists show: its keys, and the model's `listed` attributes.
 
-    DynamoDB cannot change what an index projects: to list one attribute more or less, migrations
-    replace each such index of the table, live. It is deleted and built again from the whole table
-    (a write unit for each KB of it), and the calls that query it fail until it is there.
+    DynamoDB cannot change what an index projects. When an attribute becomes `listed`, or no longer
+    is, migrations replace each such index of the table, live: it is deleted and built again from
+    the whole table (a write unit for each KB), and calls that query it fail until it is complete.
     """
 
     def __init_subclass__(cls, name: str) -> None:
-        # The projection follows when the model is known.
+        # `__set_name__` adds the projection: only there the model is known.
         cls.Meta = SimpleNamespace(index_name=name, projection=KeysOnlyProjection())
         super().__init_subclass__()  # type: ignore[no-untyped-call]
 

@@ -42,7 +42,7 @@ class PipelineSession(BaseModel):
     """One pipeline run.
 
     What callers give:
-        session_id: at most 1,792 bytes; the ids of its executions end in the agents' names.
+        session_id: at most 1,792 bytes, so that an agent's name fits behind it in a key.
         user_id: at most 2,048 bytes; once set, a call that names another is refused.
         project_name: at most 1,024 bytes.
         pipeline_type: SIMPLE or PRODUCTION.

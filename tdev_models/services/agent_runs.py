@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
@@ -45,16 +45,12 @@ class SessionRun(Generic[C]):
         client: the client of both.
         session_id: the session.
         lease: the claim; None before there is one.
-        raised: the errors that ended agents, each with its agent, to name the one that failed.
-        reason: why the session is to end as FAILED though no error leaves its block.
         left: the session's block was left; agents of other tasks may still run.
     """
 
     client: C
     session_id: str
     lease: Lease | None = None
-    raised: list[tuple[BaseException, str]] = field(default_factory=list)
-    reason: str | None = None
     left: bool = False
     _cancelled_until: float | None = None
 
@@ -377,7 +373,7 @@ class AgentRun(ClientContext[C, bool]):
     async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
         """Record the end; where that fails after an error, the error says so in a note."""
         if error is not None:
-            self._session.raised.append((real_error(error), self.agent_name))
+            self._session.owned.raised.append((real_error(error), self.agent_name))
         try:
             await self._write(values, error, self._client.now() - self._started)
         except LeaseLost:
@@ -400,7 +396,7 @@ class AgentRun(ClientContext[C, bool]):
             failures[self.agent_name] = self.error or ""
         elif status != ExecutionStatus.PENDING:
             failures.pop(self.agent_name, None)
-            raised = self._session.raised
+            raised = self._session.owned.raised
             raised[:] = [(error, name) for error, name in raised if name != self.agent_name]
 
     async def _stored_output(self) -> Any:

@@ -318,11 +318,6 @@ def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:
     return actions
 
 
-def written_with(execution: AgentExecution, token: str) -> bool:
-    """Return whether an execution holds the write of a token, whatever came after."""
-    return execution.write_token == token or began_or_ended_with(execution, token)
-
-
 def began_or_ended_with(execution: AgentExecution, token: str) -> bool:
     """Return whether an attempt began or ended with the write of a token, whatever came after."""
     attempts = (execution.attempts or {}).values()

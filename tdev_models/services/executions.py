@@ -19,10 +19,10 @@ from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Pag
 from tdev_models.services.execution_states import (
     PAYLOADS,
     actions_of,
+    began_or_ended_with,
     change_of,
     seen_condition,
     stored_after,
-    written_with,
 )
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease, current_lease, lease_lost_error
@@ -141,11 +141,8 @@ async def write_execution(
         Conflict: others wrote the execution again and again.
     """
     token = uuid.uuid4().hex[:16]
-    if seen is not None and seen.execution_id != execution_id:
-        seen = None  # the agent ran under an id of another form: this is another item
-    expires_at = await _expires_at(client, values["project_id"], seen, lease)
-    if expires_at is not None:
-        values = {**values, "expires_at": expires_at}
+    seen = _same_item(seen, execution_id)
+    values = await _with_expiry(client, values, seen, lease)
     values = await _with_chunks_written(client, execution_id, agent_name, values, seen, lease)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
@@ -159,27 +156,28 @@ async def write_execution(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
             else:
+                part = client.executions.requests.update_part(
+                    execution_id, agent_name, actions=actions, condition=condition
+                )
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
                     client,
                     lease,
                     agent_name,
-                    client.executions.requests.update_part(
-                        execution_id, agent_name, actions=actions, condition=condition
-                    ),
+                    part,
                     ended=change.counts_as_ended,
                     retry_seconds=retry_seconds,
                     adds=usage.added_to_session(),
                 )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
-            if stored is None or not written_with(stored, token):
+            if not _is_written_with(stored, token):
                 if lease is not None and alone:  # a later owner's work stays
                     raise lease_lost_error(lease) from None
                 seen = stored
                 continue
-            written = stored
+            written = stored or written
             if lease is not None:
                 lease.ended_agents = lease.ended_after(agent_name, change.counts_as_ended)
         run_ended(
@@ -193,6 +191,18 @@ async def write_execution(
         )
         return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+
+
+def _same_item(seen: AgentExecution | None, execution_id: str) -> AgentExecution | None:
+    """Return what was seen of an execution, or None where the agent ran under another id."""
+    return seen if seen is not None and seen.execution_id == execution_id else None
+
+
+def _is_written_with(stored: AgentExecution | None, token: str) -> bool:
+    """Return whether the write of a token is in what is stored, whatever came after it."""
+    return stored is not None and (
+        stored.write_token == token or began_or_ended_with(stored, token)
+    )
 
 
 async def _read_with_session(
@@ -214,6 +224,14 @@ def _check_never_claimed(session: PipelineSession) -> None:
             f"session {session.session_id} was claimed (claim {int(session.fence)}); executions "
             "of it are written inside its track_session or resume only"
         )
+
+
+async def _with_expiry(
+    client: Client, values: Mapping[str, Any], seen: AgentExecution | None, lease: Lease | None
+) -> Mapping[str, Any]:
+    """Return the fields with when the execution expires, if it does."""
+    expires_at = await _expires_at(client, values["project_id"], seen, lease)
+    return values if expires_at is None else {**values, "expires_at": expires_at}
 
 
 async def _expires_at(

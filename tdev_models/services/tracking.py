@@ -217,7 +217,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         """
         if not isinstance(reason, str) or not reason:
             raise InvalidRequest("reason", "must be a text that says what went wrong")
-        self._run.reason = shortened(reason)
+        self.owned.reason = shortened(reason)
 
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
         outer = current_lease(self._client, self.session_id)
@@ -229,6 +229,8 @@ class Tracker(ClientContext[C, Literal[False]]):
         return self._enter(binding)
 
     async def _join(self, outer: Lease) -> Self:
+        if (user_id := self._values.get("user_id")) is not None:
+            check_user(await self._client.sessions.get(self.session_id), user_id)
         self._joined, self._run.lease, self.start_agent = True, outer, outer.start_agent
         return self
 
@@ -281,17 +283,17 @@ class Tracker(ClientContext[C, Literal[False]]):
 
     async def _end(self) -> None:
         """End the session as what its agents have left."""
-        if self._run.reason is None and not self.owned.failures:
+        if self.owned.reason is None and not self.owned.failures:
             done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
             await leased_update(self._client, self.owned, done, ends=SessionStatus.COMPLETED)
             return
         agent, text = next(iter(self.owned.failures.items()), (None, ""))
-        await self._end_as_failed(self._run.reason or text, agent)
+        await self._end_as_failed(self.owned.reason or text, agent)
 
     def _agent_of(self, cause: BaseException) -> str | None:
         """Return the agent that raised an error, or else the one that is left failed or cut off."""
-        raised = [agent for error, agent in self._run.raised if error is cause]
-        cut_off = [agent for _, agent in reversed(self._run.raised)]
+        raised = [agent for error, agent in self.owned.raised if error is cause]
+        cut_off = [agent for _, agent in reversed(self.owned.raised)]
         return next(iter((*raised, *self.owned.failures, *cut_off)), None)
 
     async def _hand_back(self, error: BaseException) -> None:

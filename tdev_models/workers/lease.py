@@ -59,6 +59,8 @@ class Lease:
         ended_agents: the agents that have ended, which `progress` counts.
         outputs: what is known of their outputs.
         failures: by critical agent, why it failed; without those tried again with success.
+        raised: the errors that ended agents, each with its agent, to name the one that failed.
+        reason: why the session is to end as FAILED though no error leaves its block.
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
             while it goes on.
         process: the process whose block it is; forked children write under the lease, too.
@@ -83,6 +85,8 @@ class Lease:
     ended_agents: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     failures: dict[str, str] = field(default_factory=dict, repr=False)
+    raised: list[tuple[BaseException, str]] = field(default_factory=list, repr=False)
+    reason: str | None = field(default=None, repr=False)
     ended: SessionStatus | None = None
     retry_after_seconds: float = 0.0
     process: int = field(default_factory=os.getpid)

@@ -18,6 +18,7 @@ from tdev_models import (
     Session,
     Settings,
     Unavailable,
+    WrongUser,
     get_agent_execution,
     get_pipeline_session,
     query_metrics,
@@ -224,6 +225,15 @@ async def test_a_nested_block_of_the_same_session_joins_it(store: Settings) -> N
     assert resume
     session = await get_pipeline_session("s")
     assert (session.status, session.progress, session.fence) == ("COMPLETED", 3, 1)
+
+
+async def test_a_nested_block_can_fail_the_session_and_must_name_its_user(store: Settings) -> None:
+    async with track_session("s", user_id="u1"):
+        with pytest.raises(WrongUser):
+            await track_session("s", user_id="u2").__aenter__()
+        async with track_session("s", user_id="u1") as inner:
+            inner.fail("3 of 9 agents failed")
+    assert await failure_of("s") == ("FAILED", None, "3 of 9 agents failed")
 
 
 async def test_a_failure_in_a_nested_block_is_the_outer_ones(store: Settings) -> None:

@@ -128,6 +128,12 @@ def test_no_index_of_sessions_holds_a_lease() -> None:
     assert not both, f"a heartbeat would be billed for each index, too: {both} with listed=False"
 
 
+def test_no_index_of_sessions_holds_what_every_agent_changes() -> None:
+    for index in (PipelineSession.status_index, PipelineSession.user_index):
+        held = {*(index.Meta.projection.non_key_attributes or ()), *index.Meta.attributes}
+        assert not held & {"progress", "current_agent", "last_updated", "lease_expires"}
+
+
 def test_an_attribute_without_a_check_is_refused_from_callers() -> None:
     for name in ("lease_token", "previous_status", "created_at"):
         with pytest.raises(InvalidRequest, match=f"^{name}: is kept by the package"):

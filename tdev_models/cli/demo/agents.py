@@ -66,7 +66,7 @@ LIBRARIES = {
     "vue": {"vue": "https://esm.sh/vue@3/dist/vue.esm-browser.prod.js"},
 }
 
-# What a word of the request asks for. Node, Docker and the like are asked for in vain.
+# What the words of a request ask for. No component provides Node, Docker and the like.
 FEATURES = {
     "graphql": "graphql|gql",
     "rest": "rest|restful",
@@ -95,7 +95,7 @@ ENTITIES = {
 }
 
 
-# What one file needs of the others, or of a library.
+# How a file of each kind names another file, or a library, that it needs.
 IMPORTS = {
     ".py": r"^(?:from|import) (\w+)",
     ".js": r'^import .* from "(?:\./)?(.+)";',
@@ -111,7 +111,7 @@ def nl_input(request: str, outputs: Mapping[str, Any]) -> Output:
 
 
 def ui_selection(request: str, outputs: Mapping[str, Any]) -> Output:
-    """Choose the UI framework: the one the text names first, else React."""
+    """Choose the UI framework that the text names first, else React."""
     words = [word.removesuffix("js") for word in outputs["nl_input"]["words"]]
     named = [word for word in words if word in LIBRARIES]
     return {"framework": named[0] if named else "react", "named": bool(named)}
@@ -120,10 +120,12 @@ def ui_selection(request: str, outputs: Mapping[str, Any]) -> Output:
 def parser(request: str, outputs: Mapping[str, Any]) -> Output:
     """Find what the application is about and what it must do."""
     words = outputs["nl_input"]["words"]
-    asked = {name for name, pattern in FEATURES.items() if _said(pattern, words)}
+    asked = {name for name, pattern in FEATURES.items() if _mentions(pattern, words)}
     if "graphql" not in asked:
         asked.add("rest")
-    entities = {name: fields for name, (words_, fields) in ENTITIES.items() if _said(words_, words)}
+    entities = {
+        name: fields for name, (words_, fields) in ENTITIES.items() if _mentions(words_, words)
+    }
     wanted = {"page", "python", "database", outputs["ui_selection"]["framework"]} | asked
     return {"entities": entities or {"items": ["title"]}, "features": sorted(wanted)}
 
@@ -238,9 +240,9 @@ RUN: dict[str, Agent] = {name: globals()[name] for name in AGENTS}
 """The agents in the order in which the pipeline runs them."""
 
 
-def _said(pattern: str, words: list[str]) -> bool:
+def _mentions(pattern: str, words: list[str]) -> bool:
     return any(re.fullmatch(pattern, word) for word in words)
 
 
 def _filled(template: str, **values: str) -> str:
-    return re.sub("@([A-Z]+)@", lambda found: values[found[1].lower()], template)
+    return re.sub("@([A-Z]+)@", lambda match: values[match[1].lower()], template)

@@ -12,7 +12,7 @@ from tdev_models.results import RequestEvent
 
 @dataclass(frozen=True)
 class Bill:
-    """An `on_request` hook that writes each request down at once: its process may be killed."""
+    """An `on_request` hook that stores each request at once: its process may be killed."""
 
     file: Path
     who: str

@@ -1,4 +1,4 @@
-"""What the demo shows, read back, against what it saw happen."""
+"""Checks what is stored against what the demo saw happen."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Facts:
 
 
 class Check(NamedTuple):
-    """One claim, and what was found and expected."""
+    """One claim, and the actual and the expected value."""
 
     claim: str
-    found: Any
+    actual: Any
     expected: Any
 
 
 def check(facts: Facts, story: Story) -> list[Check]:
-    """Return every claim of the demo with what was found and what must be."""
+    """Return every claim of the demo with the actual and the expected value."""
     return [*_takeover(story), *_store(facts, story)]
 
 

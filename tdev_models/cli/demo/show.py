@@ -113,14 +113,14 @@ def _cost(file: Path) -> Table:
 
 
 def checked(console: Console, checks: Sequence[Check]) -> bool:
-    """Print each claim with a tick, or what was found instead; return whether all hold."""
-    for claim, found, expected in checks:
-        if found == expected:
+    """Print each claim with a tick, or the value that is wrong; return whether all hold."""
+    for claim, actual, expected in checks:
+        if actual == expected:
             console.print(f"[green]✓[/] {claim}")
         else:
             console.print(f"[red]✗[/] {claim}")
-            console.print(f"  found    {found!r}\n  expected {expected!r}", markup=False)
-    return all(found == expected for _, found, expected in checks)
+            console.print(f"  found    {actual!r}\n  expected {expected!r}", markup=False)
+    return all(actual == expected for _, actual, expected in checks)
 
 
 def further(console: Console, engine: Engine, directory: Path, story: Story) -> None:

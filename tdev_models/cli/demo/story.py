@@ -45,7 +45,7 @@ _SETTINGS = {"TDEV_ENV": "dev", "TDEV_LEASE_SECONDS": "2", "TDEV_STALLED_AFTER_S
 
 
 def run(request: str, keep: bool) -> int:
-    """Tell the story of one request; return 0 if all that is shown was found in the store.
+    """Run the demo of one request; return 0 if all checks of what is stored hold.
 
     Raises:
         TdevError: the engine, a worker or a call failed.

@@ -33,7 +33,7 @@ def begin(session_id: str, user_id: str, request: str) -> None:
 
     def wait_inside(agent: str) -> None:
         if agent == KILLED_IN:
-            flush_metrics()  # what is still on its way dies with the process
+            flush_metrics()  # or metrics that are not yet written are lost with the process
             say("inside", agent=agent)
             sys.stdin.read()
             raise SystemExit("the demo is gone")
@@ -69,7 +69,7 @@ def recover(session_id: str) -> None:
     )
     with resume:
         work(resume, stalled[0].metadata["request"], lambda agent: None)
-    flush_metrics()  # the demo ends this process once it has heard
+    flush_metrics()  # after the next line the demo ends this process
     say("completed")
 
 

@@ -121,8 +121,10 @@ async def test_every_way_to_take_over_sees_a_hung_session(strict_store: Settings
         elif how == "recover":
             assert (await recover_sessions(finish)).completed == ["s"]
         else:
-            raw.put_attribute(strict_store, "pipeline-sessions", "s", resume_count={"N": "9"})
-            assert (await recover_sessions(finish)).abandoned == ["s"]
+            counts = {"resumes_without_progress": {"N": "99"}, "worker_deaths": {"N": "2"}}
+            raw.put_attribute(strict_store, "pipeline-sessions", "s", **counts)
+            result = await recover_sessions(finish)
+            assert result.abandoned == ["s"], (result, await get_pipeline_session("s"))
             assert (await get_pipeline_session("s")).deadline is None
 
 

@@ -96,7 +96,7 @@ async def test_an_end_that_is_made_anew_after_it_was_stored_counts_once(
     strict_store: Settings, ended_by_a_call: bool
 ) -> None:
     """Another agent's end comes between two copies: the second is another request."""
-    fault = Fault("resent", operation="TransactWriteItems", nth=3 if ended_by_a_call else 2)
+    fault = Fault("resent", operation="TransactWriteItems", nth=4 if ended_by_a_call else 2)
     with injected(fault):
         async with track_session("s") as session, session.agent("parser") as run:
 

@@ -148,7 +148,7 @@ class Settings:
         TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
         TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
         TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
-        AWS_REGION or AWS_DEFAULT_REGION,
+        TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -157,6 +157,7 @@ class Settings:
         given: dict[str, Any] = {
             "environment": environ.get("TDEV_ENV"),
             "prefix": environ.get("TDEV_TABLE_PREFIX"),
+            "json_nan": environ.get("TDEV_JSON_NAN"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
         }

@@ -10,7 +10,7 @@ from typing import Any, Self
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import C
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, LeaseLost
 from tdev_models.models import PipelineSession
 from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
@@ -175,9 +175,12 @@ async def try_to_resume(
         refused = await resume.claim(seen, {}, resumed=resumed, afresh=force)
         if refused is None:
             resume.owned.retry_after_seconds = retry_after_seconds
-            outcome = await resume.take_over(work, from_agent)
-            if from_agent is not None:
-                await _begin_again_at(client, from_agent, outcome, resume.owned)
+            try:
+                outcome = await resume.take_over(work, from_agent)
+                if from_agent is not None:
+                    await _begin_again_at(client, from_agent, outcome, resume.owned)
+            except LeaseLost:
+                resume.reason = "it was taken over while its work was adopted"
             return resume
         seen = refused
     resume.reason = (

@@ -255,7 +255,7 @@ async def test_an_output_that_cannot_be_stored_is_not_made_again(strict_store: S
         calls.append(1)
         return object()
 
-    with pytest.raises(InvalidRequest, match=r"^output: no JSON form"):
+    with pytest.raises(InvalidRequest, match=r"^output: object has no JSON form"):
         async with track_session("s") as session:
             await session.run("parser", agent, attempts=3)
     assert calls == [1]
@@ -292,8 +292,9 @@ def test_wrong_arguments_are_refused_before_anything_is_called(
     strict_store: Settings, field: str, arguments: dict[str, Any]
 ) -> None:
     calls: list[int] = []
-    with pytest.raises(InvalidRequest, match=f"^{field}: "):
-        sync.track_session("s").run("parser", **{"function": lambda: calls.append(1), **arguments})
+    with sync.track_session("s") as session:
+        with pytest.raises(InvalidRequest, match=f"^{field}: "):
+            session.run("parser", **{"function": lambda: calls.append(1), **arguments})
     assert not calls
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +26,17 @@ from tests.engine.pipelines import clock
 DAY = 86_400.0
 
 
+async def begin_elsewhere() -> None:
+    """Own the session as another worker would: later blocks here do not join that one."""
+    await copy_context().run(track_session("s").__aenter__)
+
+
 @pytest.mark.parametrize("call", ["track_session", "resume_pipeline"])
 async def test_a_lease_of_a_clock_that_was_a_day_ahead_locks_nothing(
     store: Settings, call: str
 ) -> None:
     with settings.use(store, clock=clock(DAY)):
-        await track_session("s").__aenter__()  # and its worker dies
+        await begin_elsewhere()  # and its worker dies
     if call == "track_session":
         async with track_session("s"):
             pass
@@ -44,7 +50,7 @@ async def test_a_clock_that_is_off_a_little_takes_no_session_from_a_living_worke
     store: Settings, skew: float
 ) -> None:
     with settings.use(store, clock=clock(skew)):
-        await track_session("s").__aenter__()
+        await begin_elsewhere()
     assert "owns it" in ((await resume_pipeline("s")).reason or "")
     with pytest.raises(LeaseHeld):
         await track_session("s").__aenter__()

@@ -180,8 +180,8 @@ async def test_the_cost_of_a_tracked_run_is_bounded(strict_store: Settings) -> N
             for name in AGENTS:
                 async with session.agent(name, 1) as run:
                     run.output = 1
-    # Each agent: begin, look, end. The session: look, claim, end.
-    assert len(events) == 3 * len(AGENTS) + 3
+    # Each agent: begin, end. The session: look, claim, end.
+    assert len(events) == 2 * len(AGENTS) + 3
 
 
 async def test_progress_counts_the_nine_agents_only(store: Settings) -> None:

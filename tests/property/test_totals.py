@@ -9,7 +9,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from tdev_models import PayloadDamaged
 from tdev_models.metrics.totals import Totals, bucket, from_item, pack, to_item, unpack
@@ -75,6 +75,7 @@ def test_a_histogram_of_a_newer_release_is_refused() -> None:
         unpack(b"\x02")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 @example(b"")
 @example(b"\x01" + b"\xff" * 400_000)

@@ -95,5 +95,5 @@ def test_functions_show_their_own_signature() -> None:
 
     for module in (tdev, sync):
         signature = inspect.signature(module.resume_pipeline)
-        assert list(signature.parameters) == ["session_id", "runner", "from_agent"]
+        assert list(signature.parameters) == ["session_id", "runner", "from_agent", "force"]
         assert (module.resume_pipeline.__doc__ or "").startswith("Claim a failed or stalled")

@@ -19,7 +19,7 @@ VARIABLES = {
     "region": "AWS_REGION",
     "endpoint": "AWS_ENDPOINT_URL",
 }
-ONLY_IN_PROGRAMS = {"on_request", "transport", "clock"}
+ONLY_IN_PROGRAMS = {"on_request", "transport", "clock", "json_default"}
 
 
 @dataclass

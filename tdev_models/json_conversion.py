@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, NoReturn
 from uuid import UUID
@@ -60,9 +61,9 @@ def form_of(value: Any, hook: Callable[[Any], Any] | None) -> Any:
 
 
 def _converted(value: Any, hook: Callable[[Any], Any] | None) -> Any:
-    for types, convert in _CONVERTERS:
-        if isinstance(value, types):
-            return convert(value)
+    kind: Any = type(value)
+    if convert := _converter(kind):
+        return convert(value)
     if isinstance(value, type):
         _refuse(value)
     if is_dataclass(value):
@@ -75,6 +76,11 @@ def _converted(value: Any, hook: Callable[[Any], Any] | None) -> Any:
     if hook is None:
         _refuse(value)
     return hook(value)
+
+
+@lru_cache(256)
+def _converter(kind: Any) -> Callable[[Any], Any] | None:
+    return next((convert for types, convert in _CONVERTERS if issubclass(kind, types)), None)
 
 
 def _many(convert: Callable[[], Any], value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 MOST_NESTED = 200
@@ -17,24 +18,30 @@ MOST_VALUES = 1_000_000
 """With 32 MB of `[],[],...` a process would take 0.9 GB for 11 million lists."""
 
 PIECE = 64 * 1024
-# What one match of the scanner may pass over: 3 ms.
-_WINDOW = 1024 * 1024
+# What one match of a pattern may pass over: some milliseconds.
+_WINDOW = 256 * 1024
 
 _SPACE = " \t\n\r"
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rf'(?:[^",\[\]{{}}]++|{_STRING})*+'
-_STRINGS = re.compile(_STRING, re.DOTALL)
 # What holds no list or object is passed over whole, if it is short.
 _LEAF = rf"(?:\[(?:{_FLAT},){{0,99}}+{_FLAT}\]|\{{(?:{_FLAT},){{0,99}}+{_FLAT}\}})"
-_FLAT_OR_LEAF = rf'(?:[^",\[\]{{}}]++|{_STRING}|{_LEAF})*+'
-_NO_STRUCTURE = re.compile(_FLAT_OR_LEAF, re.DOTALL)
+_NO_STRUCTURE = rf'(?:[^",\[\]{{}}]++|{_STRING}|{_LEAF})*+'
 # Up to the next bracket, or to the last of some commas before it.
-_SCAN = re.compile(rf"(?:{_FLAT_OR_LEAF},){{0,999}}+(?:{_FLAT_OR_LEAF}([\[\]{{}}]))?+", re.DOTALL)
-_COLON = re.compile(r"[ \t\n\r]*:")
-# After so many characters without a backslash no escape, and no pair of them, is cut in two.
-_NO_ESCAPE = re.compile(r"[^\\]{12}")
+_SCAN = rf"(?:{_NO_STRUCTURE},){{0,999}}+(?:{_NO_STRUCTURE}([\[\]{{}}]))?+"
+_IN_STRING = r'(?:[^"\\]++|\\.)++'
+# As before, but pairs of escapes that are one character stay together.
+_CHARACTERS = (
+    r'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[\da-fA-F]{4}'
+    r"|\\u[dD][89abAB][\da-fA-F]{2}\\u[\da-fA-F]{4})++"
+)
 
 _CLOSING = {"[": "]", "{": "}"}
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.DOTALL)  # not at import: it takes milliseconds
 
 
 def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
@@ -81,9 +88,9 @@ class _Pieces:
         self._open = [_Open("[", -1)]
 
     def value(self) -> Any:
-        text, at = self._text, 0
+        text, at, scan = self._text, 0, _pattern(_SCAN)
         while at < len(text):
-            match = _SCAN.match(text, at, at + _WINDOW)
+            match = scan.match(text, at, at + _WINDOW)
             end = match.end() if match else at
             if end == at:
                 at = self._pass_without_structure(at)
@@ -153,7 +160,7 @@ class _Pieces:
         """Return the text up to `end`, without the comma at its start; None if it is blank."""
         piece = self._text[to.rest : end]
         if self._counts_values:
-            bare = _STRINGS.sub("", piece)
+            bare = _pattern(_STRING).sub("", piece)
             self._values += _separators(bare, 0, len(bare)) - bare.count("[]") - bare.count("{}")
             if self._values > MOST_VALUES:
                 raise ValueError(f"more than {MOST_VALUES:,} values")
@@ -182,20 +189,20 @@ class _Pieces:
     def _pass_without_structure(self, at: int) -> int:
         """Return where to go on after what holds neither bracket nor comma."""
         text = self._text
-        match = _NO_STRUCTURE.match(text, at, at + _WINDOW)
+        match = _pattern(_NO_STRUCTURE).match(text, at, at + _WINDOW)
         start = match.end() if match else at
         if start == len(text) or text[start] != '"':
             return start
         end = _string_end(text, start)
-        if not _COLON.match(text, end):
+        if not _pattern(r"[ \t\n\r]*:").match(text, end):
             self._add_member(self._long_string(start + 1, end - 1), start, end)
         return end
 
     def _long_string(self, start: int, end: int) -> str:
         pieces = []
         while start < end:
-            safe = _NO_ESCAPE.search(self._text, start + PIECE, end)
-            cut = safe.end() if safe else end
+            match = _pattern(_CHARACTERS).match(self._text, start, min(start + PIECE, end))
+            cut = match.end() if match else end
             pieces.append(self._decode(f'"{self._text[start:cut]}"'))
             start = cut
         return "".join(pieces)
@@ -207,11 +214,12 @@ def _separators(text: str, start: int, end: int) -> int:
 
 def _string_end(text: str, start: int) -> int:
     """Return where the string ends that begins at `start`."""
-    end = start
-    while (end := text.find('"', end + 1)) > 0:
-        if _backslashes_before(text, end) % 2 == 0:
-            return end + 1
-    raise ValueError(f"a string at {start} is never closed")
+    at = start + 1
+    while match := _pattern(_IN_STRING).match(text, at, at + _WINDOW):
+        at = match.end()
+    if text[at : at + 1] != '"':
+        raise ValueError(f"a string at {start} is never closed")
+    return at + 1
 
 
 def _last_string(text: str) -> str:

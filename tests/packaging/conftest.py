@@ -46,8 +46,9 @@ def sdist(checkout: Path) -> Path:
 @pytest.fixture(scope="module", params=["checkout", "sdist"])
 def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of the checkout, where `tdev_models/migrations` is a link, and one of the sdist."""
-    source: Path = request.getfixturevalue(request.param)
     out = tmp_path_factory.mktemp("dist")
+    source = out / "source"  # a copy: what is built leaves files behind
+    shutil.copytree(request.getfixturevalue(request.param), source, symlinks=True)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(source)],
         check=True,

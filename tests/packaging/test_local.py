@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +26,11 @@ print(get_pipeline_session("s").status)
 @pytest.fixture(scope="module")
 def venv(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("local") / "venv"
+    source = place.parent / "source"  # a copy: what is built leaves files behind
+    shutil.copytree(checkout, source, symlinks=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     install = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    constraints = ["--constraint", str(ROOT / "constraints.txt"), f"{checkout}[local]"]
+    constraints = ["--constraint", str(ROOT / "constraints.txt"), f"{source}[local]"]
     subprocess.run([str(place / "bin/python"), *install, *constraints], check=True)
     return place
 

@@ -84,7 +84,7 @@ def test_an_sdist_has_what_the_checkout_has(checkout: Path, sdist: Path) -> None
         for path in wanted
         if path.match("migrations/*.py") and len(path.parts) == 2
     }
-    assert ours - migrations == {Path("PKG-INFO")}
+    assert ours - migrations <= {Path("PKG-INFO")}
 
 
 def test_the_tests_of_an_unpacked_sdist_run(sdist: Path) -> None:

@@ -7,7 +7,7 @@ PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check soak soak-metrics mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check soak soak-metrics fuzz mutation bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -63,6 +63,10 @@ soak: $(VENV)/.ready
 # 8 processes, 10,000 samples each, faults and kills: every awaited sample is in, once.
 soak-metrics: $(VENV)/.ready
 	$(BIN)/python -m tests.soak
+
+# A million inputs, random, structured and hostile: every error is a TdevError, quick and small.
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m tests.fuzz
 
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready

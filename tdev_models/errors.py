@@ -23,8 +23,17 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_shortly = reprlib.Repr()
+_shortly.maxstring = _shortly.maxother = 80
+
+
+def shown(value: object) -> str:
+    """Return a value as an error's text shows it: short, whatever it is."""
+    return _shortly.repr(value)
 
 
 class TdevError(Exception):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.results import AGENTS, RequestEvent
 
 
@@ -126,7 +126,7 @@ class Settings:
         for field in ("clock", "json_default", "on_request", "transport"):
             _check_function(field, getattr(self, field))
         if self.json_nan not in ("null", "refuse"):
-            raise InvalidRequest("json_nan", f"{self.json_nan!r} is not one of null, refuse")
+            raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
@@ -171,7 +171,7 @@ class Settings:
             given["agents"] = tuple(name.strip() for name in text.split(","))
         if text := environ.get("TDEV_AUTOMATIC_METRICS"):
             if text not in ("on", "off"):
-                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {text!r}"
+                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {shown(text)}"
                 raise InvalidRequest("automatic_metrics", problem)
             given["automatic_metrics"] = text == "on"
         try:
@@ -190,31 +190,34 @@ def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 <= value <= _LONGEST and (value or zero)):
         least = "of at least" if zero else "above"
-        problem = f"must be a number {least} 0, at most {_LONGEST:g}, not {value!r}"
+        problem = f"must be a number {least} 0, at most {_LONGEST:g}, not {shown(value)}"
         raise InvalidRequest(field, problem)
 
 
 def _check_function(field: str, value: Any) -> None:
     if value is not None and not callable(value):
-        raise InvalidRequest(field, f"must be a function, not {value!r}")
+        raise InvalidRequest(field, f"must be a function, not {shown(value)}")
     if type(value).__hash__ is None:  # clients are kept by their settings
         raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
 
 
 def _check_name(field: str, value: Any) -> None:
     if not (isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9-]{0,60}", value)):
-        problem = f"must be made of lower-case letters, digits and dashes, not {value!r}"
+        problem = f"must be made of lower-case letters, digits and dashes, not {shown(value)}"
         raise InvalidRequest(field, problem)
 
 
 def _checked_agents(agents: Any) -> tuple[str, ...]:
     names = () if isinstance(agents, str) else tuple(agents)
     if not 0 < len(names) <= _MOST_AGENTS or len({*names}) < len(names):
-        problem = f"must be 1 to {_MOST_AGENTS} different names, not {agents!r}"
+        problem = f"must be 1 to {_MOST_AGENTS} different names, not {shown(agents)}"
         raise InvalidRequest("agents", problem)
     for name in names:
-        if not (isinstance(name, str) and 0 < len(name.encode()) <= 255 and "#" not in name):
-            raise InvalidRequest("agents", f"{name!r} is not a name of 1 to 255 bytes without '#'")
+        size = len(name.encode(errors="replace")) if isinstance(name, str) else 0
+        if not (0 < size <= 255 and "#" not in name and name.isprintable()):
+            raise InvalidRequest(
+                "agents", f"{shown(name)} is not a name of 1 to 255 bytes without '#'"
+            )
     return names
 
 
@@ -227,7 +230,7 @@ def _check_endpoint(endpoint: str, environment: str) -> None:
     if url.scheme not in ("http", "https") or not usable:
         raise InvalidRequest(
             "endpoint",
-            f"{endpoint!r} is not a URL such as http://127.0.0.1:8000; "
+            f"{shown(endpoint)} is not a URL such as http://127.0.0.1:8000; "
             "a host has letters, digits, dots and dashes",
         )
     if environment == "prod" and url.scheme == "http" and url.hostname not in _LOOPBACK:

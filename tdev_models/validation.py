@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from tdev_models import json_form
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 
 Rule: TypeAlias = Callable[[str, Any], Any]
 """Takes a field's name and value; returns the value to store or raises InvalidRequest."""
@@ -86,8 +86,8 @@ def choice(options: type[StrEnum]) -> Rule:
     """Return the rule of one value of an enum, given as member or text."""
 
     def rule(field: str, value: Any) -> str:
-        if value not in list(options):
-            raise InvalidRequest(field, f"{value!r} is not one of {', '.join(options)}")
+        if not isinstance(value, str) or value not in list(options):
+            raise InvalidRequest(field, f"{shown(value)} is not one of {', '.join(options)}")
         return str(value)
 
     return rule
@@ -98,7 +98,9 @@ def whole(least: int, most: int) -> Rule:
 
     def rule(field: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InvalidRequest(field, f"{value!r} is not a whole number from {least} to {most}")
+            raise InvalidRequest(
+                field, f"{shown(value)} is not a whole number from {least} to {most}"
+            )
         return value
 
     return rule
@@ -124,7 +126,7 @@ def number(field: str, value: Any) -> float:
 def above_zero(field: str, value: Any) -> float:
     """Return a finite number above 0."""
     if number(field, value) <= 0:
-        raise InvalidRequest(field, f"must be above 0, not {value!r}")
+        raise InvalidRequest(field, f"must be above 0, not {shown(value)}")
     return number(field, value)
 
 
@@ -143,12 +145,14 @@ def instant(field: str, value: Any) -> float:
         try:
             value = parser.isoparse(value)
         except (ValueError, OverflowError):
-            raise InvalidRequest(field, f"{value!r} is not an ISO 8601 time") from None
+            raise InvalidRequest(field, f"{shown(value)} is not an ISO 8601 time") from None
     try:
         seconds = value.timestamp() if isinstance(value, datetime) else number(field, value)
         datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError) as error:
-        raise InvalidRequest(field, f"{value!r} is not a moment in seconds ({error})") from None
+        raise InvalidRequest(
+            field, f"{shown(value)} is not a moment in seconds ({error})"
+        ) from None
     return round(float(seconds), 6)
 
 

@@ -134,7 +134,7 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
             start=start,
             retry_seconds=deadline - time.monotonic(),
         )
-        pieces += [item.chunk for item in page]
+        pieces += [item.chunk or b"" for item in page]
         if start is None or len(pieces) > envelope.chunks:
             break
     return await client.compute(_value, execution_id, envelope, pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, PayloadDamaged, shown
 from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.metrics.totals import Totals, from_item
 from tdev_models.models import Metric
 from tdev_models.results import MetricRow
+
+_log = logging.getLogger(__name__)
 
 _PART = validation.key(200, part=True)
 RULES: Mapping[str, validation.Rule] = {
@@ -112,13 +115,9 @@ async def query_metrics(
     for field, value in (("agent_name", agent_name), ("dimension", dimension)):
         if value:
             _PART(field, value)
-    if group_by not in _GROUPS:
-        raise InvalidRequest("group_by", f"{group_by!r} is not one of {', '.join(_GROUPS)}")
-    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str | bytes):
-        raise InvalidRequest("percentiles", "must be a sequence of numbers: (50, 95)")
-    for percent in percentiles:
-        if not 0 <= validation.number("percentiles", percent) <= 100:
-            raise InvalidRequest("percentiles", f"{percent!r} is not from 0 to 100")
+    if not isinstance(group_by, str) or group_by not in _GROUPS:
+        raise InvalidRequest("group_by", f"{shown(group_by)} is not one of {', '.join(_GROUPS)}")
+    _check_percentiles(percentiles)
     groups: dict[tuple[Any, ...], Totals] = {}
     for cell in await read_totals(client, name, *instants(start, end), agent_name):
         if dimension in (None, cell.dimension):
@@ -141,6 +140,14 @@ async def query_metrics(
         )
         for key, totals in sorted(groups.items(), key=itemgetter(0))
     ]
+
+
+def _check_percentiles(percentiles: Any) -> None:
+    if not isinstance(percentiles, Sequence) or isinstance(percentiles, str | bytes):
+        raise InvalidRequest("percentiles", "must be a sequence of numbers: (50, 95)")
+    for percent in percentiles:
+        if not 0 <= validation.number("percentiles", percent) <= 100:
+            raise InvalidRequest("percentiles", f"{shown(percent)} is not from 0 to 100")
 
 
 def row(name: str, totals: Totals, percentiles: Sequence[float], **group: Any) -> MetricRow:
@@ -207,7 +214,13 @@ async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
             day, range_condition=Metric.cell.startswith(prefix), start=start
         )
         for metric in page:
-            _, agent, hour, dimension, _ = metric.cell.split("#")
-            merged.setdefault((int(hour), agent, dimension), Totals()).add(from_item(metric))
+            try:
+                _, agent, hour, dimension, _ = metric.cell.split("#")
+                key, totals = (int(hour), agent, dimension), from_item(metric)
+            except (PayloadDamaged, TypeError, ValueError) as error:
+                # Of another program: it hides no other cell.
+                _log.warning("metric %s of %s cannot be read: %s", metric.cell, day, error)
+                continue
+            merged.setdefault(key, Totals()).add(totals)
         if start is None:
-            return [HourTotals(day, *key, totals) for key, totals in merged.items()]
+            return [HourTotals(day, *cell, total) for cell, total in merged.items()]

@@ -14,7 +14,7 @@ from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.services.signs_of_life import without_signs_of_life
@@ -56,7 +56,8 @@ def _instant_before(older_than: Any, now: float) -> float:
     instant = validation.instant("older_than", older_than)
     if instant < _EARLIEST:
         raise InvalidRequest(
-            "older_than", f"{older_than!r} is a moment in 1970..2001; for an age pass a timedelta"
+            "older_than",
+            f"{shown(older_than)} is a moment in 1970..2001; for an age pass a timedelta",
         )
     return instant
 

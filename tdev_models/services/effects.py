@@ -24,7 +24,7 @@ from tdev_models import validation
 from tdev_models.dynamodb import chunks
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import is_as_read, set_fields
-from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest
+from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest, shown
 from tdev_models.models import AgentExecution
 from tdev_models.services.executions import read_payload
 from tdev_models.workers.lease import Lease
@@ -144,7 +144,7 @@ class Effect:
 def check_function(client: Client, function: Callable[..., Any]) -> None:
     """Raise InvalidRequest if a function cannot be called, or cannot be awaited here."""
     if not callable(function):
-        raise InvalidRequest("function", f"must be a function, not {function!r}")
+        raise InvalidRequest("function", f"must be a function, not {shown(function)}")
     if not client.in_event_loop and inspect.iscoroutinefunction(function):
         raise InvalidRequest("function", "is async; use track_session of tdev_models, not of sync")
 
@@ -154,5 +154,5 @@ def effect(
 ) -> Effect:
     """Return the effect of a checked name, and check what to do in doubt."""
     if in_doubt not in ("raise", "run", "skip"):
-        raise InvalidRequest("in_doubt", f"{in_doubt!r} is not one of raise, run, skip")
+        raise InvalidRequest("in_doubt", f"{shown(in_doubt)} is not one of raise, run, skip")
     return Effect(client, lease, execution_id, agent_name, _NAME("name", name))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tdev_models import json_form, settings, validation
 from tdev_models.dynamodb import chunks, cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, LeaseHeld, NotFound
+from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, LeaseHeld, NotFound, shown
 from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.models.execution import agent_of
@@ -54,7 +54,7 @@ def execution_key(
         if agent_name is None:
             raise InvalidRequest(
                 "agent_name",
-                f"{execution_id!r} ends in no known agent; give agent_name, or end the id in "
+                f"{shown(execution_id)} ends in no known agent; give agent_name, or end the id in "
                 f"-{{agent}} with one of {', '.join(agents)} (the setting agents)",
             )
     RULES["agent_name"]("agent_name", agent_name)
@@ -334,6 +334,8 @@ async def get_agent_execution(
     execution_id, agent_name, project_id = execution_key(
         execution_id, agent_name, client.settings.agents
     )
+    if user_id is not None:
+        SESSION_RULES["user_id"]("user_id", user_id)
     execution = await _read_execution(client, execution_id, agent_name)
     if user_id is not None:
         try:
@@ -345,7 +347,6 @@ async def get_agent_execution(
 
 async def _check_reader(client: Client, session_id: str, user_id: str) -> None:
     """Raise NotFound if there is no session of this id and user."""
-    SESSION_RULES["user_id"]("user_id", user_id)
     visible_to(await client.sessions.get(session_id), session_id, user_id)
 
 
@@ -383,6 +384,7 @@ async def get_agent_executions(
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
     if user_id is not None:
+        SESSION_RULES["user_id"]("user_id", user_id)
         await _check_reader(client, project_id, user_id)
     executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
@@ -393,8 +395,13 @@ async def get_agent_executions(
 def execution_result(execution: AgentExecution) -> Execution:
     """Return the frozen result of one execution, its attempts in order."""
     names = [name for name in Execution.__dataclass_fields__ if name != "attempts"]
-    attempts = sorted((execution.attempts or {}).values(), key=lambda attempt: attempt["number"])
     known = Attempt.__dataclass_fields__
+    attempts = [
+        attempt
+        for attempt in (execution.attempts or {}).values()
+        if {"number", "status"} <= attempt.keys()  # of another program, it may lack them
+    ]
+    attempts.sort(key=lambda attempt: attempt["number"])
     return Execution(
         **{name: getattr(execution, name) for name in names},
         attempts=tuple(

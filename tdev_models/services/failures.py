@@ -48,6 +48,7 @@ async def get_failed_sessions(
         InvalidRequest: a wrong value, or a cursor of another query.
     """
     _PAGE("limit", limit)
+    validation.flag("include_stalled", include_stalled)
     bounds = Bounds.at(client.now(), older_than)
     starts: Starts = dict.fromkeys((FAILED, ACTIVE) if include_stalled else (FAILED,))
     query = ("get_failed_sessions", client.sessions.name, include_stalled)

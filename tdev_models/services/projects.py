@@ -19,7 +19,7 @@ from tdev_models.dynamodb.expressions import (
     set_to,
 )
 from tdev_models.dynamodb.saves import save_once
-from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound
+from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFound, shown
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
 from tdev_models.results import Page, Project
@@ -101,8 +101,8 @@ async def list_user_projects(
         InvalidRequest: a wrong value, or a cursor of another query.
     """
     RULES["user_id"]("user_id", user_id)
-    if order not in ("recent", "project_id"):
-        raise InvalidRequest("order", f"{order!r} is not one of recent, project_id")
+    if not isinstance(order, str) or order not in ("recent", "project_id"):
+        raise InvalidRequest("order", f"{shown(order)} is not one of recent, project_id")
     validation.LIMIT("limit", limit)
     query = ("list_user_projects", client.projects.name, user_id, order)
     start = cursors.decode(query, cursor)

@@ -23,6 +23,7 @@ from tdev_models.errors import (
     TdevError,
     Throttled,
     Unavailable,
+    shown,
 )
 from tdev_models.models import PipelineSession
 from tdev_models.results import Session, SessionStatus
@@ -108,9 +109,11 @@ async def recover_sessions(
     """
     check_runner(client, runner)
     if stop is not None and not callable(getattr(stop, "is_set", None)):
-        raise InvalidRequest("stop", f"must be an event, which has is_set(), not {stop!r}")
+        raise InvalidRequest("stop", f"must be an event, which has is_set(), not {shown(stop)}")
     if accepts is not None and (not callable(accepts) or inspect.iscoroutinefunction(accepts)):
-        raise InvalidRequest("accepts", f"must be a plain function of a Session, not {accepts!r}")
+        raise InvalidRequest(
+            "accepts", f"must be a plain function of a Session, not {shown(accepts)}"
+        )
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
         if seconds is not None and not validation.number(name, seconds) > 0:
             raise InvalidRequest(name, "must be above 0")

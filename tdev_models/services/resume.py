@@ -10,7 +10,7 @@ from typing import Any, Self
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import C
-from tdev_models.errors import InvalidRequest, LeaseLost
+from tdev_models.errors import InvalidRequest, LeaseLost, shown
 from tdev_models.models import PipelineSession
 from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.executions import execution_key, write_execution
@@ -108,7 +108,7 @@ async def resume_pipeline(
     """
     agents = client.settings.agents
     if from_agent is not None and from_agent not in agents:
-        raise InvalidRequest("from_agent", f"{from_agent!r} is not one of {', '.join(agents)}")
+        raise InvalidRequest("from_agent", f"{shown(from_agent)} is not one of {', '.join(agents)}")
     if runner is not None:
         check_runner(client, runner)
     seen = await read_session(client, session_id)

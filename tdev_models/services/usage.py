@@ -10,7 +10,7 @@ from pynamodb.expressions.update import Action
 
 from tdev_models import validation
 from tdev_models.dynamodb.expressions import set_to
-from tdev_models.errors import BudgetSpent, InvalidRequest
+from tdev_models.errors import BudgetSpent, InvalidRequest, shown
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.workers.lease import Lease
 
@@ -38,7 +38,7 @@ class Usage:
             InvalidRequest: a number is negative, not finite or of another type.
         """
         if validation.number("cost_usd", cost_usd) < 0:
-            raise InvalidRequest("cost_usd", f"must not be negative, as {cost_usd!r} is")
+            raise InvalidRequest("cost_usd", f"must not be negative, as {shown(cost_usd)} is")
         return Usage(
             self.input_tokens + _TOKENS("input_tokens", input_tokens),
             self.output_tokens + _TOKENS("output_tokens", output_tokens),

@@ -313,7 +313,7 @@ def test_what_waits_is_bounded(
     strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "_MOST_QUIET", 3)
-    slow = Broken(0.2)
+    slow = Broken(1.0)
     with settings.use(strict_store, automatic_metrics=True, transport=slow.wrap, retry_seconds=0.5):
         recorder = recording.Recorder.for_settings(settings.current())
         for _ in range(50):

@@ -1,0 +1,251 @@
+"""`python -m tests.fuzz [COUNT [SEED]]`: random, structured and hostile input, a million times.
+
+Each goes to a public call, to a parser, or is a damaged row that a call reads. It is a violation if
+
+- an exception is no TdevError,
+- InvalidRequest is raised after a request was sent,
+- one input takes longer than a second, or 100 MB.
+
+Prints the counts, and up to three violations of each place; exits with 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import random
+import resource
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+from uuid import UUID
+
+from tdev_models import AGENTS, Settings, settings, sync
+from tdev_models.dynamodb import chunks, cursors
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.errors import InvalidRequest, TdevError, Unavailable
+from tdev_models.json_decoding import decode
+from tdev_models.metrics.totals import unpack
+from tdev_models.models import TABLES
+
+MOST_SECONDS, MOST_KB = 1.0, 100 * 1024
+# They run functions, or wait for what earlier calls began.
+NOT_CALLED = {"recover_sessions", "flush_metrics", "track_session", "resume_pipeline"}
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Broken:
+    """Refuses everything that Python may ask of an object."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+SCALARS: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 9, 10, 100, 1001, 2**63, -(2**200), 10**400),
+    *(0.0, -0.0, 0.5, 1e-70, 1e70, 1e308, math.nan, math.inf, -math.inf, 1.8e9),
+    *("", " ", "s", "#", "a#b", "é", "\0", "\ud800", "x" * 3000, "x" * 400_000, "-".join(AGENTS)),
+    *(
+        "p-parser",
+        "FAILED",
+        "ACTIVE",
+        "parser",
+        "2026-01-01",
+        "9999-12-31T24:00",
+        "{}",
+        "[[",
+        "NaN",
+    ),
+    *("[" * 5000, '{"a":' * 300 + "1" + "}" * 300, "[]," * 5000, '"' + "\\" * 999 + '"'),
+    *(b"", b"\xff" * 10, Decimal("1.5"), Decimal("NaN"), Decimal("1e400"), 1j, timedelta(days=1)),
+    *(
+        datetime(2026, 1, 1, tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        UUID(int=5),
+        PurePosixPath("/x"),
+        Colour.RED,
+    ),
+    *(object(), Broken(), lambda: 1, range(3), AGENTS, {1, "a"}, frozenset({2}), ..., Colour),
+)
+FIELDS = sorted({name for model in TABLES for name in model.get_attributes()} | {"timestamp"})
+
+
+def value(dice: random.Random, depth: int = 0) -> Any:
+    """Return a random value, nested at times."""
+    if depth > 3 or dice.random() < 0.7:
+        return dice.choice(SCALARS)
+    size = dice.choice((0, 1, 3, 40))
+    if dice.random() < 0.5:
+        return [value(dice, depth + 1) for _ in range(size)]
+    keys = (dice.choice((*FIELDS, 1, 1.5, True, None, (1, 2), "x")) for _ in range(size))
+    return {key: value(dice, depth + 1) for key in keys}
+
+
+def deep(dice: random.Random) -> Any:
+    """Return a value that is nested deep, or holds itself."""
+    made: Any = dice.choice(SCALARS)
+    for _ in range(dice.choice((150, 250, 5000))):
+        made = [made] if dice.random() < 0.5 else {"a": made}
+    if isinstance(made, list) and dice.random() < 0.3:
+        made.append(made)
+    return made
+
+
+class Wire:
+    """A transport that sends nothing: it answers with damaged rows, or not at all."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice, self.sent = dice, 0
+
+    def wrap(self, send: settings.Transport) -> settings.Transport:
+        async def answer(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            self.sent += 1
+            if operation == "Query":
+                return {"Items": [row(self.dice) for _ in range(self.dice.randrange(4))]}
+            if operation == "GetItem":
+                return {"Item": row(self.dice)}
+            if operation == "TransactGetItems":
+                return {"Responses": [{"Item": row(self.dice)} for _ in request["TransactItems"]]}
+            raise Unavailable("nobody there")
+
+        return answer
+
+
+def row(dice: random.Random) -> dict[str, Any]:
+    """Return an item as a hostile writer leaves it: keys of some table, and anything else."""
+    texts = [scalar for scalar in SCALARS if isinstance(scalar, str) and len(scalar) < 6000]
+    made: dict[str, Any] = {
+        name: {"S": dice.choice(texts)}
+        for name in ("session_id", "execution_id", "agent_name", "user_id", "project_id", "date")
+    }
+    made["metric_name"] = {"S": dice.choice(("m##1##w", "m", "#" * 9, "a#b#x#c#d"))}
+    for name in dice.sample(FIELDS, 8):
+        kind, what = dice.choice(
+            [
+                ("S", dice.choice(texts)),
+                ("N", dice.choice(("1", "-5", "1.5", "1e125", "1700000000.123456789"))),
+                ("B", dice.randbytes(dice.randrange(40))),
+                ("BOOL", True),
+                ("NULL", True),
+                ("L", [{"S": "x"}]),
+                ("M", {"0": {"M": {"number": {"N": "1"}}}}),
+                ("M", {"x": {"S": "no attempt"}}),
+            ]
+        )
+        made.setdefault(name, {kind: what})
+    return made
+
+
+def calls() -> list[Callable[[random.Random], Any]]:
+    """Return what makes a call of each public function."""
+
+    def of(function: Callable[..., Any]) -> Callable[[random.Random], Any]:
+        parameters = inspect.signature(function).parameters.values()
+
+        def call(dice: random.Random) -> Any:
+            arguments: list[Any] = []
+            keywords: dict[str, Any] = {}
+            for parameter in parameters:
+                made = deep(dice) if dice.random() < 0.02 else value(dice)
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    keywords |= {name: value(dice) for name in dice.sample(FIELDS, 3)}
+                elif parameter.kind is parameter.POSITIONAL_ONLY:
+                    arguments.append(made if isinstance(made, dict) else {"session_id": made})
+                elif parameter.default is parameter.empty or dice.random() < 0.5:
+                    keywords[parameter.name] = made
+            return function(*arguments, **keywords)
+
+        return call
+
+    functions = [getattr(sync, name) for name in sync.__all__ if name not in NOT_CALLED]
+    return [of(function) for function in functions if inspect.isfunction(function)]
+
+
+def parsers() -> list[Callable[[random.Random], Any]]:
+    """Return what gives hostile input to each parser."""
+    client = BlockingClient.for_settings()
+
+    def text(dice: random.Random) -> str:
+        return "".join(dice.choices('[]{},:"\\ 0129.eE-+nulltrfasé\ud800', k=dice.randrange(200)))
+
+    def bomb(dice: random.Random) -> str:
+        return dice.choice(("[", "[],", '{"":', '"\\"', "1,", "\\u0000")) * dice.randrange(20_000)
+
+    def envelope(dice: random.Random) -> str:
+        known = {"codec": "zlib", "key": "a#", "chunks": 1, "size": 9, "sha256": "0" * 64}
+        return json.dumps({**known, dice.choice([*known]): dice.choice((-1, 10**9, "x", None, []))})
+
+    def json_text(dice: random.Random) -> object:
+        try:
+            return decode(dice.choice((text, bomb))(dice))
+        except ValueError:
+            return None  # what it promises
+
+    return [
+        json_text,
+        lambda dice: cursors.decode(("query",), dice.choice((text(dice), value(dice)))),
+        lambda dice: unpack(b"\x01" + dice.randbytes(dice.randrange(300))),
+        lambda dice: drive(chunks.read(client, "e", dice.choice((text(dice), envelope(dice))))),
+        lambda dice: Settings.from_env({"TDEV_" + dice.choice(("ENV", "AGENTS")): text(dice)}),
+    ]
+
+
+def main(count: int, seed: int) -> int:
+    dice = random.Random(seed)
+    wire, violations = Wire(dice), 0
+    met, places = Counter[str](), Counter[str]()
+    logging.disable()  # each row that is passed over is logged
+    made = Settings(
+        region="us-east-1", transport=wire.wrap, retry_seconds=0, automatic_metrics=False
+    )
+    with settings.use(made):
+        targets = [*calls(), *parsers()]
+        for number in range(count):
+            wire.sent = 0
+            begun, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            problem, place = "", ""
+            try:
+                dice.choice(targets)(dice)
+                met["accepted"] += 1
+            except TdevError as error:
+                met[type(error).__name__] += 1
+                if isinstance(error, InvalidRequest) and wire.sent:
+                    problem = f"InvalidRequest after {wire.sent} requests: {error}"
+            except Exception as error:
+                frames = traceback.extract_tb(error.__traceback__)
+                place = next((str(f) for f in reversed(frames) if "tdev_models" in f.filename), "")
+                problem = f"{type(error).__name__}: {error} {place}"
+            seconds = time.monotonic() - begun
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+            if seconds > MOST_SECONDS or grown > MOST_KB:
+                problem = problem or f"took {seconds:.1f} s and {grown / 1024:.0f} MB"
+            if problem:
+                violations += 1
+                if places[place] < 3:
+                    print(f"input {number} of seed {seed}: {problem[:400]}", flush=True)
+                places[place] += 1
+    figures = ", ".join(f"{name} {times:,}" for name, times in sorted(met.items()))
+    print(f"{count:,} inputs of seed {seed}: {figures}; {violations} violations")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    arguments = [int(argument) for argument in sys.argv[1:]]
+    sys.exit(main(*(arguments + [1_000_000, 1][len(arguments) :])))

@@ -170,11 +170,13 @@ def killed_by(mutant: Mutant) -> str | None:
             else:
                 shutil.copy2(ROOT / part, copy / part)
         (copy / "tdev_models" / mutant.file).write_text(mutant.source)
-        first = [f"tests/engine/test_{name}.py" for name in FIRST.get(mutant.file, ())]
+        tests = [f"tests/engine/test_{name}.py" for name in FIRST.get(mutant.file, ())]
+        others = sorted(path.name for path in (ROOT / "tests" / "engine").glob("test_*.py"))
+        tests += [path for name in others if (path := f"tests/engine/{name}") not in tests]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         try:
             done = subprocess.run(
-                [*command, "-k", "not moto", *first, "tests/engine"],
+                [*command, "-k", "not moto", *tests],
                 cwd=copy,
                 env={**os.environ, "PYTHONPATH": name},
                 capture_output=True,

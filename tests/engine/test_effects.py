@@ -142,7 +142,7 @@ async def test_a_result_without_json_form_leaves_the_effect_in_doubt(
     strict_store: Settings,
 ) -> None:
     async with track_session("s") as session, session.agent("parser") as run:
-        with pytest.raises(InvalidRequest, match=r"^result: no JSON form") as raised:
+        with pytest.raises(InvalidRequest, match=r"^result: object has no JSON form") as raised:
             await run.once("mail", object)
         assert "has happened" in raised.value.__notes__[0]
         with pytest.raises(EffectInDoubt):

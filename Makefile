@@ -44,9 +44,9 @@ test-floor: .venv-floor/.ready
 
 .venv-floor/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-floor
-	grep -v '^botocore==' constraints.txt > .venv-floor/constraints.txt
+	grep -Ev '^(botocore|boto3|s3transfer)==' constraints.txt > .venv-floor/constraints.txt
 	.venv-floor/bin/$(INSTALL) --constraint .venv-floor/constraints.txt \
-		--editable . 'botocore==$(FLOOR)' pytest pytest-asyncio
+		--editable '.[test]' 'botocore==$(FLOOR)' 'boto3==$(FLOOR)'
 	touch $@
 
 check: $(VENV)/.ready

@@ -76,6 +76,6 @@ def test_a_child_of_a_fork_sends_on_connections_of_its_own(send: Send) -> None:
         queue = context.Queue()
         process = context.Process(target=child, args=(queue,))
         process.start()
-        assert queue.get(timeout=10) == LOADED
-        process.join(10)
+        assert queue.get(timeout=60) == LOADED
+        process.join(60)
         assert send(server.settings(), "GetItem", GET)["Item"] == LOADED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass, fields
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_wrong_setting_names_the_field(field: str, value: object) -> None:
 
 @pytest.mark.parametrize("field", [one.name for one in fields(Settings)])
 def test_a_setting_is_explained(field: str) -> None:
-    assert re.search(rf"\n {{8}}{field}: ", Settings.__doc__ or ""), (
+    assert re.search(rf"\n {{4}}{field}: ", inspect.getdoc(Settings) or ""), (
         f"say what {field} means, under Attributes of the docstring of Settings"
     )
     variable = VARIABLES[field]

@@ -29,10 +29,12 @@ AT_ONCE = 2
 SECONDS = 900
 # What is most likely to notice runs first, of each file that is changed.
 FIRST = {
+    "workers/claims.py": ("resume", "users", "clocks", "recovery"),
     "workers/lease.py": ("resume", "races", "users", "clocks", "recovery"),
     "workers/leased_writes.py": ("leased_writes", "late_copies", "races"),
     "workers/users.py": ("users",),
     "services/sessions.py": ("sessions", "late_copies", "users", "expiry"),
+    "services/execution_writes.py": ("executions", "users", "ends", "usage"),
     "services/executions.py": ("executions", "users", "ends", "usage"),
     "services/execution_states.py": ("executions", "late_copies"),
     "services/effects.py": ("effects",),
@@ -51,7 +53,7 @@ ALWAYS = ast.parse(
 
 # What recognises an own write, or makes a resent one do nothing.
 TOKENS = (
-    ("workers/lease.py", "stored is None or stored.lease_token != token", "True"),
+    ("workers/claims.py", "stored is None or stored.lease_token != token", "True"),
     (
         "workers/leased_writes.py",
         "(stored.status, stored.fence) == (ends, lease.fence)",
@@ -67,8 +69,8 @@ TOKENS = (
     ("dynamodb/saves.py", "token in (stored.write_token, stored.former_token)", "False"),
     ("dynamodb/saves.py", "stored.former_token)", "None)"),
     ("services/progress.py", "unfenced or execution.fence is not None", "True"),
-    ("services/executions.py", "or began_or_ended_with(stored, token)", ""),
-    ("services/executions.py", "stored.write_token == token or", ""),
+    ("services/execution_writes.py", "or began_or_ended_with(stored, token)", ""),
+    ("services/execution_writes.py", "stored.write_token == token or", ""),
     ("services/effects.py", "stored is None or stored.write_token != token", "True"),
     ("services/projects.py", "chosen in (seen.download_ids or ())", "False"),
     ("services/projects.py", "download_id is None or seen.last_accessed in tried", "True"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, overload
+from typing import Any, Self, overload
 
 from tdev_models import validation
 from tdev_models.dynamodb.async_client import AsyncClient
@@ -18,72 +16,26 @@ from tdev_models.errors import (
     BudgetSpent,
     InvalidRequest,
     InvalidTransition,
-    LeaseHeld,
     LeaseLost,
     TdevError,
 )
 from tdev_models.metrics.automatic import agent_used
 from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
-from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.services import executions
 from tdev_models.services.agent_names import begin_block, name_with_key
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.execution_states import counts_as_ended
+from tdev_models.services.execution_writes import write_execution
+from tdev_models.services.payloads import checked_payload, read_payload
+from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
-from tdev_models.workers.lease import Block, Lease, lease_lost_error
+from tdev_models.workers.lease import Block, lease_lost_error
 
 _log = logging.getLogger(__name__)
+
 OUTPUT = validation.json_text(objects_only=True)
-
-
-@dataclass(slots=True)
-class SessionRun(Generic[C]):
-    """What the block of a session shares with the blocks of its agents.
-
-    Attributes:
-        client: the client of both.
-        session_id: the session.
-        lease: the claim; None before there is one.
-        left: the session's block was left; agents of other tasks may still run.
-    """
-
-    client: C
-    session_id: str
-    lease: Lease | None = None
-    left: bool = False
-    _cancelled_until: float | None = None
-
-    @property
-    def owned(self) -> Lease:
-        """The lease; raises LeaseHeld where there is none."""
-        if self.lease is None:
-            raise LeaseHeld(f"session {self.session_id} was not claimed")
-        return self.lease
-
-    def is_interruption(self, error: BaseException | None) -> bool:
-        """Return whether an error is no failure: a cancellation, Ctrl-C, `sys.exit`.
-
-        A CancelledError of something else that was awaited is a failure like any other.
-        """
-        cause = error and real_error(error)
-        return not (
-            cause is None
-            or isinstance(cause, Exception)
-            or self.client.is_stray_cancellation(cause)
-        )
-
-    def seconds_for(self, error: BaseException | None) -> float | None:
-        """Return for how long an end may be tried: None for as long as an owner's write is.
-
-        Who cancels a task, or ends the process, waits two seconds for all of it.
-        """
-        if not self.is_interruption(error):
-            return None
-        if self._cancelled_until is None:
-            self._cancelled_until = time.monotonic() + CANCELLED_SECONDS
-        return max(0.0, self._cancelled_until - time.monotonic())
 
 
 class AgentRun(ClientContext[C, bool]):
@@ -375,9 +327,7 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _encoded(self, field: str, value: Any) -> str:
         """Return the JSON text of a payload."""
-        text: str = await executions.checked_payload(
-            self._client, value, lambda: OUTPUT(field, value)
-        )
+        text: str = await checked_payload(self._client, value, lambda: OUTPUT(field, value))
         return text
 
     async def _end(self, values: Mapping[str, Any], error: BaseException | None) -> None:
@@ -416,7 +366,7 @@ class AgentRun(ClientContext[C, bool]):
             stored = await self._client.executions.get(self._execution_id, agent_name)
             if stored is None or stored.status != ExecutionStatus.COMPLETED:
                 return None
-            outputs[agent_name] = await executions.read_payload(self._client, stored, "output_data")
+            outputs[agent_name] = await read_payload(self._client, stored, "output_data")
         return outputs[agent_name]
 
     async def _write(
@@ -427,7 +377,7 @@ class AgentRun(ClientContext[C, bool]):
     ) -> None:
         lease = self._session.owned
         try:
-            self._stored = await executions.write_execution(
+            self._stored = await write_execution(
                 self._client,
                 self._execution_id,
                 self.agent_name,
@@ -454,7 +404,7 @@ class AgentRun(ClientContext[C, bool]):
         if self._usage != NOTHING:
             values = {"project_id": self._session.session_id}
             key = self._execution_id, self.agent_name
-            await executions.write_execution(
+            await write_execution(
                 self._client, *key, values, self._stored, self._session.owned, usage=self._usage
             )
             self._count_usage()

@@ -26,7 +26,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import is_as_read, set_fields
 from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest, shown
 from tdev_models.models import AgentExecution
-from tdev_models.services.executions import read_payload
+from tdev_models.services.payloads import read_payload
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_execution
 

@@ -11,7 +11,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
 from tdev_models.services.execution_states import counts_as_ended
-from tdev_models.services.executions import read_payload
+from tdev_models.services.payloads import read_payload
 
 _AT_ONCE = 10
 

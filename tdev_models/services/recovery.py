@@ -33,7 +33,7 @@ from tdev_models.services.resume import Resume, Runner, check_runner, run, try_t
 from tdev_models.services.sessions import abandon, shortened
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.workers.budget import is_suspect, resumes_in_vain
-from tdev_models.workers.lease import unchanged
+from tdev_models.workers.claims import unchanged
 from tdev_models.workers.leased_writes import leased_update
 
 _log = logging.getLogger(__name__)

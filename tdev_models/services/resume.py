@@ -13,18 +13,14 @@ from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import InvalidRequest, LeaseLost, shown
 from tdev_models.models import PipelineSession
 from tdev_models.results import ExecutionStatus, SessionStatus
-from tdev_models.services.executions import execution_key, write_execution
+from tdev_models.services.execution_writes import write_execution
+from tdev_models.services.executions import execution_key
 from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import read_session
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.lease import (
-    Lease,
-    adopts_unclaimed,
-    is_expired,
-    is_stalled,
-    was_handed_back,
-)
+from tdev_models.workers.claims import adopts_unclaimed, is_expired
+from tdev_models.workers.lease import Lease, is_stalled, was_handed_back
 
 _log = logging.getLogger(__name__)
 

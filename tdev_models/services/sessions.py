@@ -24,7 +24,9 @@ from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.results import Page, Session, SessionStatus
-from tdev_models.workers.lease import current_lease, due_with, forget_failure
+from tdev_models.workers.bindings import current_lease
+from tdev_models.workers.claims import forget_failure
+from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.users import check_user, is_of_user, visible_to
 

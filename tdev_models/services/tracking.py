@@ -22,9 +22,10 @@ from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.services.adoption import adopted
 from tdev_models.services.agent_calls import ATTEMPTS, run_agent
-from tdev_models.services.agent_runs import AgentRun, SessionRun
+from tdev_models.services.agent_runs import AgentRun
 from tdev_models.services.effects import check_function
 from tdev_models.services.progress import Outcome, Work, work_so_far
+from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import (
     checked_session,
     error_text,
@@ -32,17 +33,9 @@ from tdev_models.services.sessions import (
     real_error,
     shortened,
 )
-from tdev_models.workers.lease import (
-    Binding,
-    Lease,
-    adopts_unclaimed,
-    bind_lease,
-    claim_session,
-    current_lease,
-    is_stalled,
-    lease_lost_error,
-    unbind_lease,
-)
+from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
+from tdev_models.workers.claims import adopts_unclaimed, claim_session
+from tdev_models.workers.lease import Lease, is_stalled, lease_lost_error
 from tdev_models.workers.leased_writes import Heartbeat, leased_update
 from tdev_models.workers.users import check_user
 

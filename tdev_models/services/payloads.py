@@ -1,0 +1,64 @@
+"""In- and outputs: checked before they are sent, in chunks where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from tdev_models import json_form, settings
+from tdev_models.dynamodb import chunks
+from tdev_models.dynamodb.client import Client
+from tdev_models.models import AgentExecution
+from tdev_models.services.execution_states import PAYLOADS
+from tdev_models.workers.lease import Lease
+
+T = TypeVar("T")
+
+
+async def checked_payload(client: Client, payload: Any, check: Callable[[], T]) -> T:
+    """Return the result of a check that encodes a payload: in a thread if that takes long."""
+
+    def work() -> T:
+        with settings.use(client.settings):
+            return check()
+
+    return work() if json_form.is_small(payload) else await client.compute(work)
+
+
+async def read_payload(client: Client, execution: AgentExecution, field: str) -> Any:
+    """Return the input or the output of an execution, read from its chunks where it is large.
+
+    Raises:
+        PayloadDamaged: chunks are missing or were changed.
+    """
+    envelope = getattr(execution, PAYLOADS[field])
+    if envelope is None:
+        return getattr(execution, field)
+    return await chunks.read(client, execution.execution_id, envelope)
+
+
+async def with_chunks_written(
+    client: Client,
+    execution_id: str,
+    agent_name: str,
+    values: Mapping[str, Any],
+    seen: AgentExecution | None,
+    lease: Lease | None,
+) -> dict[str, Any]:
+    """Return the fields with large payloads written, and envelopes in their place."""
+    result = dict(values)
+    for field, reference in PAYLOADS.items():
+        text = result.get(field)
+        if text is not None and chunks.is_large(text):
+            retries = int(seen.retry_count or 0) if seen else 0
+            key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
+            result[reference] = await chunks.write(
+                client,
+                execution_id,
+                key,
+                text,
+                expires_at=result.get("expires_at"),
+                stored=getattr(seen, reference, None),
+            )
+            del result[field]
+    return result

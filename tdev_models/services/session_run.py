@@ -1,0 +1,61 @@
+"""What the block of a session shares with the blocks of its agents."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Generic
+
+from tdev_models.dynamodb.client_context import C
+from tdev_models.errors import LeaseHeld
+from tdev_models.retry import CANCELLED_SECONDS
+from tdev_models.services.sessions import real_error
+from tdev_models.workers.lease import Lease
+
+
+@dataclass(slots=True)
+class SessionRun(Generic[C]):
+    """What the block of a session shares with the blocks of its agents.
+
+    Attributes:
+        client: the client of both.
+        session_id: the session.
+        lease: the claim; None before there is one.
+        left: the session's block was left; agents of other tasks may still run.
+    """
+
+    client: C
+    session_id: str
+    lease: Lease | None = None
+    left: bool = False
+    _cancelled_until: float | None = None
+
+    @property
+    def owned(self) -> Lease:
+        """The lease; raises LeaseHeld where there is none."""
+        if self.lease is None:
+            raise LeaseHeld(f"session {self.session_id} was not claimed")
+        return self.lease
+
+    def is_interruption(self, error: BaseException | None) -> bool:
+        """Return whether an error is no failure: a cancellation, Ctrl-C, `sys.exit`.
+
+        A CancelledError of something else that was awaited is a failure like any other.
+        """
+        cause = error and real_error(error)
+        return not (
+            cause is None
+            or isinstance(cause, Exception)
+            or self.client.is_stray_cancellation(cause)
+        )
+
+    def seconds_for(self, error: BaseException | None) -> float | None:
+        """Return for how long an end may be tried: None for as long as an owner's write is.
+
+        Who cancels a task, or ends the process, waits two seconds for all of it.
+        """
+        if not self.is_interruption(error):
+            return None
+        if self._cancelled_until is None:
+            self._cancelled_until = time.monotonic() + CANCELLED_SECONDS
+        return max(0.0, self._cancelled_until - time.monotonic())

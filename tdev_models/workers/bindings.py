@@ -1,0 +1,71 @@
+"""Under which lease the calls of a task, or of a thread, act."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tdev_models.dynamodb.client import Client
+from tdev_models.forks import after_fork_in_child
+from tdev_models.workers.lease import Lease
+
+
+@dataclass(slots=True)
+class Binding:
+    """The lease under which calls of a task, and of all that it starts, act on one session.
+
+    Attributes:
+        lease: until the session is entered, that of an outer block, or None.
+        pending: it may be entered yet.
+    """
+
+    lease: Lease | None = None
+    pending: bool = False
+
+
+_UNBOUND = Binding()
+
+_NONE: Mapping[str, Binding] = MappingProxyType({})
+
+_bound: ContextVar[Mapping[str, Binding]] = ContextVar("tdev_leases", default=_NONE)
+
+
+def current_lease(client: Client, session_id: str | None) -> Lease | None:
+    """Return the lease under which calls on a session act in this task or thread, if any.
+
+    It may be over: then the call is refused, rather than taken for a call without a lease.
+    """
+    return _bound.get().get(_place(client, session_id), _UNBOUND).lease
+
+
+def bind_lease(client: Client, session_id: str) -> Binding:
+    """Let calls on a session act, in this task or thread, under the lease that it will be given."""
+    place = _place(client, session_id)
+    binding = Binding(_bound.get().get(place, _UNBOUND).lease, pending=True)
+    used = {key: one for key, one in _bound.get().items() if one.lease or one.pending}
+    _bound.set({**used, place: binding})
+    return binding
+
+
+def _after_fork() -> None:
+    # A heartbeat that was under way held the lock, and did not follow into the child.
+    for binding in _bound.get().values():
+        if (lease := binding.lease) is None:
+            continue
+        lease.write_lock, lease.write_lock_thread = threading.Lock(), 0
+
+
+after_fork_in_child(_after_fork)
+
+
+def unbind_lease(lease: Lease) -> None:
+    """End what `bind_lease` began."""
+    _bound.set({place: one for place, one in _bound.get().items() if one.lease is not lease})
+
+
+def _place(client: Client, session_id: str | None) -> str:
+    settings = client.settings
+    return f"{settings.endpoint} {settings.region} {client.sessions.name} {session_id}"

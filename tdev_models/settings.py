@@ -73,7 +73,11 @@ class Settings:
         endpoint: URL of DynamoDB; None means AWS.
         prefix: what every table name begins with.
         agents: the pipeline's agents, in their order; at most 99.
-        lease_seconds: how long a claim lasts without a heartbeat.
+        lease_seconds: how long a worker counts as alive without a heartbeat, of which it sends six
+            in that time, and one every 5 s at least; what it ran then runs elsewhere.
+        cancel_when_out_of_touch: whether a worker that could not renew its lease in time stops its
+            sessions, because they have effects that must not be doubled. Else they go on: what is
+            stored is protected in any case.
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
@@ -100,7 +104,8 @@ class Settings:
     endpoint: str | None = None
     prefix: str = "t-developer"
     agents: tuple[str, ...] = AGENTS
-    lease_seconds: float = 60.0
+    lease_seconds: float = 30.0
+    cancel_when_out_of_touch: bool = False
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
     automatic_metrics: bool = True

@@ -18,7 +18,14 @@ from tdev_models.dynamodb.sender import Sender
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.table import Table
 from tdev_models.forks import after_fork_in_child
-from tdev_models.models import AgentExecution, BaseModel, Metric, PipelineSession, UserProject
+from tdev_models.models import (
+    AgentExecution,
+    BaseModel,
+    Metric,
+    PipelineSession,
+    UserProject,
+    Worker,
+)
 from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
 from tdev_models.settings import Settings, Transport
 
@@ -143,6 +150,11 @@ class Client(ABC):
     def sessions(self) -> Table[PipelineSession]:
         """The table of pipeline sessions."""
         return self._table(PipelineSession)
+
+    @cached_property
+    def workers(self) -> Table[Worker]:
+        """The workers' own items, in the table of pipeline sessions."""
+        return self._table(Worker)
 
     @cached_property
     def executions(self) -> Table[AgentExecution]:

@@ -33,8 +33,9 @@ from tdev_models.services.resume import Resume, Runner, check_runner, run, try_t
 from tdev_models.services.sessions import abandon, shortened
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.workers.budget import is_suspect, resumes_in_vain
-from tdev_models.workers.claims import unchanged
+from tdev_models.workers.claims import may_take_over, unchanged
 from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.presence import Presence
 
 _log = logging.getLogger(__name__)
 
@@ -125,9 +126,14 @@ async def recover_sessions(
     def stopped() -> bool:
         return stop is not None and stop.is_set()
 
-    queue = DueQueue(client, older_than, poll_seconds, stopped, result.unreadable)
-    worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
-    await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+    presence = Presence.of(client.settings)
+    await presence.join(client)
+    try:
+        queue = DueQueue(client, presence, older_than, poll_seconds, stopped, result.unreadable)
+        worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
+        await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+    finally:
+        presence.leave()
     if queue.error is not None:
         raise queue.error
     return result
@@ -160,8 +166,12 @@ class _Worker:
     async def _recover(self, turn: Turn) -> None:
         try:
             session = await self._client.sessions.get(turn.session_id)
-            if session is None or not is_due(self._client, session, turn.bounds):
+            if session is None or not await is_due(self._client, session, turn.bounds):
                 return  # another worker was quicker
+            if session.worker_id and not await may_take_over(
+                self._client, session, from_start=True
+            ):
+                return
             if await shows_life(self._client, session):
                 return
             await self._resume_or_give_up(session, turn)

@@ -23,11 +23,13 @@ from tdev_models.errors import (
 from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
+from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.workers.bindings import current_lease
 from tdev_models.workers.claims import forget_failure
 from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
+from tdev_models.workers.liveness import revoke
 from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
@@ -188,8 +190,9 @@ def shortened(text: str) -> str:
 
 def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
-    left = (session.lease_expires or 0) - client.now()
-    when = f"in {left:.0f} s, unless it is renewed" if left > 0 else "at once"
+    when = f"once that worker's lease of {client.settings.lease_seconds:g} s has ended"
+    if session.lease_expires is not None:
+        when = f"in {session.lease_expires - client.now():.0f} s, unless it is entered"
     return LeaseHeld(
         f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
         f"it can be taken over {when}; other calls belong inside its track_session or resume"
@@ -282,8 +285,9 @@ async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession])
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:
     """End a session for good, whoever owns it, and return it.
 
-    One UpdateItem. An owner's next write raises LeaseLost. `reason` becomes `error_message`.
-    Safe to call again.
+    One UpdateItem, and one to a worker that runs it: that cancels the task with its next heartbeat,
+    within 5 s unless set otherwise; else its next write raises LeaseLost. `reason` becomes
+    `error_message`. Safe to call again.
 
     Raises:
         NotFound: there is no such session.
@@ -305,6 +309,9 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         if stored is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", stored.status, "ABANDONED") from None
+    if lease is None and session.previous_status == SessionStatus.ACTIVE and session.lease_owner:
+        worker_id = f"{WORKER_IDS}{session.lease_owner}"
+        await revoke(client, worker_id, session_id, session.fence or 0)
     return result_of(Session, session)
 
 
@@ -317,7 +324,9 @@ async def abandon(
         set_to(PipelineSession.error_message, reason),
         set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
+        PipelineSession.lease_write.remove(),
         PipelineSession.lease_expires.remove(),
+        PipelineSession.worker_id.remove(),
         PipelineSession.deadline.remove(),
         due_with(client, SessionStatus.ABANDONED),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tdev_models import settings
 from tdev_models.settings import Settings
 from tdev_models.workers.presence import Presence
+from tests import raw
 
 
 def kill_worker(chosen: Settings | None = None) -> None:
@@ -12,3 +13,11 @@ def kill_worker(chosen: Settings | None = None) -> None:
     dead = Presence._all.pop(chosen or settings.current(), None)
     if dead is not None:
         dead._beats = False
+
+
+def worker_of(store: Settings, session_id: str) -> str:
+    """Return the key of the worker that runs a session."""
+    session = raw.item(store, "pipeline-sessions", session_id)
+    assert session is not None
+    worker_id: str = session["worker_id"]["S"]
+    return worker_id

@@ -243,9 +243,7 @@ class _Worker:
         last_error = session.error_message or "its workers died"
         reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last_error}")
         try:
-            await abandon(
-                self._client, session.session_id, reason, unchanged(session, self._client.now())
-            )
+            await abandon(self._client, session.session_id, reason, unchanged(session))
         except ConditionFailed:
             self._add_to_result(None, session.session_id)
         else:

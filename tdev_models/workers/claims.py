@@ -126,7 +126,7 @@ class _Claim:
             self._actions.append(set_to(PipelineSession.adopts, True))
         if resumed:
             self._actions += resume_counted(seen, afresh=afresh)
-        self._condition = unchanged(seen, now)
+        self._condition = unchanged(seen)
         if "user_id" in values:
             self._condition &= is_of_user(values["user_id"])
 
@@ -210,17 +210,17 @@ def forget_failure(values: Mapping[str, Any]) -> list[Action]:
     return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
-def unchanged(seen: PipelineSession, now: float) -> Condition:
-    """Return the condition that nobody claimed, ended or refreshed a session since it was read."""
+def unchanged(seen: PipelineSession) -> Condition:
+    """Return the condition that a session is as it was read: nobody has written it since."""
     same: Condition = seen.is_as_read(PipelineSession.status)
     same &= seen.is_as_read(PipelineSession.fence)
     if seen.status != SessionStatus.ACTIVE:
         return same
-    if is_hung(seen.deadline, now):
-        same &= seen.is_as_read(PipelineSession.deadline)
-    elif seen.lease_token is not None:  # its worker may have come back, or entered the claim
-        same &= seen.is_as_read(PipelineSession.worker_id)
-        same &= seen.is_as_read(PipelineSession.lease_expires)
-    else:
+    if seen.lease_token is None:
         same &= seen.is_as_read(PipelineSession.last_updated)
+        return same
+    # What its owner has ended meanwhile is to be read; its worker may have come back.
+    for attribute in (PipelineSession.lease_write, PipelineSession.worker_id):
+        same &= seen.is_as_read(attribute)
+    same &= seen.is_as_read(PipelineSession.lease_expires)
     return same

@@ -81,6 +81,9 @@ class Settings:
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
+        release: which version of the program this is, such as "2.7.1"; at most 200 bytes. Sessions,
+            attempts and workers show it. Where two are numbers with dots between them, a worker of
+            the lower one takes no session over that the higher one began.
         automatic_metrics: whether the package records metrics of its own; in the background.
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
@@ -108,6 +111,7 @@ class Settings:
     cancel_when_out_of_touch: bool = False
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
+    release: str | None = None
     automatic_metrics: bool = True
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
@@ -124,6 +128,9 @@ class Settings:
             object.__setattr__(self, "environment", "prod")
         for field in _SECONDS_ABOVE_0:
             _check_number(field, getattr(self, field))
+        release_bytes = len(str(self.release or "x").encode(errors="replace"))
+        if not isinstance(self.release, str | None) or not 0 < release_bytes <= 200:
+            raise InvalidRequest("release", f"{shown(self.release)} is no text of 1 to 200 bytes")
         if self.retention_days is not None:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
@@ -136,7 +143,7 @@ class Settings:
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
-            # A live session refreshes last_updated at half of it, and may be late by a lease.
+            # A lease that ends later than this counts as made by a wrong clock.
             raise InvalidRequest(
                 "stalled_after_seconds",
                 f"is {self.stalled_after_seconds:g}, must be at least twice lease_seconds, "
@@ -149,11 +156,11 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings that the environment gives.
 
-        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_AGENTS (names with commas between them),
-        TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
-        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
-        TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
+        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_RELEASE, TDEV_AGENTS (names with commas between
+        them), TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS, TDEV_RETENTION_DAYS,
+        TDEV_AUTOMATIC_METRICS and TDEV_CANCEL_WHEN_OUT_OF_TOUCH (on or off),
+        TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
+        TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -162,6 +169,7 @@ class Settings:
         given: dict[str, Any] = {
             "environment": environ.get("TDEV_ENV"),
             "prefix": environ.get("TDEV_TABLE_PREFIX"),
+            "release": environ.get("TDEV_RELEASE"),
             "json_nan": environ.get("TDEV_JSON_NAN"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
@@ -174,11 +182,12 @@ class Settings:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
         if text := environ.get("TDEV_AGENTS"):
             given["agents"] = tuple(name.strip() for name in text.split(","))
-        if text := environ.get("TDEV_AUTOMATIC_METRICS"):
-            if text not in ("on", "off"):
-                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {shown(text)}"
-                raise InvalidRequest("automatic_metrics", problem)
-            given["automatic_metrics"] = text == "on"
+        for field in ("automatic_metrics", "cancel_when_out_of_touch"):
+            if text := environ.get(f"TDEV_{field.upper()}"):
+                if text not in ("on", "off"):
+                    problem = f"TDEV_{field.upper()} must be on or off, not {shown(text)}"
+                    raise InvalidRequest(field, problem)
+                given[field] = text == "on"
         try:
             return cls(**{name: value for name, value in given.items() if value not in (None, "")})
         except InvalidRequest as error:

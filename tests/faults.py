@@ -119,6 +119,24 @@ class Fault:
         return self.table is None or any(name.endswith(self.table) for name in tables)
 
 
+class Outage:
+    """A store that answers nothing while it is away."""
+
+    def __init__(self, seconds: float, error: type[Exception] = Unavailable) -> None:
+        self.seconds, self.error, self.begun = seconds, error, 0.0
+
+    def begin(self) -> None:
+        self.begun = time.monotonic()
+
+    def wrap(self, send: Transport) -> Transport:
+        async def away(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if self.begun and time.monotonic() < self.begun + self.seconds:
+                raise self.error("injected: away")
+            return await send(operation, request)
+
+        return away
+
+
 @contextmanager
 def injected(fault: Fault, *, needed: bool = True) -> Iterator[Fault]:
     """Let calls inside the block meet the fault; fail if none did, unless it is not needed."""

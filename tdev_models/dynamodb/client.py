@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
 from tdev_models import settings as settings_module
 from tdev_models.dynamodb.sender import Sender
@@ -24,7 +24,7 @@ from tdev_models.models import (
     Metric,
     PipelineSession,
     UserProject,
-    Worker,
+    WorkerItem,
 )
 from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
 from tdev_models.settings import Settings, Transport
@@ -131,6 +131,15 @@ class Client(ABC):
         """
 
     @abstractmethod
+    async def interrupt(self) -> NoReturn:
+        """Stop the current task, or thread, as whoever ends a process does: it is no failure.
+
+        Raises:
+            CancelledError: in an event loop.
+            SystemExit: in a thread.
+        """
+
+    @abstractmethod
     def task_canceller(self) -> TaskCanceller:
         """Return what cancels the current task."""
 
@@ -152,9 +161,9 @@ class Client(ABC):
         return self._table(PipelineSession)
 
     @cached_property
-    def workers(self) -> Table[Worker]:
+    def workers(self) -> Table[WorkerItem]:
         """The workers' own items, in the table of pipeline sessions."""
-        return self._table(Worker)
+        return self._table(WorkerItem)
 
     @cached_property
     def executions(self) -> Table[AgentExecution]:

@@ -5,7 +5,7 @@ from tdev_models.models.execution import AgentExecution
 from tdev_models.models.metric import Metric
 from tdev_models.models.project import UserProject
 from tdev_models.models.session import PipelineSession
-from tdev_models.models.worker import Worker
+from tdev_models.models.worker import WorkerItem
 
 TABLES: tuple[type[BaseModel], ...] = (PipelineSession, AgentExecution, UserProject, Metric)
 """Every model, in the order in which migrations create the tables."""
@@ -17,5 +17,5 @@ __all__ = [
     "Metric",
     "PipelineSession",
     "UserProject",
-    "Worker",
+    "WorkerItem",
 ]

@@ -109,6 +109,8 @@ class PipelineSession(BaseModel):
     worker_id = TextAttribute(returned=False, lease=True)
     # From the first claim on, until what was done without one before it is adopted.
     adopts = FlagAttribute(returned=False, lease=True)
+    # Of the worker that made the last claim.
+    release = TextAttribute(listed=False, lease=True)
     resume_count = NumberAttribute(listed=True)
     # In a row; an agent that ends takes both away.
     resumes_without_progress = NumberAttribute(listed=False, lease=True)

@@ -18,7 +18,7 @@ WORKER, STOPPED = "WORKER", "STOPPED"
 """The `status` of a worker that beats or has died, and of one that has ended by itself."""
 
 
-class Worker(BaseModel):
+class WorkerItem(BaseModel):
     """A process that runs sessions; not among the executions, whose chunks may use all capacity.
 
     The keys of the table's `status-index` are its `status` and `due_at`, when its lease runs out.

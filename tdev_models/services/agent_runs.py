@@ -32,6 +32,7 @@ from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
 from tdev_models.workers.lease import Block, lease_lost_error
+from tdev_models.workers.presence import Presence
 
 _log = logging.getLogger(__name__)
 
@@ -235,6 +236,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _begin(self) -> None:
         lease = self._session.owned
+        if Presence.draining:
+            await self._client.interrupt()
         if self._input is not None:
             self._begins_with["input_data"] = await self._encoded("input_data", self._input)
         check_budget(lease)

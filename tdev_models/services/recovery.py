@@ -36,6 +36,7 @@ from tdev_models.workers.budget import is_suspect, resumes_in_vain
 from tdev_models.workers.claims import may_take_over, unchanged
 from tdev_models.workers.leased_writes import leased_update
 from tdev_models.workers.presence import Presence
+from tdev_models.workers.releases import why_too_old
 
 _log = logging.getLogger(__name__)
 
@@ -121,12 +122,11 @@ async def recover_sessions(
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
     Bounds.at(client.now(), older_than)
-    result = Recovery()
+    result, presence = Recovery(), Presence.of(client.settings)
 
     def stopped() -> bool:
-        return stop is not None and stop.is_set()
+        return presence.draining or (stop is not None and stop.is_set())
 
-    presence = Presence.of(client.settings)
     await presence.join(client)
     try:
         queue = DueQueue(client, presence, older_than, poll_seconds, stopped, result.unreadable)
@@ -185,7 +185,8 @@ class _Worker:
             self._add_to_result(None, turn.session_id)
 
     async def _resume_or_give_up(self, session: PipelineSession, turn: Turn) -> None:
-        if self._accepts is not None and not self._accepts(result_of(Session, session)):
+        accepted = self._accepts is None or self._accepts(result_of(Session, session))
+        if not accepted or why_too_old(self._client, session):
             self._queue.leave_alone(session)
             return
         in_vain = resumes_in_vain(session)

@@ -22,6 +22,7 @@ from tdev_models.services.tracking import Tracker
 from tdev_models.workers.claims import adopts_unclaimed, is_expired, may_take_over
 from tdev_models.workers.lease import Lease, was_handed_back
 from tdev_models.workers.liveness import is_stalled
+from tdev_models.workers.releases import why_too_old
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ async def resume_pipeline(
             FAILED and is raised.
         from_agent: one of the pipeline's agents to begin again at, even if it had ended.
         force: take it over from a live or hung owner, whose next write or heartbeat raises
-            LeaseLost, or bring it back though it is ABANDONED. Its resumes count from the start.
+            LeaseLost, from a newer release, or though it is ABANDONED. Its resumes count from the
+            start.
 
     Raises:
         NotFound: there is no such session.
@@ -200,6 +202,8 @@ async def _why_not_resumable(client: Client, session: PipelineSession, force: bo
     """Return why a session cannot be resumed, or None if it can."""
     if is_expired(client, session):
         return "it has expired"
+    if not force and (reason := why_too_old(client, session)):
+        return reason
     if session.status == SessionStatus.FAILED:
         return None
     if force and session.status in (SessionStatus.ACTIVE, SessionStatus.ABANDONED):

@@ -15,6 +15,7 @@ from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
+    LeaseHeld,
     LeaseLost,
     TdevError,
 )
@@ -37,6 +38,7 @@ from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unb
 from tdev_models.workers.claims import adopts_unclaimed, claim_session, enter_claim, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.releases import why_too_old
 from tdev_models.workers.users import check_user
 
 Ts = TypeVarTuple("Ts")
@@ -264,6 +266,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         if error is None:
             await self._end()
             return False
+        self._run.interrupted = interrupted
         if self._run.is_interruption(error):
             await self._hand_back(error)
             return False
@@ -299,6 +302,24 @@ class Tracker(ClientContext[C, Literal[False]]):
                 self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
             )
 
+    @overload
+    def release(self: Tracker[AsyncClient]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def release(self: Tracker[BlockingClient]) -> None: ...
+    def release(self) -> Any:
+        """Hand the session back now: it stays ACTIVE without an owner, due at once.
+
+        The next look of any worker takes it; it counts as no failure. What the block still does of
+        it is refused. One UpdateItem.
+
+        Raises:
+            LeaseLost: the session was taken over, or has ended.
+        """
+        return self.waited(self._release())
+
+    async def _release(self) -> None:
+        await leased_update(self._client, self.owned, [], ends=SessionStatus.ACTIVE)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
 
@@ -326,6 +347,8 @@ class Tracker(ClientContext[C, Literal[False]]):
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
                 what = f"session {self.session_id}"
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
+            if reason := why_too_old(self._client, seen):
+                raise LeaseHeld(f"session {self.session_id}: {reason}; leave it to newer workers")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
             if seen.lease_token is not None and not await may_take_over(self._client, seen):
                 raise lease_held_error(self._client, seen)

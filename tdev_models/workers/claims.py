@@ -67,6 +67,8 @@ async def claim_session(
     presence = Presence.of(client.settings)
     await presence.join(client)
     try:
+        if presence.draining:
+            await client.interrupt()
         claim = _Claim(client, presence, seen, values, resumed, afresh, to_be_entered)
         try:
             claimed = await claim.send(client)
@@ -111,6 +113,7 @@ class _Claim:
             set_to(PipelineSession.lease_write, self._token),
             set_to(PipelineSession.lease_owner, presence.name),
             set_to(PipelineSession.worker_id, presence.worker_id),
+            set_or_remove(PipelineSession.release, settings.release),
             set_to(PipelineSession.last_updated, now),
             set_if_absent(PipelineSession.created_at, now),
             set_if_absent(PipelineSession.progress, 0),

@@ -7,7 +7,7 @@ from contextlib import suppress
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import ConditionFailed, TdevError
-from tdev_models.models import PipelineSession, Worker
+from tdev_models.models import PipelineSession, WorkerItem
 from tdev_models.models.worker import WORKER
 from tdev_models.results import SessionStatus
 from tdev_models.workers.lease import is_hung, was_handed_back
@@ -43,7 +43,7 @@ async def is_stalled(
     return not known[session.worker_id]
 
 
-def seems_alive(client: Client, worker: Worker) -> bool:
+def seems_alive(client: Client, worker: WorkerItem) -> bool:
     """Return whether a worker's lease goes on."""
     now, longest = client.now(), client.settings.stalled_after_seconds
     beats = worker.status == WORKER and worker.died_at is None
@@ -69,10 +69,10 @@ async def declare_dead(client: Client, worker_id: str) -> bool:
         return True
     if seems_alive(client, worker):
         return False
-    condition = worker.is_as_read(Worker.due_at)
-    condition &= Worker.died_at.does_not_exist() & (Worker.status == WORKER)
+    condition = worker.is_as_read(WorkerItem.due_at)
+    condition &= WorkerItem.died_at.does_not_exist() & (WorkerItem.status == WORKER)
     request = client.workers.requests.update(
-        worker_id, actions=[set_to(Worker.died_at, client.now())], condition=condition
+        worker_id, actions=[set_to(WorkerItem.died_at, client.now())], condition=condition
     )
     try:
         await client.sender.send(*request)
@@ -90,9 +90,9 @@ async def revoke(client: Client, worker_id: str | None, session_id: str, fence: 
     if worker_id is None:
         return
     entry = {f"{int(fence)} {session_id}"}
-    beats = (Worker.status == WORKER) & Worker.died_at.does_not_exist()
+    beats = (WorkerItem.status == WORKER) & WorkerItem.died_at.does_not_exist()
     request = client.workers.requests.update(
-        worker_id, actions=[Worker.revoked.add(entry)], condition=beats
+        worker_id, actions=[WorkerItem.revoked.add(entry)], condition=beats
     )
     with suppress(TdevError):  # it learns of it at its next write of the session
         await client.sender.send(*request)

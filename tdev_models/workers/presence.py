@@ -18,15 +18,16 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import ClassVar
 
 from pynamodb.expressions.condition import Condition
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_if_absent, set_to
+from tdev_models.dynamodb.expressions import set_if_absent, set_or_remove, set_to
 from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
 from tdev_models.forks import after_fork_in_child
-from tdev_models.models import PipelineSession, Worker
+from tdev_models.models import PipelineSession, WorkerItem
 from tdev_models.models.worker import STOPPED, WORKER, WORKER_IDS
 from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
@@ -53,15 +54,16 @@ class Presence:
 
     Attributes:
         worker_id: the key of its item; changes when it was declared dead.
-        draining: it begins no further agent, and claims nothing.
+        draining: of the whole process: it begins no further agent, and claims nothing.
     """
 
-    _all: dict[Settings, Presence] = {}  # noqa: RUF012 (of the class)
+    draining: ClassVar[bool] = False
+    _all: ClassVar[dict[Settings, Presence]] = {}
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
-        self.worker_id, self.draining = "", False
+        self.worker_id = ""
         self._registering = threading.Lock()
         self._state = threading.Lock()  # never held while waiting
         self._beats, self._users = False, 0
@@ -76,6 +78,16 @@ class Presence:
     def of(cls, settings: Settings) -> Presence:
         """Return the process's worker under some settings."""
         return cls._all.get(settings) or cls._all.setdefault(settings, cls(settings))
+
+    @classmethod
+    def all_held(cls) -> list[Lease]:
+        """Return the leases that this process keeps alive."""
+        return [
+            lease
+            for presence in cls._all.values()
+            for lease in [*presence._leases.values()]
+            if not (lease.over or lease.lost or lease.lease_expires)
+        ]
 
     @property
     def name(self) -> str:
@@ -146,8 +158,9 @@ class Presence:
 
     def _start(self) -> None:
         # A thread: agent code may block its own.
-        beats = self.beat(BlockingClient.for_settings(self._settings))
-        threading.Thread(target=drive, args=(beats,), name="tdev-worker", daemon=True).start()
+        client = BlockingClient.for_settings(self._settings)
+        work = lambda: drive(self.beat(client))  # noqa: E731
+        threading.Thread(target=work, name="tdev-worker", daemon=True).start()
 
     async def beat(self, client: Client) -> None:
         """Renew the worker's lease again and again, until it has had nothing to run for a lease."""
@@ -199,16 +212,17 @@ class Presence:
         due_at = max(round(now + self._settings.lease_seconds, 6), round(self._due_at + 1e-6, 6))
         handled, held = set(self._handled), len(self._leases)
         actions = [
-            set_to(Worker.status, WORKER),
-            set_to(Worker.due_at, due_at),
-            set_if_absent(Worker.created_at, now),
-            set_to(Worker.expires_at, int(due_at + KEPT_SECONDS)),
-            set_to(Worker.sessions, held),
-            set_to(Worker.draining, self.draining),
-            *([Worker.revoked.delete(handled)] if handled else []),
+            set_to(WorkerItem.status, WORKER),
+            set_to(WorkerItem.due_at, due_at),
+            set_if_absent(WorkerItem.created_at, now),
+            set_to(WorkerItem.expires_at, int(due_at + KEPT_SECONDS)),
+            set_to(WorkerItem.sessions, held),
+            set_to(WorkerItem.draining, self.draining),
+            set_or_remove(WorkerItem.release, self._settings.release),
+            *([WorkerItem.revoked.delete(handled)] if handled else []),
         ]
         # A late copy of an earlier one never lowers it.
-        later: Condition = Worker.due_at.does_not_exist() | (Worker.due_at < due_at)
+        later: Condition = WorkerItem.due_at.does_not_exist() | (WorkerItem.due_at < due_at)
         update = partial(
             client.workers.update,
             self.worker_id,
@@ -294,14 +308,14 @@ class Presence:
 
 def _beats_still() -> Condition:
     """Return the condition that a worker is new, or was neither stopped nor declared dead."""
-    beats: Condition = Worker.died_at.does_not_exist()
-    beats &= Worker.status.does_not_exist() | (Worker.status == WORKER)
+    beats: Condition = WorkerItem.died_at.does_not_exist()
+    beats &= WorkerItem.status.does_not_exist() | (WorkerItem.status == WORKER)
     return beats
 
 
 async def _stop(client: Client, worker_id: str) -> None:
     """Say that a worker has ended by itself, so that nobody looks for its sessions."""
-    actions = [set_to(Worker.status, STOPPED), Worker.due_at.remove()]
+    actions = [set_to(WorkerItem.status, STOPPED), WorkerItem.due_at.remove()]
     request = client.workers.requests.update(worker_id, actions=actions, condition=_beats_still())
     with suppress(TdevError):  # then its lease runs out
         await client.sender.send(*request, retry_seconds=0)
@@ -314,4 +328,11 @@ def _stop_all() -> None:
 
 
 atexit.register(_stop_all)
-after_fork_in_child(Presence._all.clear)
+
+
+def _after_fork() -> None:
+    Presence._all.clear()
+    Presence.draining = False
+
+
+after_fork_in_child(_after_fork)

@@ -85,6 +85,8 @@ class PipelineSession(BaseModel):
     lease_expires = InstantAttribute(listed=False, lease=True)
     # From the first claim on, until what was done without one before it is adopted.
     adopts = FlagAttribute(returned=False, lease=True)
+    # Where it began again at an agent (`from_agent`): what is outdated by that.
+    restarts = JSONTextAttribute(returned=False, lease=True)
     resume_count = NumberAttribute(listed=True)
     # In a row; an agent that ends takes both away.
     resumes_without_progress = NumberAttribute(listed=False, lease=True)

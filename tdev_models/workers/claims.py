@@ -91,6 +91,7 @@ async def claim_session(
         lease_expires,
         expires_at,
         adopts,
+        restarts=claimed.restarts or (),
         took_over=seen.status is not None,
         cost_usd=claimed.cost_usd or 0.0,
         budget_usd=claimed.budget_usd,

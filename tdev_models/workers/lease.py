@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -47,6 +47,7 @@ class Lease:
         token: the secret of this claim.
         lease_expires: when it runs out, as this claim last wrote it.
         adopts: what was done without a claim still counts, and is to be adopted.
+        restarts: where the session began again: what that outdates has not ended.
         start_agent: the first of the nine agents that had to run when the session was claimed.
         executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
@@ -73,6 +74,7 @@ class Lease:
     lease_expires: float | None
     expires_at: float | None = None
     adopts: bool = False
+    restarts: Sequence[Sequence[float]] = ()
     start_agent: str | None = None
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)

@@ -406,8 +406,15 @@ class AgentRun(ClientContext[C, bool]):
         if self._usage != NOTHING:
             values = {"project_id": self._session.session_id}
             key = self._execution_id, self.agent_name
+            lease = self._session.owned
             await write_execution(
-                self._client, *key, values, self._stored, self._session.owned, usage=self._usage
+                self._client,
+                *key,
+                values,
+                self._stored,
+                lease,
+                alone=lease.over,
+                usage=self._usage,
             )
             self._count_usage()
 

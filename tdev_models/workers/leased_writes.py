@@ -13,7 +13,7 @@ from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client, TaskCanceller
-from tdev_models.dynamodb.expressions import set_to
+from tdev_models.dynamodb.expressions import is_as_read, set_to
 from tdev_models.errors import ConditionFailed, Conflict, LeaseLost, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
@@ -159,6 +159,39 @@ async def leased_execution(
                 raise
             lease.lease_expires = renewed
             lease.ended_agents = agents
+
+    await _until_stored(client, attempt, retry_seconds)
+
+
+async def execution_after_end(
+    client: Client,
+    lease: Lease,
+    part: Mapping[str, Any],
+    retry_seconds: float | None,
+    adds: Sequence[Action],
+) -> None:
+    """Change the execution of an agent whose session this claim has ended meanwhile.
+
+    Of the session only `adds` changes. Tried as long as other writes of an owner.
+
+    Raises:
+        LeaseLost: somebody has claimed the session since; nothing was changed.
+        ConditionFailed: the execution's condition was not met; nothing was changed.
+    """
+    fence, token = PipelineSession.fence, uuid.uuid4().hex
+    session = client.sessions.requests.update_part(
+        lease.session_id,
+        actions=[set_to(fence, lease.fence), *adds],
+        condition=is_as_read(fence, lease.fence),
+    )
+
+    async def attempt() -> None:
+        try:
+            await client.sender.transact_write([session, part], token, retry_seconds=0)
+        except ConditionFailed as refused:
+            if refused.position == 0:
+                raise lease_lost_error(lease) from None
+            raise
 
     await _until_stored(client, attempt, retry_seconds)
 

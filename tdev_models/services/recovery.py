@@ -230,8 +230,10 @@ class _Worker:
             raise
 
     async def _give_up(self, session: PipelineSession, in_vain: int) -> None:
-        last_error = session.error_message or "its workers died"
-        reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last_error}")
+        last = session.error_message or "its workers died"
+        if session.lease_token is not None and session.error_message:
+            last = f"its workers died; before that: {session.error_message}"
+        reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last}")
         try:
             await abandon(
                 self._client, session.session_id, reason, unchanged(session, self._client.now())

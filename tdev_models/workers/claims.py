@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import set_fields, set_if_absent, set_to
@@ -61,7 +60,6 @@ async def claim_session(
         *set_fields(PipelineSession, values),
         PipelineSession.deadline.remove(),
         set_to(PipelineSession.due_at, due_at),
-        *forget_failure(values),
     ]
     if expires_at is not None:
         actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
@@ -108,12 +106,6 @@ def is_expired(client: Client, session: PipelineSession) -> bool:
     """Return whether a session's time is over, be it that retention was set after its creation."""
     expires_at = expiry(client, session)
     return expires_at is not None and expires_at <= client.now()
-
-
-def forget_failure(values: Mapping[str, Any]) -> list[Action]:
-    """Return the actions that clear the last failure, but for the given fields."""
-    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
-    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
 def unchanged(seen: PipelineSession, now: float) -> Condition:

@@ -35,7 +35,8 @@ async def get_failed_sessions(
     `stalled_after_seconds` (one Query for each such one). A session whose worker died is found
     after that time at the latest, one whose agent hangs once its deadline has passed. Queries on
     status-index find candidates; TransactGetItems reads them consistently, so each was FAILED or
-    stalled when it was read. A page is short only at the end. A session that cannot be read is logged and left out.
+    stalled when it was read. A page is short only at the end. A session that cannot be read is
+    logged and left out.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO

@@ -107,8 +107,10 @@ def _plain(value: Any) -> Any:
 class Session(Record):
     """One pipeline run. Times are epoch seconds; None means not set, or not in the index read.
 
-    Tokens and cost are the sums of its executions. From `deadline` on an agent has hung for so long
-    that another worker may take the session over. `release` is that of the worker which claimed it.
+    `failed_agent` and `error_message` are those of its last failure: of an ACTIVE session, why it
+    failed before it was resumed. Tokens and cost are the sums of its executions. From `deadline` on
+    an agent has hung for so long that another worker may take the session over. `release` is that
+    of the worker which made the last claim.
     """
 
     session_id: str

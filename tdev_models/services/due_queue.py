@@ -107,10 +107,13 @@ class DueQueue:
             self._suspects.append(session_id)
 
     def leave_alone(self, session: PipelineSession) -> None:
-        """Do not hand a session out again for ten minutes, unless it is written meanwhile."""
+        """Do not hand a session out for ten minutes, unless it is written, or hangs by then."""
         if len(self._left_alone) >= _MOST_LEFT_ALONE:
             self._left_alone.clear()
-        until = time.monotonic() + _LEAVE_ALONE_SECONDS
+        seconds = _LEAVE_ALONE_SECONDS
+        if session.deadline is not None:
+            seconds = min(seconds, session.deadline - self._client.now())
+        until = time.monotonic() + seconds
         self._left_alone[session.session_id] = session.due_at, until
 
     def close(self) -> None:

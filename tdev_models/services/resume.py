@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, Self
@@ -19,7 +20,7 @@ from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import read_session
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.claims import adopts_unclaimed, is_expired, may_take_over
+from tdev_models.workers.claims import is_expired, may_take_over
 from tdev_models.workers.lease import Lease, was_handed_back
 from tdev_models.workers.liveness import is_stalled
 from tdev_models.workers.releases import why_too_old
@@ -93,7 +94,9 @@ async def resume_pipeline(
         session_id: the session.
         runner: called with the `Resume` inside its block; what it raises ends the session as
             FAILED and is raised.
-        from_agent: one of the pipeline's agents to begin again at, even if it had ended.
+        from_agent: one of the pipeline's agents to begin again at, even if it had ended. It, those
+            after it in the pipeline, and every agent of your own that began since it last did, are
+            outdated and run again, now or in a later resume; the others keep their outputs.
         force: take it over from a live or hung owner, whose next write or heartbeat raises
             LeaseLost, from a newer release, or though it is ABANDONED. Its resumes count from the
             start.
@@ -170,16 +173,16 @@ async def try_to_resume(
         resume.reason = await _why_not_resumable(client, seen, force)
         if resume.reason is not None:
             return resume
-        unfenced = adopts_unclaimed(seen)
-        work = await work_so_far(client, seen.session_id, from_agent, unfenced=unfenced)
+        work = await work_so_far(client, seen, from_agent)
+        values = {} if from_agent is None else {"restarts": json.dumps(work[0].restarts)}
         resumed = force or not was_handed_back(seen)
         refused = await resume.claim(
-            seen, {}, resumed=resumed, afresh=force, to_be_entered=to_be_entered
+            seen, values, resumed=resumed, afresh=force, to_be_entered=to_be_entered
         )
         if refused is None:
             resume.owned.retry_after_seconds = retry_after_seconds
             try:
-                outcome = await resume.take_over(work, from_agent)
+                outcome = await resume.take_over(seen, work, from_agent)
                 if from_agent is not None:
                     await _begin_again_at(client, from_agent, outcome, resume.owned)
             except LeaseLost:

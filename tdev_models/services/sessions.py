@@ -26,7 +26,6 @@ from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.workers.bindings import current_lease
-from tdev_models.workers.claims import forget_failure
 from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
@@ -42,6 +41,7 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
+_WITHOUT_FAILURE = (SessionStatus.ACTIVE, SessionStatus.COMPLETED)
 # DynamoDB computes it from the item before the write, for the metrics.
 _REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
 
@@ -58,10 +58,11 @@ async def save_pipeline_session(
     """Create a session or change the given fields of one, and return it as it is now.
 
     One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
-    A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE clears
-    `failed_agent` and `error_message`. Inside `track_session` or
-    `async with resume` the call carries the lease; there `progress` is how many of the nine agents
-    have ended, whatever is given, and a status other than ACTIVE ends the session and the lease.
+    A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE or COMPLETED
+    clears `failed_agent` and `error_message`. Inside `track_session` or `async with resume` the
+    call carries the lease; there `progress` is how many of the nine agents have ended, whatever is
+    given, a status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears
+    what is not given of the last failure.
     Safe to call again with the same fields.
 
     Args:
@@ -86,6 +87,8 @@ async def save_pipeline_session(
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
         actions = set_fields(PipelineSession, values)
+        if ends in (SessionStatus.COMPLETED, SessionStatus.FAILED):
+            actions += _forget_failure(values)
         session = await leased_update(client, lease, actions, ends=ends, user_id=user_id)
         return result_of(Session, session)
 
@@ -159,7 +162,7 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     }
     return [
         *set_fields(PipelineSession, values),
-        *(forget_failure(values) if values.get("status") == SessionStatus.ACTIVE else ()),
+        *(_forget_failure(values) if values.get("status") in _WITHOUT_FAILURE else ()),
         set_to(PipelineSession.last_updated, now),
         *(
             set_if_absent(PipelineSession.get_attributes()[name], value)
@@ -167,6 +170,12 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
             if name not in values and value is not None
         ),
     ]
+
+
+def _forget_failure(values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that clear the last failure, but for the given fields."""
+    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
+    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
 def real_error(error: BaseException) -> BaseException:

@@ -35,7 +35,7 @@ from tdev_models.services.sessions import (
     shortened,
 )
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
-from tdev_models.workers.claims import adopts_unclaimed, claim_session, enter_claim, may_take_over
+from tdev_models.workers.claims import claim_session, enter_claim, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
 from tdev_models.workers.releases import why_too_old
@@ -354,13 +354,11 @@ class Tracker(ClientContext[C, Literal[False]]):
                 raise lease_held_error(self._client, seen)
             work: Work | None = None
             if seen.status is not None:
-                work = await work_so_far(
-                    self._client, self.session_id, unfenced=adopts_unclaimed(seen)
-                )
+                work = await work_so_far(self._client, seen)
             refused = await self.claim(seen, self._values, resumed=resumed)
             if refused is None:
                 if work is not None:
-                    await self.take_over(work)
+                    await self.take_over(seen, work)
                 else:
                     self.start_agent = self._client.settings.agents[0]
                     self.owned.start_agent = self.start_agent
@@ -402,12 +400,14 @@ class Tracker(ClientContext[C, Literal[False]]):
             await self._hand_back(error)
             raise
 
-    async def take_over(self, work: Work, from_agent: str | None = None) -> Outcome:
+    async def take_over(
+        self, seen: PipelineSession, work: Work, from_agent: str | None = None
+    ) -> Outcome:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
         if lease.adopts:
             try:
-                work = await adopted(self._client, lease, work, from_agent)
+                work = await adopted(self._client, lease, seen, work, from_agent)
             except BaseException as error:
                 await self._hand_back(error)
                 raise

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import set_fields, set_if_absent, set_or_remove, set_to
@@ -121,7 +120,6 @@ class _Claim:
             PipelineSession.deadline.remove(),
             set_or_remove(PipelineSession.lease_expires, self._lease_expires),
             set_to(PipelineSession.due_at, self._due_at),
-            *forget_failure(values),
         ]
         if self._expires_at is not None:
             self._actions.append(set_if_absent(PipelineSession.expires_at, self._expires_at))
@@ -153,6 +151,7 @@ class _Claim:
             self._lease_expires,
             self._expires_at,
             self._adopts,
+            claimed.restarts or (),
             took_over=self._seen.status is not None,
             cost_usd=claimed.cost_usd or 0.0,
             budget_usd=claimed.budget_usd,
@@ -205,12 +204,6 @@ def is_expired(client: Client, session: PipelineSession) -> bool:
     """Return whether a session's time is over, be it that retention was set after its creation."""
     expires_at = expiry(client, session)
     return expires_at is not None and expires_at <= client.now()
-
-
-def forget_failure(values: Mapping[str, Any]) -> list[Action]:
-    """Return the actions that clear the last failure, but for the given fields."""
-    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
-    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
 def unchanged(seen: PipelineSession) -> Condition:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_or_remove, set_to
+from tdev_models.dynamodb.expressions import is_as_read, set_or_remove, set_to
 from tdev_models.errors import ConditionFailed, Conflict, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
@@ -24,18 +24,15 @@ from tdev_models.workers.users import check_user, is_of_user
 T = TypeVar("T")
 
 
-def _live(client: Client, lease: Lease, write: str) -> list[Action]:
-    """Return the actions of each write while a session goes on."""
-    now, stalled_after = client.now(), client.settings.stalled_after_seconds
+def _goes_on(lease: Lease, write: str, due_at: float) -> list[Action]:
+    """Return the actions of each write of a session that goes on."""
     actions = [
         set_to(PipelineSession.lease_write, write),
-        # When the session can be taken over because an agent hangs.
+        # When somebody may take it over because an agent hangs, and when to look.
         set_or_remove(PipelineSession.deadline, lease.deadline),
     ]
-    # Seldom, since it moves the session in status-index: nobody looks at one that is at work.
-    if not now + stalled_after / 2 <= lease.due_at <= now + stalled_after:
-        lease.due_at = round(now + stalled_after, 6)
-        actions.append(set_to(PipelineSession.due_at, lease.due_at))
+    if due_at != lease.due_at:
+        actions.append(set_to(PipelineSession.due_at, due_at))
     return actions
 
 
@@ -77,13 +74,14 @@ async def leased_update(
             lease.check()
             write = uuid.uuid4().hex[:12]
             writes.add(write)
+            goes_on = _goes_on(lease, write, lease.due_next(client))
             condition = lease.condition_as_written
             if user_id is not None:
                 condition &= is_of_user(user_id)
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else _live(client, lease, write))],
+                    actions=[*changes, *([] if ends else goes_on)],
                     condition=condition,
                     retry_seconds=0,
                 )
@@ -94,7 +92,7 @@ async def leased_update(
                 ):
                     raise _refusal(lease, stored, user_id) from None
                 session = stored  # written by this very call, whose first reply was lost
-            lease.last_write = session.lease_write or ""
+            lease.last_write, lease.due_at = session.lease_write or "", session.due_at or 0
             lease.ended, lease.budget_usd = ends, session.budget_usd
             return session
 
@@ -125,11 +123,11 @@ async def leased_execution(
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
     request: dict[str, Any] = {}
-    token, now, agents = "", 0.0, set[str]()
+    token, now, due_at, agents = "", 0.0, 0.0, set[str]()
     deadline: float | None = None
 
     async def attempt() -> None:
-        nonlocal request, token, now, agents, deadline
+        nonlocal request, token, now, due_at, agents, deadline
         async with write_lock(client, lease):
             lease.check()
             stale = client.now() > now + client.settings.lease_seconds / 3
@@ -138,11 +136,11 @@ async def leased_execution(
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what another agent's end has written since.
                 token, now = uuid.uuid4().hex, client.now()
-                agents, deadline = state
+                (agents, deadline), due_at = state, lease.due_next(client)
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
-                        *_live(client, lease, token),
+                        *_goes_on(lease, token, due_at),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
                         set_to(
@@ -160,8 +158,41 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.last_write = token
+            lease.last_write, lease.due_at = token, due_at
             lease.ended_agents = agents
+
+    await _until_stored(client, attempt, retry_seconds)
+
+
+async def execution_after_end(
+    client: Client,
+    lease: Lease,
+    part: Mapping[str, Any],
+    retry_seconds: float | None,
+    adds: Sequence[Action],
+) -> None:
+    """Change the execution of an agent whose session this claim has ended meanwhile.
+
+    Of the session only `adds` changes. Tried as long as other writes of an owner.
+
+    Raises:
+        LeaseLost: somebody has claimed the session since; nothing was changed.
+        ConditionFailed: the execution's condition was not met; nothing was changed.
+    """
+    fence, token = PipelineSession.fence, uuid.uuid4().hex
+    session = client.sessions.requests.update_part(
+        lease.session_id,
+        actions=[set_to(fence, lease.fence), *adds],
+        condition=is_as_read(fence, lease.fence),
+    )
+
+    async def attempt() -> None:
+        try:
+            await client.sender.transact_write([session, part], token, retry_seconds=0)
+        except ConditionFailed as refused:
+            if refused.position == 0:
+                raise lease_lost_error(lease) from None
+            raise
 
     await _until_stored(client, attempt, retry_seconds)
 

@@ -208,6 +208,31 @@ async def test_what_a_later_owner_wrote_stays_when_an_ended_block_ends_late(
     assert (await get_agent_execution("s-download")).output_data == "late"
 
 
+async def test_a_block_that_ends_late_writes_nothing_once_its_session_was_claimed(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(LeaseLost):
+        async with track_session("s") as session, session.agent("download") as run:
+            run.output = "early"
+            run.usage(cost_usd=1)
+            await save_pipeline_session(session_id="s", status="FAILED")
+            assert await resume_pipeline("s")  # which has not come to this agent yet
+    assert (await get_agent_execution("s-download")).status == "RUNNING"
+    assert (await get_pipeline_session("s")).cost_usd is None
+
+
+async def test_an_outage_after_the_session_was_ended_in_its_last_agent_loses_nothing(
+    strict_store: Settings,
+) -> None:
+    outage = Outage(1.5)
+    with settings.use(strict_store, transport=outage.wrap, retry_seconds=0):
+        async with track_session("s") as session, session.agent("download") as run:
+            run.output = "a zip"
+            await save_pipeline_session(session_id="s", status="COMPLETED")
+            outage.begin()
+    assert (await get_agent_execution("s-download")).output_data == "a zip"
+
+
 async def test_a_nested_block_of_the_same_session_joins_it(store: Settings) -> None:
     async def execute() -> None:  # an orchestrator's own entry
         async with track_session("s", project_name="todo") as session:

@@ -396,12 +396,12 @@ async def test_a_write_that_was_done_before_a_takeover_counts_as_done(
     assert (await get_agent_execution("p-parser")).output_data == 1
 
 
-async def test_an_owner_moves_due_at_only_when_half_of_it_is_over(store: Settings) -> None:
+async def test_an_owner_moves_due_at_only_a_lease_before_its_time(store: Settings) -> None:
     now = time.time()
     clock = [now]
     with settings.use(replace(store, stalled_after_seconds=1000, clock=lambda: clock[0])):
         async with track_session("p") as session:
-            for age, due_at in ((0, 1000), (499, 1000), (501, 1501), (502, 1501)):
+            for age, due_at in ((0, 1000), (969, 1000), (971, 1971), (972, 1971)):
                 clock[0] = now + age
                 async with session.agent("parser", key=age):
                     pass

@@ -128,9 +128,7 @@ class Settings:
             object.__setattr__(self, "environment", "prod")
         for field in _SECONDS_ABOVE_0:
             _check_number(field, getattr(self, field))
-        release_bytes = len(str(self.release or "x").encode(errors="replace"))
-        if not isinstance(self.release, str | None) or not 0 < release_bytes <= 200:
-            raise InvalidRequest("release", f"{shown(self.release)} is no text of 1 to 200 bytes")
+        _check_release(self.release)
         if self.retention_days is not None:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
@@ -213,6 +211,12 @@ def _check_function(field: str, value: Any) -> None:
         raise InvalidRequest(field, f"must be a function, not {shown(value)}")
     if type(value).__hash__ is None:  # clients are kept by their settings
         raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
+
+
+def _check_release(release: Any) -> None:
+    is_text = isinstance(release, str) and 0 < len(release.encode(errors="replace")) <= 200
+    if release is not None and not is_text:
+        raise InvalidRequest("release", f"must be a text of 1 to 200 bytes, not {shown(release)}")
 
 
 def _check_name(field: str, value: Any) -> None:

@@ -97,9 +97,7 @@ async def test_an_older_release_leaves_what_a_newer_one_began(
         recovered = (await recover_sessions(finish)).completed == ["s"]
         assert recovered is takes
         if not takes:
-            with pytest.raises(
-                LeaseHeld, match=r"release 2.10 began it, and this worker is of 2.9"
-            ):
+            with pytest.raises(LeaseHeld, match="release 2.10 began it, and this .* 2.9"):
                 await track_session("s").__aenter__()
             assert "release 2.10 began it" in ((await resume_pipeline("s")).reason or "")
             assert await resume_pipeline("s", finish, force=True)
@@ -187,7 +185,7 @@ async def test_an_agent_ends_and_no_other_begins(store: Settings, how: str) -> N
 WORKER = """
 import asyncio, sys, time
 from tdev_models import configure, handle_sigterm, sync, track_session
-configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1", automatic_metrics=False)
+configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
 
 async def pipeline(number):
     async with track_session(f"s{number}") as session:
@@ -250,9 +248,7 @@ def test_sigterm_hands_all_sessions_back(
     done = sync.recover_sessions(lambda resume: None)
     assert len(done.completed) == sessions
     assert all(one.resume_count is None for one in sync.list_pipeline_sessions(status="COMPLETED"))
-    assert sync.list_workers() == [] or sync.list_workers()[0].name.split(":")[1] == str(
-        os.getpid()
-    )
+    assert {one.name.split(":")[1] for one in sync.list_workers()} <= {str(os.getpid())}
 
 
 @pytest.mark.parametrize("seconds", [-1, "5", None])

@@ -97,7 +97,7 @@ async def test_an_older_release_leaves_what_a_newer_one_began(
         recovered = (await recover_sessions(finish)).completed == ["s"]
         assert recovered is takes
         if not takes:
-            with pytest.raises(LeaseHeld, match="release 2.10 began it, and this .* 2.9"):
+            with pytest.raises(LeaseHeld, match=r"release 2\.10 began it, and this .* 2\.9"):
                 await track_session("s").__aenter__()
             assert "release 2.10 began it" in ((await resume_pipeline("s")).reason or "")
             assert await resume_pipeline("s", finish, force=True)

@@ -72,7 +72,8 @@ class PipelineSession(BaseModel):
     created_at = InstantAttribute(listed=True)
     last_updated = InstantAttribute(listed=False)
     # When somebody should look: at the end of a FAILED session's backoff; at an ACTIVE one once its
-    # owner would have moved this, or at once where it was handed back. Final ones: their end.
+    # owner would have moved this, at the deadline of a running agent where that comes first, or at
+    # once where it was handed back. Final ones: their end.
     due_at = InstantAttribute(listed=False)
     metadata = JSONTextAttribute(
         json_text(16 * 1024, "keep large data in executions or files"), listed=False

@@ -32,10 +32,11 @@ async def get_failed_sessions(
     among them; `list_pipeline_sessions(status="FAILED")` shows those, too. Stalled: the lease ran
     out, the owner handed the session back, the deadline of an agent has passed, or it never had a
     lease, and neither it nor its latest executions were written for the setting
-    `stalled_after_seconds` (one Query for each such one). A session whose worker died, or whose
-    agent hangs, is found after that time at the latest. Queries on status-index find
-    candidates; TransactGetItems reads them consistently, so each was FAILED or stalled when it was
-    read. A page is short only at the end. A session that cannot be read is logged and left out.
+    `stalled_after_seconds` (one Query for each such one). A session whose worker died is found
+    after that time at the latest, one whose agent hangs once its deadline has passed. Queries on
+    status-index find candidates; TransactGetItems reads them consistently, so each was FAILED or
+    stalled when it was read. A page is short only at the end. A session that cannot be read is
+    logged and left out.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO

@@ -58,7 +58,7 @@ class Lease:
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
             while it goes on.
         process: the process whose block it is; forked children write under the lease, too.
-        due_at: the session's, which heartbeats move while it goes on.
+        due_at: the session's, as this claim last wrote it.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
         blocks: what became of each agent's last block under this lease.
         deadlines: of running agents with a timeout, by name: when each counts as hung.
@@ -113,6 +113,19 @@ class Lease:
     def deadline(self) -> float | None:
         """When the first of the running agents counts as hung."""
         return min(self.deadlines.values(), default=None)
+
+    def due_next(self, client: Client) -> float:
+        """Return the session's `due_at` from the next write on: each change is a write to an index.
+
+        A deadline that is nearer moves it there. A live session is moved on a lease before somebody
+        would look, and one with too late a moment, because the clock was set back, at once.
+        """
+        now, stalled_after = client.now(), client.settings.stalled_after_seconds
+        if is_hung(self.deadline, now):
+            return self.due_at  # it is to be found
+        latest = min(now + stalled_after, self.deadline or float("inf"))
+        soon = now + min(stalled_after / 2, client.settings.lease_seconds)
+        return self.due_at if min(soon, latest) <= self.due_at <= latest else latest
 
     @property
     def condition(self) -> Condition:

@@ -20,7 +20,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.workers.budget import progress_made
-from tdev_models.workers.lease import Lease, is_hung, lease_lost_error
+from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
 
 _log = logging.getLogger(__name__)
@@ -28,10 +28,13 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _deadline(lease: Lease) -> Action:
-    """Return the action that says when the session can be taken over because an agent hangs."""
-    deadline = PipelineSession.deadline
-    return deadline.remove() if lease.deadline is None else set_to(deadline, lease.deadline)
+def _looked_at(lease: Lease, due_at: float) -> list[Action]:
+    """Return the actions that say when somebody should look, and may take over what hangs."""
+    deadline, due = PipelineSession.deadline, PipelineSession.due_at
+    return [
+        deadline.remove() if lease.deadline is None else set_to(deadline, lease.deadline),
+        *([set_to(due, due_at)] if due_at != lease.due_at else []),
+    ]
 
 
 async def leased_update(
@@ -71,14 +74,17 @@ async def leased_update(
                 raise lease_lost_error(lease)
             renewed = lease.renewed(client)
             renewals.add(renewed)
-            renewal = set_to(PipelineSession.lease_expires, renewed)
+            renewal = [
+                set_to(PipelineSession.lease_expires, renewed),
+                *_looked_at(lease, lease.due_next(client)),
+            ]
             condition = lease.condition_as_written
             if user_id is not None:
                 condition &= is_of_user(user_id)
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else [renewal, _deadline(lease)])],
+                    actions=[*changes, *([] if ends else renewal)],
                     condition=condition,
                     retry_seconds=0,
                 )
@@ -89,7 +95,7 @@ async def leased_update(
                 ):
                     raise _refusal(lease, stored, user_id) from None
                 session = stored  # written by this very call, whose first reply was lost
-            lease.lease_expires = session.lease_expires
+            lease.lease_expires, lease.due_at = session.lease_expires, session.due_at or 0
             lease.ended, lease.budget_usd = ends, session.budget_usd
             return session
 
@@ -120,11 +126,11 @@ async def leased_execution(
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
     request: dict[str, Any] = {}
-    token, now, renewed, agents = "", 0.0, 0.0, set[str]()
+    token, now, renewed, due_at, agents = "", 0.0, 0.0, 0.0, set[str]()
     deadline: float | None = None
 
     async def attempt() -> None:
-        nonlocal request, token, now, renewed, agents, deadline
+        nonlocal request, token, now, renewed, due_at, agents, deadline
         async with write_lock(client, lease):
             if lease.over:
                 raise lease_lost_error(lease)
@@ -134,12 +140,12 @@ async def leased_execution(
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what a heartbeat, or another agent's end, has written since.
                 token, now, renewed = uuid.uuid4().hex, client.now(), lease.renewed(client)
-                agents, deadline = state
+                (agents, deadline), due_at = state, lease.due_next(client)
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
                         set_to(PipelineSession.lease_expires, renewed),
-                        _deadline(lease),
+                        *_looked_at(lease, due_at),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
                         set_to(
@@ -157,7 +163,7 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.lease_expires = renewed
+            lease.lease_expires, lease.due_at = renewed, due_at
             lease.ended_agents = agents
 
     await _until_stored(client, attempt, retry_seconds)
@@ -283,17 +289,13 @@ class Heartbeat(threading.Thread):
             if lease.over or self._stopped.is_set():
                 return
             now, renewed = client.now(), lease.renewed(client)
-            actions = [set_to(PipelineSession.lease_expires, renewed), _deadline(lease)]
-            stalled_after = client.settings.stalled_after_seconds
-            # Seldom, since it costs a write to status-index: nobody looks at a live session. It may
-            # be too far in the future, too: the clock was set back. One that hangs is to be found.
-            touched = not (
-                now + stalled_after / 2 <= lease.due_at <= now + stalled_after
-                or is_hung(lease.deadline, now)
-            )
-            if touched:
+            due_at = lease.due_next(client)
+            actions = [
+                set_to(PipelineSession.lease_expires, renewed),
+                *_looked_at(lease, due_at),
+            ]
+            if due_at != lease.due_at:
                 actions.append(set_to(PipelineSession.last_updated, now))
-                actions.append(set_to(PipelineSession.due_at, now + stalled_after))
             request = client.sessions.requests.update(
                 lease.session_id, actions=actions, condition=lease.condition_as_written
             )
@@ -301,9 +303,7 @@ class Heartbeat(threading.Thread):
                 await client.sender.send(*request, retry_seconds=0)
             except ConditionFailed as refused:
                 raise _refusal(lease, client.sessions.load(refused.item)) from None
-            lease.lease_expires = renewed
-            if touched:
-                lease.due_at = now + stalled_after
+            lease.lease_expires, lease.due_at = renewed, due_at
 
     def stop(self) -> None:
         """Beat no more; does not wait for a beat under way."""

@@ -128,6 +128,65 @@ async def test_every_way_to_take_over_sees_a_hung_session(strict_store: Settings
             assert (await get_pipeline_session("s")).deadline is None
 
 
+@pytest.mark.parametrize("how", ["recover", "list"])
+async def test_a_hung_session_is_found_as_soon_as_its_deadline_has_passed(
+    strict_store: Settings, how: str
+) -> None:
+    copy_context().run(hang, strict_store)
+    for seconds, found in ((155, 0), (165, 1)):
+        with settings.use(strict_store, clock=clock(seconds)):
+            if how == "list":
+                assert len(await get_failed_sessions()) == found
+            else:
+                assert len((await recover_sessions(finish)).completed) == found
+
+
+async def test_due_at_moves_with_a_nearer_deadline_and_else_seldom(strict_store: Settings) -> None:
+    """Each move is a write to status-index."""
+    now = [time.time()]
+    begun, moves = now[0], set[float]()
+
+    async def due_after() -> float:
+        due_at = (await get_pipeline_session("s")).due_at or 0
+        moves.add(due_at)
+        return due_at - begun
+
+    with settings.use(strict_store, clock=lambda: now[0]):
+        async with track_session("s") as session:
+            assert await due_after() == pytest.approx(3600)
+            for number in range(9):
+                async with session.agent("evaluator", key=number, timeout=300):
+                    assert await due_after() == pytest.approx(360)
+                    now[0] += 20
+            async with session.agent("parser", timeout=60):
+                assert await due_after() == pytest.approx(180 + 120)
+            now[0] += 80  # it would soon be looked at for nothing
+            async with session.agent("search"):
+                assert await due_after() == pytest.approx(260 + 3600)
+            async with session.agent("download", timeout=7200):
+                assert await due_after() == pytest.approx(260 + 3600)
+    assert len(moves) == 4
+
+
+async def test_what_the_owner_saves_keeps_the_deadline_in_due_at(strict_store: Settings) -> None:
+    async with track_session("s") as session, session.agent("parser", timeout=100):
+        before = await get_pipeline_session("s")
+        await save_pipeline_session(session_id="s", project_name="p")
+        assert (await get_pipeline_session("s")).due_at == before.due_at == before.deadline
+
+
+def test_heartbeats_move_due_at_on_once_the_agent_with_the_deadline_has_ended(
+    strict_store: Settings,
+) -> None:
+    with settings.use(strict_store, lease_seconds=0.6, stalled_after_seconds=60):
+        with sync.track_session("s") as session:
+            with session.agent("parser", timeout=0.2):
+                assert (sync.get_pipeline_session("s").due_at or 0) < time.time() + 1
+            time.sleep(1.0)
+            assert (sync.get_pipeline_session("s").due_at or 0) > time.time() + 50
+            assert sync.get_failed_sessions() == []
+
+
 async def test_a_heartbeat_of_a_hung_session_does_not_keep_it_from_being_claimed(
     strict_store: Settings,
 ) -> None:

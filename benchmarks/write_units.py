@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import random
 import sysconfig
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.tables import fresh_tables
@@ -72,13 +73,14 @@ def our_way(payload: str, events: list[RequestEvent]) -> float:
     return sum(one.units for one in events if one.operation == "UpdateItem")
 
 
-def heartbeat(metadata_bytes: int, events: list[RequestEvent]) -> float:
-    configure(settings.current(), lease_seconds=0.3)
-    text = "x" * metadata_bytes
-    with sync.track_session(f"beat{metadata_bytes}", user_id="u", metadata={"x": text}):
+def heartbeat(sessions: int, events: list[RequestEvent]) -> float:
+    configure(settings.current(), lease_seconds=3 + sessions / 1000)
+    with ExitStack() as tracked:
+        for number in range(sessions):
+            tracked.enter_context(sync.track_session(f"beat{sessions}-{number}", user_id="u"))
         events.clear()
         while not events:
-            pass
+            time.sleep(0.01)
     return events[0].units
 
 
@@ -91,9 +93,9 @@ def main() -> None:
             ours = our_way(payload, events)
             plan = plan_way(payload)
             print(f"{kilobytes:>5} KB {plan:>8.0f} {ours:>8.0f} {plan / ours:>6.1f}")
-        print("\nwrite units of a heartbeat, by size of the session")
-        for size in (500, 3500, 15500):
-            print(f"{size / 1024 + 0.5:>5.0f} KB {heartbeat(size, events):>8.0f}")
+        print("\nwrite units of a worker's heartbeat, by number of its sessions")
+        for sessions in (1, 100):
+            print(f"{sessions:>8} {heartbeat(sessions, events):>8.0f}")
 
 
 if __name__ == "__main__":

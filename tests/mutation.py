@@ -53,7 +53,7 @@ ALWAYS = ast.parse(
 
 # What recognises an own write, or makes a resent one do nothing.
 TOKENS = (
-    ("workers/claims.py", "stored is None or stored.lease_token != token", "True"),
+    ("workers/claims.py", "stored is None or stored.lease_token != self._token", "True"),
     (
         "workers/leased_writes.py",
         "(stored.status, stored.fence) == (ends, lease.fence)",
@@ -65,7 +65,7 @@ TOKENS = (
         "transact_write([request, part], token",
         "transact_write([request, part], uuid.uuid4().hex",
     ),
-    ("workers/leased_writes.py", "stored.lease_expires in renewals", "False"),
+    ("workers/leased_writes.py", "stored.lease_write in writes", "False"),
     ("dynamodb/saves.py", "token in (stored.write_token, stored.former_token)", "False"),
     ("dynamodb/saves.py", "stored.former_token)", "None)"),
     ("services/progress.py", "unfenced or execution.fence is not None", "True"),

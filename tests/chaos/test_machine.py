@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, settings as hypothesis_settings, strategies as st
@@ -22,9 +23,10 @@ from tdev_models import (
     sync,
 )
 from tests.conftest import make_tables
+from tests.dying import kill_worker
 
 SKEWS = (0.0, 45.0, -30.0)
-LEASE, STALLED = 60.0, 3600.0
+LEASE, STALLED = 30.0, 3600.0
 NEXT = {
     "ACTIVE": {"ACTIVE", "COMPLETED", "FAILED", "ABANDONED"},
     "FAILED": {"FAILED", "ACTIVE", "ABANDONED"},
@@ -42,7 +44,7 @@ class Model:
     status: str
     last_updated: float
     fence: int = 0
-    expires: float | None = None
+    expires: float | None = None  # of a claim that nobody has entered
     ended: list[str] = field(default_factory=list)
 
 
@@ -56,6 +58,9 @@ class Workers(RuleBasedStateMachine):
         self.elapsed, self.started = 0.0, time.time()
         self.owners: list[sync.Resume] = []
         self.name = f"s{next(names)}"
+        self.settings = [
+            replace(self.store, clock=partial(self.now, worker)) for worker in range(len(SKEWS))
+        ]
         with self.worker(0):
             sync.save_pipeline_session(session_id=self.name, status="FAILED")
         self.model = Model("FAILED", self.now(0))
@@ -64,7 +69,11 @@ class Workers(RuleBasedStateMachine):
         return self.started + self.elapsed + SKEWS[worker]
 
     def worker(self, worker: int) -> AbstractContextManager[Settings]:
-        return settings.use(self.store, clock=lambda: self.now(worker))
+        return settings.use(self.settings[worker])
+
+    def teardown(self) -> None:
+        for chosen in self.settings:
+            kill_worker(chosen)
 
     def owns(self, owner: sync.Resume) -> bool:
         return self.model.expires is not None and owner.owned.fence == self.model.fence
@@ -119,8 +128,7 @@ class Workers(RuleBasedStateMachine):
             run.output = agent
         if not known:
             self.model.ended.append(agent)
-            now = owner._client.now()
-            self.model.expires, self.model.last_updated = now + LEASE, now
+            self.model.last_updated = owner._client.now()
 
     @precondition(lambda self: self.owners)
     @rule(data=st.data(), fails=st.booleans())
@@ -128,14 +136,14 @@ class Workers(RuleBasedStateMachine):
         owner = data.draw(st.sampled_from(self.owners))
         self.owners.remove(owner)
         owned = self.owns(owner)
-        if fails:
+        if not owned:
+            with pytest.raises(LeaseLost), owner:
+                pass
+        elif fails:
             with pytest.raises(KeyError), owner:
                 raise KeyError
-        elif owned:
-            with owner:
-                pass
         else:
-            with pytest.raises(LeaseLost), owner:
+            with owner:
                 pass
         if owned:
             self.model.status = "FAILED" if fails else "COMPLETED"

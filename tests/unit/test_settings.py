@@ -87,7 +87,7 @@ def test_the_environment_gives_the_settings() -> None:
         ("endpoint", "http://dynamodb_local:8000"),
         ("endpoint", "http://[::1"),
         ("endpoint", "http://localhost:99999"),
-        ("stalled_after_seconds", 100),
+        ("stalled_after_seconds", 50),
         ("endpoint", "127.0.0.1:8000"),
         ("lease", 1),
     ],

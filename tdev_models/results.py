@@ -180,6 +180,29 @@ class Execution(Record):
 
 
 @_result
+class Failure(Record):
+    """One attempt of one agent that failed; `number` counts from 1. Times are epoch seconds.
+
+    `error_class` is the error's class (`httpx.ReadTimeout`), `traceback` the end of its traceback;
+    None where no error ended the attempt. `recovered`: a later attempt has COMPLETED.
+    """
+
+    execution_id: str
+    agent_name: str
+    number: int
+    session_id: str | None = None
+    start_time: float | None = None
+    failed_at: float | None = None
+    worker: str | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    critical: bool = True
+    variant: str | None = None
+    recovered: bool = False
+
+
+@_result
 class Project(Record):
     """One generated project of one user. Times are epoch seconds, `size_mb` megabytes."""
 

@@ -61,6 +61,7 @@ _SECONDS_ABOVE_0 = (
     "read_timeout_seconds",
 )
 _SECONDS_FROM_0 = ("retry_seconds", "owner_retry_seconds")
+_SWITCHES = ("automatic_metrics", "tracebacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,8 @@ class Settings:
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
         automatic_metrics: whether the package records metrics of its own; in the background.
+        tracebacks: whether a failed attempt keeps the traceback of its error, which may hold what
+            is secret in code and in errors' texts.
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
         retry_seconds: how long a request is tried again after its first attempt, where that may
@@ -104,6 +107,7 @@ class Settings:
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
     automatic_metrics: bool = True
+    tracebacks: bool = True
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
     retry_seconds: float = 20.0
@@ -146,9 +150,9 @@ class Settings:
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_AGENTS (names with commas between them),
         TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
-        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
-        TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
+        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS and TDEV_TRACEBACKS (on or off),
+        TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
+        TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -169,11 +173,12 @@ class Settings:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
         if text := environ.get("TDEV_AGENTS"):
             given["agents"] = tuple(name.strip() for name in text.split(","))
-        if text := environ.get("TDEV_AUTOMATIC_METRICS"):
-            if text not in ("on", "off"):
-                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {shown(text)}"
-                raise InvalidRequest("automatic_metrics", problem)
-            given["automatic_metrics"] = text == "on"
+        for field in _SWITCHES:
+            if text := environ.get(f"TDEV_{field.upper()}"):
+                if text not in ("on", "off"):
+                    problem = f"TDEV_{field.upper()} must be on or off, not {shown(text)}"
+                    raise InvalidRequest(field, problem)
+                given[field] = text == "on"
         try:
             return cls(**{name: value for name, value in given.items() if value not in (None, "")})
         except InvalidRequest as error:

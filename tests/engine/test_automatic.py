@@ -180,7 +180,7 @@ async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> No
         with settings.use(counted):
             await update_agent_execution(execution_id="s-parser", status="FAILED")
 
-    with injected(Fault("before", operation="UpdateItem", between=fail)):
+    with injected(Fault("before", operation="TransactWriteItems", between=fail)):
         await update_agent_execution(execution_id="s-parser", status="FAILED")
         await flush_metrics()
     assert await counts("agent_failures", "agent") == {"parser": 1}

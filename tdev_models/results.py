@@ -269,7 +269,10 @@ class FunnelStep(Record):
 class UsageReport(Record):
     """What happened in a range of time.
 
-    Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any.
+    Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any. Those
+    that are FAILED have not: `waiting` is how many wait to be resumed now, whenever they failed,
+    and `due` how many of them may be at once; the others are in backoff. 10,000 stands for as many
+    or more.
 
     `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
     sessions, None without any; its percentiles are 50, 90 and 99.
@@ -278,6 +281,8 @@ class UsageReport(Record):
     sessions: SessionCounts
     success_rate: float | None
     abandonment_rate: float | None
+    waiting: int
+    due: int
     by_day: tuple[SessionCounts, ...]
     by_hour: tuple[SessionCounts, ...]
     by_type: tuple[SessionCounts, ...]

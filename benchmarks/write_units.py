@@ -70,7 +70,8 @@ def our_way(payload: str, events: list[RequestEvent]) -> float:
             status=status,
             input_data=payload if status == "PENDING" else None,
         )
-    return sum(one.units for one in events if one.operation == "UpdateItem")
+    writes = ("UpdateItem", "TransactWriteItems")
+    return sum(one.units for one in events if one.operation in writes)
 
 
 def heartbeat(sessions: int, events: list[RequestEvent]) -> float:

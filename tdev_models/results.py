@@ -211,6 +211,29 @@ class Execution(Record):
 
 
 @_result
+class Failure(Record):
+    """One attempt of one agent that failed; `number` counts from 1. Times are epoch seconds.
+
+    `error_class` is the error's class (`httpx.ReadTimeout`), `traceback` the end of its traceback;
+    None where no error ended the attempt. `recovered`: a later attempt has COMPLETED.
+    """
+
+    execution_id: str
+    agent_name: str
+    number: int
+    session_id: str | None = None
+    start_time: float | None = None
+    failed_at: float | None = None
+    worker: str | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+    critical: bool = True
+    variant: str | None = None
+    recovered: bool = False
+
+
+@_result
 class Project(Record):
     """One generated project of one user. Times are epoch seconds, `size_mb` megabytes."""
 
@@ -277,7 +300,10 @@ class FunnelStep(Record):
 class UsageReport(Record):
     """What happened in a range of time.
 
-    Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any.
+    Rates are of the sessions that ended for good, COMPLETED or ABANDONED; None without any. Those
+    that are FAILED have not: `waiting` is how many wait to be resumed now, whenever they failed,
+    and `due` how many of them may be at once; the others are in backoff. 10,000 stands for as many
+    or more.
 
     `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
     sessions, None without any; its percentiles are 50, 90 and 99.
@@ -286,6 +312,8 @@ class UsageReport(Record):
     sessions: SessionCounts
     success_rate: float | None
     abandonment_rate: float | None
+    waiting: int
+    due: int
     by_day: tuple[SessionCounts, ...]
     by_hour: tuple[SessionCounts, ...]
     by_type: tuple[SessionCounts, ...]

@@ -61,6 +61,7 @@ _SECONDS_ABOVE_0 = (
     "read_timeout_seconds",
 )
 _SECONDS_FROM_0 = ("retry_seconds", "owner_retry_seconds")
+_SWITCHES = ("automatic_metrics", "cancel_when_out_of_touch", "tracebacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,8 @@ class Settings:
             attempts and workers show it. Where two are numbers with dots between them, a worker of
             the lower one takes no session over that the higher one began.
         automatic_metrics: whether the package records metrics of its own; in the background.
+        tracebacks: whether a failed attempt keeps the traceback of its error, which may hold what
+            is secret in code and in errors' texts.
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
         retry_seconds: how long a request is tried again after its first attempt, where that may
@@ -113,6 +116,7 @@ class Settings:
     retention_days: float | None = None
     release: str | None = None
     automatic_metrics: bool = True
+    tracebacks: bool = True
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
     retry_seconds: float = 20.0
@@ -156,7 +160,7 @@ class Settings:
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_RELEASE, TDEV_AGENTS (names with commas between
         them), TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS, TDEV_RETENTION_DAYS,
-        TDEV_AUTOMATIC_METRICS and TDEV_CANCEL_WHEN_OUT_OF_TOUCH (on or off),
+        TDEV_AUTOMATIC_METRICS, TDEV_CANCEL_WHEN_OUT_OF_TOUCH and TDEV_TRACEBACKS (on or off),
         TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
         TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
@@ -180,7 +184,7 @@ class Settings:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
         if text := environ.get("TDEV_AGENTS"):
             given["agents"] = tuple(name.strip() for name in text.split(","))
-        for field in ("automatic_metrics", "cancel_when_out_of_touch"):
+        for field in _SWITCHES:
             if text := environ.get(f"TDEV_{field.upper()}"):
                 if text not in ("on", "off"):
                     problem = f"TDEV_{field.upper()} must be on or off, not {shown(text)}"

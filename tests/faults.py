@@ -88,7 +88,7 @@ class Fault:
             short = {"Limit": 1} if operation == "Query" else {}
             return await send(operation, {**request, **short})
         if self.kind == "stale" and "IndexName" in request:
-            return {"Items": []}
+            return {"Items": [], "Count": 0}
         if self.kind == "delayed":
             time.sleep(0.03)  # noqa: ASYNC251 (of both colours; others may overtake in threads)
             return await send(operation, request)

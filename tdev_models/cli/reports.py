@@ -85,6 +85,8 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
     all_of = report.sessions
     rates = f"{_percent(report.success_rate)} of those that ended completed, "
     rates += f"{_percent(report.abandonment_rate)} abandoned"
+    who = "session waits" if report.waiting == 1 else "sessions wait"
+    waiting = f"{report.waiting} FAILED {who} to be resumed now, {report.due} of them due."
     lasted = []
     if (row := report.seconds) is not None:
         numbers = (row.mean, row.min, row.max, *row.percentiles.values())
@@ -92,6 +94,7 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
     funnel = [[step.agent_name, str(step.completed), str(step.stopped)] for step in report.funnel]
     made = [[name, str(count)] for name, count in report.technologies.items()]
     return report, [
+        waiting,
         _sessions(f"Sessions by day: {rates}", "day", [*report.by_day, all_of]),
         _sessions("Sessions by hour of the day (UTC)", "hour", report.by_hour),
         _sessions("Sessions by pipeline type", "type", report.by_type),

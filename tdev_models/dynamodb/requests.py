@@ -89,8 +89,19 @@ class Requests(Connection):
         limit: int | None = None,
         newest_first: bool = False,
         start: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Request:
-        """Return one page of a query: eventually consistent on an index, else consistent."""
+        """Return one page of a query: eventually consistent on an index, else consistent.
+
+        Args:
+            hash_key: the partition.
+            index: which index to ask; None asks the table.
+            range_condition: a condition on the sort key.
+            limit: how many items to read at most.
+            newest_first: from the end of the partition.
+            start: after which key to begin.
+            more: what PynamoDB's `query` takes besides.
+        """
         partition_key, _ = self.model.key_attributes(index)
         return self.query(  # type: ignore[return-value]
             self.table_name,
@@ -101,4 +112,5 @@ class Requests(Connection):
             index_name=index.Meta.index_name if index else None,
             limit=limit,
             scan_index_forward=not newest_first,
+            **more,
         )

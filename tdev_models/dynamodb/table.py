@@ -82,6 +82,17 @@ class Table(Generic[M]):
         items = [self.live(raw, unreadable) for raw in response["Items"]]
         return [item for item in items if item is not None], response.get("LastEvaluatedKey")
 
+    async def count(self, hash_key: Any, most: int, **query: Any) -> int:
+        """Return how many items a query finds, at most so many. One Query for each MB it reads."""
+        counted, start = 0, None
+        while counted < most:
+            request = self.requests.page(hash_key, start=start, select="COUNT", **query)
+            response = await self._sender.send(*request)
+            counted, start = counted + response["Count"], response.get("LastEvaluatedKey")
+            if start is None:
+                break
+        return min(counted, most)
+
     async def get_many(
         self, keys: Sequence[tuple[Any, ...]], *, unreadable: list[str] | None = None
     ) -> list[M | None]:

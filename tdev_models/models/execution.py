@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
+
 from tdev_models.models.attributes import (
     ERROR_BYTES,
     AttemptsAttribute,
@@ -36,11 +38,30 @@ class ProjectIndex(ListIndex["AgentExecution"], name="project-index"):
     start_time = InstantAttribute(range_key=True)
 
 
-class StatusIndex(ListIndex["AgentExecution"], name="status-index"):
-    """Ended executions of one status by `end_time`."""
+FAILED_ATTEMPT = "FAILED_ATTEMPT"
+"""The status of an item that keeps a failed attempt."""
+
+
+def attempt_key(agent_name: str, number: int) -> str:
+    """Return the sort key of the item that keeps a failed attempt, beside its execution."""
+    return f"{agent_name}#failed#{number:05}"
+
+
+class FailureIndex(GlobalSecondaryIndex["AgentExecution"]):
+    """Executions that are FAILED, and each attempt that failed (FAILED_ATTEMPT), by `failed_at`.
+
+    What else lists show is read from the items: an error may be large, and whether it was repaired
+    changes. Keys and `retry_count`, from which the attempt's key follows, cost one write unit.
+    """
+
+    class Meta:
+        """What it is called and holds."""
+
+        index_name = "failure-index"
+        projection = IncludeProjection(["retry_count"])
 
     status = TextAttribute(hash_key=True)
-    end_time = InstantAttribute(range_key=True)
+    failed_at = InstantAttribute(range_key=True)
 
 
 class AgentExecution(BaseModel):
@@ -86,6 +107,12 @@ class AgentExecution(BaseModel):
     cost_usd = NumberAttribute(listed=True)
     model = TextAttribute(listed=True)
     write_token = TextAttribute(returned=False, lease=True)
+    # While it is FAILED; of an item that keeps a failed attempt, always.
+    failed_at = InstantAttribute(returned=False)
+    # Of an item that keeps a failed attempt alone.
+    worker = TextAttribute(returned=False)
+    error_class = TextAttribute(returned=False)
+    traceback = TextAttribute(returned=False)
     # Where a payload is too large to stand in the item: the envelope of its chunks.
     input_ref = TextAttribute(returned=False)
     output_ref = TextAttribute(returned=False)
@@ -94,4 +121,4 @@ class AgentExecution(BaseModel):
     expires_at = NumberAttribute(listed=True, returned=False)
 
     project_index = ProjectIndex()
-    status_index = StatusIndex()
+    failure_index = FailureIndex()

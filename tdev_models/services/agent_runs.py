@@ -27,6 +27,7 @@ from tdev_models.services.agent_names import begin_block, name_with_key
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.execution_writes import write_execution
+from tdev_models.services.failed_attempts import NO_ERROR, facts_of
 from tdev_models.services.payloads import checked_payload, read_payload
 from tdev_models.services.restarts import is_outdated
 from tdev_models.services.session_run import SessionRun
@@ -280,6 +281,7 @@ class AgentRun(ClientContext[C, bool]):
                 await self._time_limit.__aexit__(kind, error, traceback)
             except TimeoutError:
                 error = TimeoutError(f"{self.agent_name} took longer than {self._timeout:g} s")
+                error.__cause__ = caught  # its traceback says where
         lease.deadlines.pop(self.agent_name, None)
         lease.blocks[self.agent_name] = Block.RAISED
         goes_on = await self._leave(error)
@@ -394,6 +396,7 @@ class AgentRun(ClientContext[C, bool]):
                 alone=lease.over,
                 retry_seconds=self._session.seconds_for(error),
                 usage=NOTHING if seconds is None else self._usage,
+                error=NO_ERROR if error is None else facts_of(self._client, error),
             )
             if seconds is not None:
                 self._count_usage()

@@ -211,7 +211,7 @@ def change_of(
     before = _kept_attempt(stored, number - 1)
     return Change(
         sets,
-        frozenset() if seen is None else _outdated(values, status, step),
+        frozenset() if seen is None else _outdated(seen, values, status, step),
         None if waits else _attempt(stored, sets, number, step, now),
         {**before, "status": _LOST} if step.begins and _was_cut_off(before) else None,
         ends="end_time" in sets,
@@ -236,10 +236,14 @@ def _new_times(
     # An execution that the services did not write may be in a final status without an end.
     if step.ends or (status in _FINAL and stored.end_time is None):
         times["end_time"] = now
+    if status == FAILED and (step.ends or stored.failed_at is None):
+        times["failed_at"] = times.get("end_time", stored.end_time)
     return times
 
 
-def _outdated(values: Mapping[str, Any], status: str, step: Step) -> frozenset[str]:
+def _outdated(
+    seen: AgentExecution, values: Mapping[str, Any], status: str, step: Step
+) -> frozenset[str]:
     """Return the attributes that do not hold any more after the write."""
     names = {reference for field, reference in PAYLOADS.items() if field in values}
     names |= {field for field, reference in PAYLOADS.items() if reference in values}
@@ -247,6 +251,8 @@ def _outdated(values: Mapping[str, Any], status: str, step: Step) -> frozenset[s
         names |= _OF_ONE_ATTEMPT
     if status not in _FINAL:
         names.add("end_time")
+    if status != FAILED and seen.failed_at is not None:
+        names.add("failed_at")
     return frozenset(names - values.keys())
 
 

@@ -18,6 +18,7 @@ from tdev_models.services.execution_states import (
     seen_condition,
     stored_after,
 )
+from tdev_models.services.failed_attempts import NO_ERROR, failed_attempt
 from tdev_models.services.payloads import with_chunks_written
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease
@@ -40,6 +41,7 @@ async def write_execution(
     alone: bool = False,
     retry_seconds: float | None = None,
     usage: Usage = NOTHING,
+    error: Mapping[str, str] = NO_ERROR,
 ) -> AgentExecution:
     """Write fields of an execution as last seen, with its session where there is a lease.
 
@@ -48,10 +50,12 @@ async def write_execution(
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
     metrics, with its `seconds` where they are given. `alone`: this claim has ended the session,
     which stays as it is. Tried for `retry_seconds`, or as long as an owner's writes are. The same
-    write adds `usage` to the execution and the session, once.
+    write adds `usage` to the execution and the session, once, and keeps an attempt that failed,
+    with what `failed_attempts.facts_of` says of its `error`, as an item of its own.
 
     Returns:
-        The execution; under a lease without inline payloads, since transactions return nothing.
+        The execution; under a lease, or where it is FAILED, without inline payloads: transactions
+        return nothing.
 
     Raises:
         InvalidTransition: the status may not become the given one.
@@ -70,29 +74,32 @@ async def write_execution(
         condition = seen_condition(seen)
         written = stored_after(seen, execution_id, agent_name, change)
         try:
-            if lease is None:
+            failures = failed_attempt(client, written, change, error)
+            part = client.executions.requests.update_part(
+                execution_id, agent_name, actions=actions, condition=condition
+            )
+            adds = usage.added_to_session()
+            if lease is not None and alone:
+                await execution_after_end(client, lease, [part, *failures], retry_seconds, adds)
+            elif lease is not None:
+                if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
+                    lease.outputs.pop(agent_name, None)  # read again when it is asked for
+                await leased_execution(
+                    client,
+                    lease,
+                    agent_name,
+                    part,
+                    *failures,
+                    ended=change.counts_as_ended,
+                    retry_seconds=retry_seconds,
+                    adds=adds,
+                )
+            elif failures:
+                await client.sender.transact_write([part, *failures], uuid.uuid4().hex)
+            else:
                 written = await client.executions.update(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
-            else:
-                part = client.executions.requests.update_part(
-                    execution_id, agent_name, actions=actions, condition=condition
-                )
-                if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
-                    lease.outputs.pop(agent_name, None)  # read again when it is asked for
-                adds = usage.added_to_session()
-                if alone:
-                    await execution_after_end(client, lease, part, retry_seconds, adds)
-                else:
-                    await leased_execution(
-                        client,
-                        lease,
-                        agent_name,
-                        part,
-                        ended=change.counts_as_ended,
-                        retry_seconds=retry_seconds,
-                        adds=adds,
-                    )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
             if not _is_written_with(stored, token):

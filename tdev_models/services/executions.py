@@ -13,7 +13,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, LeaseHeld, NotFound, shown
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.models.execution import agent_of
-from tdev_models.results import AGENTS, Attempt, Execution, Page
+from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
 from tdev_models.services.execution_states import (
     PAYLOADS,
 )
@@ -99,7 +99,7 @@ async def update_agent_execution(
     if session is not None and session.session_id == values["project_id"] and not lease:
         _check_never_claimed(session)
     written = await write_execution(client, *key, values, seen, lease)
-    if lease is not None:
+    if lease is not None or written.status == ExecutionStatus.FAILED:
         written = await _read_execution(client, *key)
     return await _with_payloads(client, written)
 

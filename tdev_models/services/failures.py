@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of
 from tdev_models.models import AgentExecution
-from tdev_models.models.execution import agent_of
+from tdev_models.models.execution import FAILED_ATTEMPT, agent_of, attempt_key
 from tdev_models.models.worker import WORKER
-from tdev_models.results import Execution, ExecutionStatus, Page, Session
+from tdev_models.results import ExecutionStatus, Failure, Page, Session
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, due_sessions
-from tdev_models.services.executions import RULES, execution_result
+from tdev_models.services.executions import RULES
 
 _PAGE = validation.whole(1, 100)
 _CANDIDATES = 100
+# Keys of a transaction: it reads at most 4 MB, and other programs write items of 400 KB.
+_KEYS = 10
+_AT_ONCE = 10
+
+_Start: TypeAlias = Mapping[str, Any] | None
+
+
+class _Attempt(NamedTuple):
+    """Names one attempt of one execution."""
+
+    execution_id: str
+    agent_name: str
+    number: int
+
+    @property
+    def keys(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The keys of its execution, and of the item that keeps it."""
+        agent_name = attempt_key(self.agent_name, self.number)
+        return (self.execution_id, self.agent_name), (self.execution_id, agent_name)
 
 
 async def get_failed_sessions(
@@ -68,50 +89,183 @@ async def get_failed_executions(
     client: Client,
     since: Any = None,
     agent_name: str | None = None,
+    session_id: str | None = None,
     *,
+    include_recovered: bool = False,
     limit: int = 100,
     cursor: str | None = None,
-) -> Page[Execution]:
-    """Return a page of failed executions, newest first.
+) -> Page[Failure]:
+    """Return a page of failures, newest first: of each execution that is FAILED, its last attempt.
 
-    Queries on status-index, eventually consistent: a change shows after a moment. With
-    `agent_name` the failures of other agents are read too, at least 100 at once, and billed, but
-    not returned. Without payloads and attempts.
+    With `include_recovered` all attempts that failed, also those after which the agent was tried
+    again: what failed last night and was repaired since. `recovered` says whether one of those
+    later attempts has COMPLETED.
+
+    Queries on failure-index (eventually consistent: a change shows after a moment), which hold keys
+    alone; with `agent_name` those of other agents are read too, at least 100 at once. With
+    `session_id` a Query on project-index instead, whatever else has failed. Then one
+    TransactGetItems for each 5 failures reads them and their executions: each was as returned when
+    it was read. With `session_id` each page reads all failures of the session. One that cannot be
+    read is logged and left out.
 
     Args:
-        since: instant, inclusive; epoch seconds, datetime (naive: local time) or ISO text.
+        since: only what failed at this instant or later; epoch seconds, datetime (naive: local
+            time) or ISO text.
         agent_name: only failures of this agent, whatever its key; `agent@key` of one key.
-        limit: 1..1000 executions.
+        session_id: only failures of this session.
+        include_recovered: also those that were followed by another attempt.
+        limit: 1..1000 failures.
         cursor: of the page before.
 
     Raises:
         InvalidRequest: a wrong value, or a cursor of another query.
     """
     validation.LIMIT("limit", limit)
+    validation.flag("include_recovered", include_recovered)
     if agent_name is not None:
         RULES["agent_name"]("agent_name", agent_name)
+    if session_id is not None:
+        RULES["project_id"]("session_id", session_id)
     begin = None if since is None else validation.instant("since", since)
-    query = ("get_failed_executions", client.executions.name, begin, agent_name)
+    table = client.executions.name
+    query = ("get_failed_executions", table, begin, agent_name, session_id, include_recovered)
     start = cursors.decode(query, cursor)
-    failures: list[AgentExecution] = []
+    if session_id is None:
+        wanted = FAILED_ATTEMPT if include_recovered else ExecutionStatus.FAILED
+        found, last = await _newest_failures(client, wanted, begin, agent_name, limit, start)
+    else:
+        found = await _failures_of_session(client, session_id, agent_name, include_recovered)
+        found = [one for one in found if begin is None or (one.failed_at or 0) >= begin]
+        found, last = _page_of(found, limit, start)
+    return Page(found, cursors.encode(query, last) if last else None)
+
+
+async def _newest_failures(
+    client: Client,
+    wanted: str,
+    begin: float | None,
+    agent_name: str | None,
+    limit: int,
+    start: _Start,
+) -> tuple[list[Failure], _Start]:
+    """Return failures by failure-index, newest first, and where the next page begins."""
+    index, found = AgentExecution.failure_index, list[Failure]()
     while True:
-        executions, last = await client.executions.page(
-            ExecutionStatus.FAILED,
-            index=AgentExecution.status_index,
-            range_condition=None if begin is None else AgentExecution.end_time >= begin,
+        rows, start = await client.executions.page(
+            wanted,
+            index=index,
+            range_condition=None if begin is None else AgentExecution.failed_at >= begin,
             limit=limit if agent_name is None else max(limit, _CANDIDATES),
             newest_first=True,
             start=start,
             unreadable=[],
         )
-        for execution in executions:
-            if agent_name in (None, execution.agent_name, agent_of(execution.agent_name)):
-                failures.append(execution)
-                if len(failures) == limit:
-                    last = client.executions.position(execution, AgentExecution.status_index)
-                    break
-        if last is None or len(failures) == limit:
-            return Page(
-                map(execution_result, failures), cursors.encode(query, last) if last else None
-            )
-        start = last
+        rows = [row for row in rows if _is_of(agent_name, row)]
+        room = limit - len(found)
+        if len(rows) > room:
+            rows = rows[:room]
+            start = client.executions.position(rows[-1], index)
+        attempts = [
+            _Attempt(row.execution_id, _agent(row), int(row.retry_count or 0) + 1) for row in rows
+        ]
+        found += await _read(client, attempts, wanted == FAILED_ATTEMPT)
+        if start is None or len(found) == limit:
+            return found, start
+
+
+async def _failures_of_session(
+    client: Client, session_id: str, agent_name: str | None, include_recovered: bool
+) -> list[Failure]:
+    """Return all failures of one session, newest first."""
+    attempts: list[_Attempt] = []
+    start: _Start = None
+    while True:
+        rows, start = await client.executions.page(
+            session_id, index=AgentExecution.project_index, start=start, unreadable=[]
+        )
+        for row in rows:
+            if _is_of(agent_name, row):
+                retries = int(row.retry_count or 0)
+                last = retries + (row.status == ExecutionStatus.FAILED)
+                numbers = range(1 if include_recovered else retries + 1, last + 1)
+                attempts += [_Attempt(row.execution_id, row.agent_name, one) for one in numbers]
+        if start is None:
+            break
+    return sorted(await _read(client, attempts, include_recovered), key=_moment, reverse=True)
+
+
+def _page_of(failures: list[Failure], limit: int, start: _Start) -> tuple[list[Failure], _Start]:
+    """Return a page of sorted failures, and where the next one begins."""
+    if start is not None:
+        failures = [one for one in failures if _moment(one) < tuple(start["at"])]
+    page = failures[:limit]
+    return page, {"at": _moment(page[-1])} if len(failures) > limit else None
+
+
+def _moment(failure: Failure) -> tuple[float, str, str, int]:
+    at = failure.failed_at or 0
+    return at, failure.execution_id, failure.agent_name, failure.number
+
+
+def _agent(row: AgentExecution) -> str:
+    """Return the agent of an execution, or of the item that keeps one of its attempts."""
+    return str(row.agent_name).partition("#")[0]
+
+
+def _is_of(agent_name: str | None, row: AgentExecution) -> bool:
+    return agent_name in (None, _agent(row), agent_of(_agent(row)))
+
+
+async def _read(
+    client: Client, attempts: Iterable[_Attempt], include_recovered: bool
+) -> list[Failure]:
+    """Return what is stored of attempts, in their order, without those that have not failed."""
+    attempts = list(dict.fromkeys(attempts))
+    keys = list(dict.fromkeys(key for attempt in attempts for key in attempt.keys))
+    unreadable: list[str] = []
+    jobs = [
+        partial(client.executions.get_many, keys[first : first + _KEYS], unreadable=unreadable)
+        for first in range(0, len(keys), _KEYS)
+    ]
+    items = [item for batch in await client.gather(jobs, _AT_ONCE) for item in batch]
+    stored = dict(zip(keys, items, strict=True))
+    found: list[Failure] = []
+    for attempt in attempts:
+        execution, kept = (stored[key] for key in attempt.keys)
+        failure = _failure(attempt, execution, kept, include_recovered)
+        if failure is not None:
+            found.append(failure)
+    return found
+
+
+def _failure(
+    attempt: _Attempt,
+    execution: AgentExecution | None,
+    kept: AgentExecution | None,
+    include_recovered: bool,
+) -> Failure | None:
+    """Return an attempt that failed, as its execution and the item that keeps it show it."""
+    if execution is None:
+        return None
+    is_last = execution.status == ExecutionStatus.FAILED
+    is_last &= int(execution.retry_count or 0) + 1 == attempt.number
+    source = kept or (execution if is_last else None)
+    if source is None or not (is_last or include_recovered):
+        return None
+    return Failure(
+        **attempt._asdict(),
+        session_id=execution.project_id,
+        start_time=source.start_time,
+        failed_at=source.failed_at or source.end_time,  # of a release that kept no attempts
+        worker=source.worker,
+        error_class=source.error_class,
+        error_message=source.error_message,
+        traceback=source.traceback,
+        critical=source.critical is not False,
+        variant=source.variant,
+        recovered=any(
+            other.get("status") == ExecutionStatus.COMPLETED
+            and other.get("number", 0) > attempt.number
+            for other in (execution.attempts or {}).values()
+        ),
+    )

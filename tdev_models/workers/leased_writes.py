@@ -106,13 +106,12 @@ async def leased_execution(
     client: Client,
     lease: Lease,
     agent_name: str,
-    part: Mapping[str, Any],
-    *,
+    *parts: Mapping[str, Any],
     ended: bool | None,
     retry_seconds: float | None = None,
     adds: Sequence[Action] = (),
 ) -> None:
-    """Change an agent's execution, and with it the session that a lease owns, both or none.
+    """Change an agent's execution, and with it the session that a lease owns, all or nothing.
 
     `current_agent` becomes the agent; `progress` counts it, if it is one of the pipeline's, once it
     has ended, and no more once it begins again. `adds` are further actions on the session. Tried
@@ -153,7 +152,7 @@ async def leased_execution(
                     condition=lease.condition,
                 )
             try:
-                await client.sender.transact_write([request, part], token, retry_seconds=0)
+                await client.sender.transact_write([request, *parts], token, retry_seconds=0)
             except ConditionFailed as refused:
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
@@ -167,7 +166,7 @@ async def leased_execution(
 async def execution_after_end(
     client: Client,
     lease: Lease,
-    part: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Any]],
     retry_seconds: float | None,
     adds: Sequence[Action],
 ) -> None:
@@ -188,7 +187,7 @@ async def execution_after_end(
 
     async def attempt() -> None:
         try:
-            await client.sender.transact_write([session, part], token, retry_seconds=0)
+            await client.sender.transact_write([session, *parts], token, retry_seconds=0)
         except ConditionFailed as refused:
             if refused.position == 0:
                 raise lease_lost_error(lease) from None

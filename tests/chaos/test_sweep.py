@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from tdev_models import (
     Settings,
     Throttled,
     Unavailable,
+    UsageReport,
     abandon_session,
     agent_performance,
     compare_variants,
@@ -65,7 +66,7 @@ VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
     *("due_at", "lease_owner", "previous_status", "resumes_without_progress", "worker_deaths"),
-    *("former_token", "saved_at", "restarts"),
+    *("former_token", "saved_at", "restarts", "failed_at", "traceback", "worker_id", "lease_write"),
 }
 
 
@@ -147,6 +148,18 @@ async def track_calls(world: World) -> None:
     with suppress(InvalidTransition):
         async with track_session("s", budget_usd=9) as session:
             await world.finish_by_calls(session)
+
+
+async def track_failures(world: World) -> None:
+    with suppress(InvalidTransition):
+        async with track_session("s") as session:
+            for _ in range(2):
+                with suppress(KeyError):
+                    async with session.agent("parser") as run:
+                        if "parser" not in world.ran:
+                            world.ran.append("parser")
+                            raise KeyError
+                        run.output = 1
 
 
 async def resume(world: World, from_agent: str | None = None, force: bool = False) -> None:
@@ -236,6 +249,12 @@ CALLS: dict[str, tuple[Step, Step]] = {
         retried,
         lambda w: update_agent_execution(execution_id="s-parser", status="RUNNING"),
     ),
+    "update_agent_execution, failed": (
+        nothing,
+        lambda w: update_agent_execution(
+            execution_id="s-parser", status="FAILED", error_message="why", input_data=LARGE
+        ),
+    ),
     "save_user_project": (
         nothing,
         lambda w: save_user_project(user_id="u", project_id="p", size_mb=1),
@@ -244,6 +263,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "record_metric": (nothing, lambda w: record_metric(metric_name="m", value=2, timestamp=1.8e9)),
     "track_session": (nothing, track),
     "track_session, calls": (nothing, track_calls),
+    "track_session, failures": (nothing, track_failures),
     "resume_pipeline": (failed, resume),
     "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
     "resume_pipeline, what had no lease": (failed_without_a_lease, resume),
@@ -251,6 +271,8 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "recover_sessions": (failed, worker),
     "recover_sessions, giving up": (failed_often, given_up),
 }
+# Who dies before a failure is stored has not failed: no other worker can know.
+FORGOTTEN_BY_THE_DEAD = ("track_session, failures",)
 DO_NOTHING_TWICE = (
     "track_session",
     "track_session, calls",
@@ -308,7 +330,7 @@ async def test_a_fault_at_any_request_changes_nothing_in_the_end(dynoxide: str, 
                 break
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in FORGOTTEN_BY_THE_DEAD])
 async def test_a_death_at_any_request_is_recovered_from(dynoxide: str, name: str) -> None:
     prepare, call = CALLS[name]
     expected, all_agents = await faultless(dynoxide, name)
@@ -348,6 +370,8 @@ async def seeded(world: World) -> None:
         await update_agent_execution(
             execution_id=f"p-{AGENTS[number]}", status="FAILED", output_data=LARGE
         )
+        if number % 2:
+            await update_agent_execution(execution_id=f"p-{AGENTS[number]}", status="RUNNING")
         await save_user_project(user_id="u", project_id=f"p{number}")
         for variant in "ab":
             sample = {"agent_name": "parser", "dimension": variant, "timestamp": HOUR}
@@ -376,6 +400,8 @@ READS: dict[str, Callable[[], Awaitable[Any]]] = {
     "get_agent_execution": lambda: get_agent_execution("p-parser"),
     "get_agent_executions": lambda: pages(get_agent_executions, "p"),
     "get_failed_executions": lambda: pages(get_failed_executions),
+    "get_failed_executions, all": lambda: pages(get_failed_executions, include_recovered=True),
+    "get_failed_executions, of a session": lambda: pages(get_failed_executions, session_id="p"),
     "get_failed_sessions": lambda: pages(get_failed_sessions),
     "list_workers": lambda: pages(list_workers),
     "get_user_project": lambda: get_user_project("u", "p0"),
@@ -411,6 +437,9 @@ async def test_a_fault_at_any_request_of_a_read_changes_no_answer(dynoxide: str,
                 SWEPT[kind] += 1
                 if kind == "stale" and isinstance(expected, list):
                     assert answer == [one for one in expected if one in answer], nth
+                elif kind == "stale" and isinstance(expected, UsageReport):
+                    assert answer.waiting <= expected.waiting
+                    assert replace(answer, waiting=4, due=4) == expected, nth
                 else:
                     assert answer == expected, (kind, nth)
         assert world.state() == before

@@ -72,6 +72,9 @@ def test_every_table_fits_80_columns_and_has_its_json(printed: Printed) -> None:
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
     assert "100.0% of those that ended completed, 0.0% abandoned" in " ".join(usage.split())
+    assert usage.startswith("0 FAILED sessions wait to be resumed now, 0 of them due.")
+    sync.save_pipeline_session(session_id="f", status="FAILED")
+    assert printed("usage").startswith("1 FAILED session waits to be resumed now, 1 of them due.")
     assert "PRODUCTION" in usage
     assert "C♯" in usage
     agents = printed("agents")
@@ -87,7 +90,8 @@ def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     )
     assert (row["count"], row["agent_name"], row["error_rate"]) == (3, "parser", 0)
     report: Any = json.loads(printed("usage", "--json"))
-    assert (report["sessions"]["started"], report["funnel"][2]["completed"]) == (3, 3)
+    assert (report["sessions"]["started"], report["funnel"][2]["completed"]) == (4, 3)
+    assert (report["waiting"], report["due"]) == (1, 1)
 
 
 def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tdev_models import (
     AGENTS,
+    RequestEvent,
     Settings,
     Throttled,
     abandon_session,
@@ -30,7 +31,7 @@ from tdev_models import (
     update_agent_execution,
     usage_report,
 )
-from tdev_models.metrics import recorder as recording
+from tdev_models.metrics import recorder as recording, reports
 from tdev_models.settings import Transport
 from tests import raw
 from tests.faults import Fault, injected
@@ -180,7 +181,7 @@ async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> No
         with settings.use(counted):
             await update_agent_execution(execution_id="s-parser", status="FAILED")
 
-    with injected(Fault("before", operation="UpdateItem", between=fail)):
+    with injected(Fault("before", operation="TransactWriteItems", between=fail)):
         await update_agent_execution(execution_id="s-parser", status="FAILED")
         await flush_metrics()
     assert await counts("agent_failures", "agent") == {"parser": 1}
@@ -224,6 +225,39 @@ async def test_each_stop_counts_once_where_it_was(counted: Settings) -> None:
     assert await stops() == expected
     report = await usage_report(DAY - 3600, DAY + 36000)
     assert (report.abandonment_rate, report.success_rate) == (1, 0)
+
+
+async def test_sessions_that_wait_to_be_resumed_are_counted(counted: Settings) -> None:
+    for number in range(30):
+        status = "FAILED" if number < 22 else "COMPLETED"
+        await save_pipeline_session(session_id=f"s{number}", status=status)
+    for number in range(2):  # in backoff
+        later = {"N": str(DAY + 90_000)}
+        raw.put_attribute(counted, "pipeline-sessions", f"s{number}", due_at=later)
+    expired = {"N": str(DAY - 1)}
+    raw.put_attribute(counted, "pipeline-sessions", "s2", expires_at=expired)
+    await flush_metrics()
+    report = await usage_report(DAY - 3600, DAY + 36000)
+    assert (report.sessions.completed, report.success_rate) == (8, 1)
+    assert (report.waiting, report.due) == (21, 19)
+
+
+async def test_counting_those_that_wait_is_cheap_and_bounded(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        reason = "x" * 2000
+        await save_pipeline_session(session_id=f"s{number}", status="FAILED", error_message=reason)
+    events: list[RequestEvent] = []
+    with settings.use(strict_store, on_request=events.append):
+        assert (await usage_report(DAY, DAY + 3600)).waiting == 30
+        asked = [event for event in events if event.table.endswith("pipeline-sessions")]
+        assert len(asked) == 2
+        assert 7 <= sum(event.units for event in asked) <= 10
+        monkeypatch.setattr(reports, "_MOST_COUNTED", 20)
+        with injected(Fault("short", operation="Query", nth=10)):
+            report = await usage_report(DAY, DAY + 3600)
+    assert (report.waiting, report.due) == (20, 20)
 
 
 async def test_the_time_of_an_agent_is_that_of_its_work(store: Settings) -> None:

@@ -145,7 +145,7 @@ async def test_one_execution_that_cannot_be_read_hides_no_other(store: Settings)
     for name in ("a", "bad", "c"):
         await update_agent_execution(execution_id=f"{name}-parser", status="FAILED")
     raw.put_attribute(store, "agent-executions", "bad-parser", "parser", retry_count={"S": "three"})
-    assert [one.project_id for one in await get_failed_executions()] == ["c", "a"]
+    assert [one.session_id for one in await get_failed_executions()] == ["c", "a"]
 
 
 async def test_a_row_of_another_program_is_passed_over(store: Settings) -> None:

@@ -205,7 +205,8 @@ async def test_a_write_resent_after_somebody_elses_changes_nothing(
         with settings.use(store):
             await update_agent_execution(execution_id="p-parser", status=others)
 
-    with injected(Fault("resent", operation="UpdateItem", between=other_worker)):
+    operation = "TransactWriteItems" if mine == "FAILED" else "UpdateItem"
+    with injected(Fault("resent", operation=operation, between=other_worker)):
         await update_agent_execution(execution_id="p-parser", status=mine)
     execution = await get_agent_execution("p-parser")
     assert (execution.status, execution.retry_count) == (others, 1)
@@ -220,7 +221,7 @@ async def test_a_write_in_between_is_looked_at_again(store: Settings) -> None:
             await update_agent_execution(execution_id="p-parser", status="COMPLETED")
 
     with (
-        injected(Fault("before", operation="UpdateItem", between=other_worker)),
+        injected(Fault("before", operation="TransactWriteItems", between=other_worker)),
         pytest.raises(InvalidTransition, match="is COMPLETED and cannot become FAILED"),
     ):
         await update_agent_execution(execution_id="p-parser", status="FAILED")

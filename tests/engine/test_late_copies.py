@@ -17,6 +17,7 @@ from tdev_models import (
     Settings,
     abandon_session,
     aws,
+    get_failed_executions,
     get_pipeline_session,
     record_download,
     save_pipeline_session,
@@ -137,6 +138,24 @@ async def test_bare_executions(store: Settings) -> None:
         for output in (1, 2):
             await update_agent_execution(execution_id="s-parser", output_data=[output])
             copies.arrive(store)
+
+
+@pytest.mark.parametrize("kind", ["none", "resent", "unanswered"])
+async def test_failures_of_a_claim_after_their_repair(store: Settings, kind: str) -> None:
+    copies, fault = Copies(), Fault(kind, operation="TransactWriteItems", nth=2)
+    fault.hit = kind == "none"
+    with kept_by(copies, store), injected(fault):
+        async with track_session("s") as session:
+            for output in (None, None, 1):
+                with suppress(KeyError):
+                    async with session.agent("parser") as run:
+                        if output is None:
+                            raise KeyError("no answer")
+                        run.output = output
+                copies.arrive(store)
+    copies.arrive(store)
+    found = await get_failed_executions(include_recovered=True)
+    assert [(one.number, one.recovered) for one in found] == [(2, True), (1, True)]
 
 
 async def test_saves_of_a_project(store: Settings) -> None:

@@ -162,7 +162,9 @@ def test_a_retry_is_a_new_attempt_that_takes_nothing_over() -> None:
     failed = after(None, change(None, status="FAILED", error_message="e", critical=False))
     made = change(failed, now=12.0, token="u", status="RUNNING")
     assert (made.sets["retry_count"], made.sets["start_time"]) == (1, 12.0)
-    assert made.removes == {"end_time", "error_message", "output_data", "output_ref", "critical"}
+    assert made.removes == {
+        *("end_time", "failed_at", "error_message", "output_data", "output_ref", "critical")
+    }
     assert made.retried
     assert made.attempt is not None
     assert (made.attempt["number"], made.attempt["begin_token"], made.attempt["end_token"]) == (

@@ -1,0 +1,79 @@
+"""Failed attempts: each is kept as an item of its own, which no retry changes.
+
+It lies beside its execution, under `agent#failed#number`, and is written in the transaction in
+which the attempt fails, whose condition lets each failure through once. It does not say whether it
+was repaired since: the execution does, whenever it is read.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import set_fields
+from tdev_models.models import AgentExecution
+from tdev_models.models.execution import FAILED_ATTEMPT, attempt_key
+from tdev_models.results import ExecutionStatus
+from tdev_models.services.execution_states import Change
+from tdev_models.services.sessions import real_error
+
+NO_ERROR: Mapping[str, str] = MappingProxyType({})
+
+_CLASS_BYTES = 255
+_TRACEBACK_BYTES = 8 * 1024
+_FRAMES = 50  # of each error in a chain of causes, the innermost
+_CUT = "(its beginning is cut off)\n..."
+_COPIED = ("failed_at", "retry_count", "start_time", "error_message", "critical", "variant")
+
+
+def facts_of(client: Client, error: BaseException) -> Mapping[str, str]:
+    """Return the class of an error, and its traceback, of which the end is kept."""
+    error = real_error(error)
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
+    facts = {"error_class": _utf8(name)[:_CLASS_BYTES].decode(errors="ignore")}
+    if client.settings.tracebacks:
+        text = _utf8("".join(traceback.format_exception(error, limit=-_FRAMES)))
+        if len(text) > _TRACEBACK_BYTES:
+            text = _CUT.encode() + text[len(_CUT) - _TRACEBACK_BYTES :]
+        facts["traceback"] = text.decode(errors="ignore")
+    return facts
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="replace")
+
+
+def failed_attempt(
+    client: Client, written: AgentExecution, change: Change, error: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the part of the transaction that keeps an attempt, or nothing unless one fails.
+
+    Args:
+        client: the client.
+        written: the execution as the change leaves it.
+        change: what makes an attempt fail, or says more of one that has failed.
+        error: what is known of its error.
+    """
+    if written.status != ExecutionStatus.FAILED or change.attempt is None:
+        return []
+    if not {"failed_at", "error_message"} & change.sets.keys():
+        return []
+    values = {name: getattr(written, name) for name in (*_COPIED, "expires_at")}
+    values |= {"status": FAILED_ATTEMPT, "worker": change.attempt["worker"], **error}
+    return [
+        client.executions.requests.update_part(
+            written.execution_id,
+            attempt_key(written.agent_name, change.attempt["number"]),
+            actions=set_fields(
+                AgentExecution, {name: one for name, one in values.items() if one is not None}
+            ),
+        )
+    ]

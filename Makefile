@@ -65,6 +65,7 @@ soak-metrics: $(VENV)/.ready
 	$(BIN)/python -m tests.soak
 
 # A million inputs, random, structured and hostile: every error is a TdevError, quick and small.
+# Some four minutes of one core.
 fuzz: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz
 

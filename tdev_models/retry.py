@@ -34,6 +34,8 @@ FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
     Throttled: 0.1,
 }
 LONGEST_PAUSE_SECONDS: Final = 2.0
+# Of an owner's writes, which are tried for long.
+OWNER_LONGEST_PAUSE_SECONDS: Final = 5.0
 
 # What an agent raises that is run as a call: whatever it is, but for what no second try can mend.
 AGENT_FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
@@ -44,8 +46,9 @@ AGENT_FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
 AGENT_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 # Budgets in seconds. Those of other requests are the settings `retry_seconds` and, for writes of a
-# session's owner, `owner_retry_seconds`.
-CHUNK_WRITE_SECONDS: Final = 900.0  # at 5 write units a second, 2 MB of chunks take 7 minutes
+# session's owner, `owner_retry_seconds`. These two begin anew with each chunk that is stored, or
+# read: at 5 write units a second 2 MB of chunks take 7 minutes.
+CHUNK_WRITE_SECONDS: Final = 900.0
 CHUNK_READ_SECONDS: Final = 300.0
 
 # What a cancelled task may still take to record its end.

@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -39,8 +39,10 @@ from tdev_models.metrics.totals import unpack
 from tdev_models.models import TABLES
 
 MOST_SECONDS, MOST_KB = 1.0, 100 * 1024
-# They run functions, or wait for what earlier calls began.
-NOT_CALLED = {"recover_sessions", "flush_metrics", "track_session", "resume_pipeline"}
+# It waits for what earlier calls began.
+NOT_CALLED = {"flush_metrics"}
+# It would go on for ever.
+NOT_GIVEN = {"poll_seconds"}
 
 
 class Colour(Enum):
@@ -94,17 +96,55 @@ INDEX_KEYS: dict[str, Any] = {
     },
 }
 FIELDS = sorted({name for model in TABLES for name in model.get_attributes()} | {"timestamp"})
+KEYS = (*FIELDS, 1, 1.5, True, None, (1, 2), "x")
+ROW_TEXTS = [scalar for scalar in SCALARS if isinstance(scalar, str) and len(scalar) < 6000]
+
+
+# What a call may well be given, so that more than its first check is met.
+PLAUSIBLE: dict[str, Sequence[Any]] = {
+    **dict.fromkeys(("session_id", "project_id", "user_id", "unit_id", "download_id"), ("s", "é")),
+    **dict.fromkeys(("agent_name", "agent", "from_agent"), ("parser", "search@7")),
+    **dict.fromkeys(
+        ("start", "since", "older_than"), (1.6999e9, datetime(2023, 11, 13, tzinfo=UTC))
+    ),
+    **dict.fromkeys(("name", "metric", "metric_name"), ("agent_execution_time", "m")),
+    **dict.fromkeys(("input_data", "output_data"), ("{}", '[1, {"a": null}]', "x" * 100_000)),
+    "execution_id": ("p-parser", "p"),
+    "end": (1.7e9, datetime(2023, 11, 15, tzinfo=UTC)),
+    "status": ("ACTIVE", "FAILED", "COMPLETED", "RUNNING"),
+    "runner": (print, lambda session: None),
+    "function": (print,),
+    "weights": ({"a": 1, "b": 2},),
+    "limit": (1, 1000),
+    "a": ("a",),
+    "b": ("b",),
+    "experiment": ("e",),
+    "reason": ("why",),
+    "group_by": ("hour", "day", "agent", "dimension"),
+    "percentiles": ((50, 99.9),),
+    "concurrency": (1, 3),
+    "max_attempts": (1, 12),
+    "value": (1, 0.5),
+    "accepts": (bool, None),
+    "stop": (None,),
+    "cursor": (None,),
+}
+
+
+def pick(dice: random.Random, choices: Sequence[Any]) -> Any:
+    """Return one of the choices; quicker than `choice`, which is most of what this would do."""
+    return choices[int(dice.random() * len(choices))]
 
 
 def value(dice: random.Random, depth: int = 0) -> Any:
-    """Return a random value, nested at times."""
+    """Return a random value, nested at times; seldom wide on more than its first level."""
     if depth > 3 or dice.random() < 0.7:
-        return dice.choice(SCALARS)
-    size = dice.choice((0, 1, 3, 40))
+        return pick(dice, SCALARS)
+    wide = depth == 0 or dice.random() < 0.02
+    size = pick(dice, (0, 1, 3, 40) if wide else (0, 1, 3))
     if dice.random() < 0.5:
         return [value(dice, depth + 1) for _ in range(size)]
-    keys = (dice.choice((*FIELDS, 1, 1.5, True, None, (1, 2), "x")) for _ in range(size))
-    return {key: value(dice, depth + 1) for key in keys}
+    return {pick(dice, KEYS): value(dice, depth + 1) for _ in range(size)}
 
 
 def deep(dice: random.Random) -> Any:
@@ -115,6 +155,13 @@ def deep(dice: random.Random) -> Any:
     if isinstance(made, list) and dice.random() < 0.3:
         made.append(made)
     return made
+
+
+def argument(dice: random.Random, name: str, wild: float) -> Any:
+    """Return what to give as an argument, or as a field; `wild` is how likely it is wrong."""
+    if dice.random() > wild:
+        return pick(dice, PLAUSIBLE.get(name, (None,)))
+    return deep(dice) if dice.random() < 0.02 else value(dice)
 
 
 class Wire:
@@ -140,16 +187,15 @@ class Wire:
 
 def row(dice: random.Random) -> dict[str, Any]:
     """Return an item as a hostile writer leaves it: keys of some table, and anything else."""
-    texts = [scalar for scalar in SCALARS if isinstance(scalar, str) and len(scalar) < 6000]
     made: dict[str, Any] = {
-        name: {"S": dice.choice(texts)}
+        name: {"S": dice.choice(ROW_TEXTS)}
         for name in ("session_id", "execution_id", "agent_name", "user_id", "project_id", "date")
     }
     made["metric_name"] = {"S": dice.choice(("m##1##w", "m", "#" * 9, "a#b#x#c#d"))}
     for name in dice.sample(FIELDS, 8):
         kind, what = dice.choice(
             [
-                ("S", dice.choice(texts)),
+                ("S", dice.choice(ROW_TEXTS)),
                 ("N", dice.choice(("1", "-5", "1.5", "1e125", "1700000000.123456789"))),
                 ("B", dice.randbytes(dice.randrange(40))),
                 ("BOOL", True),
@@ -172,15 +218,21 @@ def calls() -> list[Callable[[random.Random], Any]]:
         def call(dice: random.Random) -> Any:
             arguments: list[Any] = []
             keywords: dict[str, Any] = {}
+            wild = pick(dice, (0.1, 0.3, 1.0))
             for parameter in parameters:
-                made = deep(dice) if dice.random() < 0.02 else value(dice)
+                if parameter.name in NOT_GIVEN:
+                    continue
+                made = argument(dice, parameter.name, wild)
                 if parameter.kind is parameter.VAR_KEYWORD:
-                    keywords |= {name: value(dice) for name in dice.sample(FIELDS, 3)}
+                    keywords |= {
+                        name: argument(dice, name, wild) for name in dice.sample(FIELDS, 2)
+                    }
                 elif parameter.kind is parameter.POSITIONAL_ONLY:
                     arguments.append(made if isinstance(made, dict) else {"session_id": made})
                 elif parameter.default is parameter.empty or dice.random() < 0.5:
                     keywords[parameter.name] = made
-            return function(*arguments, **keywords)
+            result = function(*arguments, **keywords)
+            return result.__enter__() if function is sync.track_session else result
 
         return call
 
@@ -222,7 +274,11 @@ def main(count: int, seed: int) -> int:
     wire, violations = Wire(dice), 0
     met, places = Counter[str](), Counter[str]()
     made = Settings(
-        region="us-east-1", transport=wire.wrap, retry_seconds=0, automatic_metrics=False
+        region="us-east-1",
+        transport=wire.wrap,
+        retry_seconds=0,
+        owner_retry_seconds=0,
+        automatic_metrics=False,
     )
     with settings.use(made), quiet():
         targets = [*calls(), *parsers()]

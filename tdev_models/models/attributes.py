@@ -17,7 +17,7 @@ from pynamodb.constants import MAP, NUMBER, STRING
 from pynamodb.expressions.update import RemoveAction, SetAction
 
 from tdev_models import json_form
-from tdev_models.errors import PayloadDamaged
+from tdev_models.errors import InvalidRequest, PayloadDamaged
 from tdev_models.json_decoding import decode
 from tdev_models.validation import Rule, number
 
@@ -91,11 +91,24 @@ class NumberAttribute(Declared, Attribute[float]):
         return str(value)
 
     def deserialize(self, value: str) -> float:
-        """Return an int where the text is one, else a float."""
+        """Return an int where the text is one, else a float.
+
+        Raises:
+            PayloadDamaged: no call of this package could write it, or back what comes of it.
+        """
+        found = _number_of(value)
         try:
-            return int(value)
-        except ValueError:
-            return float(value)
+            number(self.attr_name, found)
+        except InvalidRequest as error:
+            raise PayloadDamaged(f"{error}; that is not what was written") from None
+        return found
+
+
+def _number_of(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 class TotalAttribute(NumberAttribute):
@@ -106,6 +119,10 @@ class TotalAttribute(NumberAttribute):
         if abs(value) < _SMALLEST_STORED:
             return "0"
         return str(max(-_LARGEST_STORED, min(_LARGEST_STORED, value))).removesuffix(".0")
+
+    def deserialize(self, value: str) -> float:
+        """Return an int where the text is one, else a float."""
+        return _number_of(value)
 
 
 class InstantAttribute(NumberAttribute):
@@ -165,10 +182,9 @@ class AttemptsAttribute(Declared, Attribute[dict[str, dict[str, Any]]]):
 
     def deserialize(self, value: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return the attempts by slot; fields of newer releases come along."""
-        number = NumberAttribute()
         return {
             slot: {
-                name: number.deserialize(raw[NUMBER]) if NUMBER in raw else raw.get(STRING)
+                name: _number_of(raw[NUMBER]) if NUMBER in raw else raw.get(STRING)
                 for name, raw in entry[MAP].items()
             }
             for slot, entry in value.items()

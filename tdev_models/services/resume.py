@@ -109,7 +109,7 @@ async def resume_pipeline(
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
     """
     agents = client.settings.agents
-    if from_agent is not None and from_agent not in agents:
+    if from_agent is not None and not (isinstance(from_agent, str) and from_agent in agents):
         raise InvalidRequest("from_agent", f"{shown(from_agent)} is not one of {', '.join(agents)}")
     if runner is not None:
         check_runner(client, runner)
@@ -124,6 +124,9 @@ async def resume_pipeline(
 
 def check_runner(client: Client, runner: Runner) -> None:
     """Raise InvalidRequest, before anything is claimed, if a runner could never run."""
+    if not callable(runner):
+        problem = f"must be a function that takes a Resume, not {shown(runner)}"
+        raise InvalidRequest("runner", problem)
     called = runner if inspect.isroutine(runner) else getattr(runner, "__call__", runner)  # noqa: B004
     for function in (runner, called):
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

@@ -16,7 +16,7 @@ from tdev_models.errors import ConditionFailed, Conflict, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
-from tdev_models.retry import Backoff, retry
+from tdev_models.retry import OWNER_LONGEST_PAUSE_SECONDS, Backoff, retry
 from tdev_models.workers.budget import progress_made
 from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
@@ -205,7 +205,7 @@ async def _until_stored(
     pauses are.
     """
     budget = client.settings.owner_retry_seconds if retry_seconds is None else retry_seconds
-    backoff = Backoff(budget, longest_pause_seconds=5.0)
+    backoff = Backoff(budget, longest_pause_seconds=OWNER_LONGEST_PAUSE_SECONDS)
     return await client.shielded(retry(attempt, client.sleep, backoff), retry_seconds)
 
 

@@ -20,6 +20,7 @@ from tdev_models import (
     track_session,
 )
 from tdev_models.dynamodb import chunks
+from tdev_models.workers import leased_writes
 from tests import raw
 from tests.capacity import Capacity
 from tests.conftest import make_tables
@@ -34,7 +35,7 @@ def fast(strict_store: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings and budgets of production, for time that runs faster."""
     budgets = {name: value for name, value in vars(retry).items() if name.endswith("_SECONDS")}
     for name, seconds in budgets.items():
-        for module in (retry, chunks):
+        for module in (retry, chunks, leased_writes):
             if isinstance(seconds, float) and hasattr(module, name):
                 monkeypatch.setattr(module, name, seconds / FASTER)
     init = retry.Backoff.__init__

@@ -115,6 +115,7 @@ async def test_expired_rows_hide_no_failure(store: Settings) -> None:
         {"metadata": DEEP},
         {"metadata": {"S": "no json"}},
         {"resume_count": {"S": "three"}},
+        {"resume_count": {"N": "1e125"}},
         {"lease_expires": {"L": []}},
         {"expires_at": {"S": "never"}},
         {"failed_agent": {"N": "1"}},

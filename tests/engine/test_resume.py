@@ -27,6 +27,7 @@ from tdev_models.settings import Transport
 from tests import raw
 from tests.engine.pipelines import clock, fail, finish
 from tests.faults import Fault, injected
+from tests.fuzz import Broken
 
 
 async def test_a_session_that_is_not_resumable_says_why(store: Settings) -> None:
@@ -147,6 +148,15 @@ async def test_from_agent_begins_again_there_and_whoever_resumes_next_does_too(
     assert [(one.number, one.status) for one in attempts] == [(1, "COMPLETED"), (2, "COMPLETED")]
     with pytest.raises(InvalidRequest, match=r"^from_agent: "):
         await resume_pipeline("s", from_agent="nobody")
+
+
+@pytest.mark.parametrize("field", ["runner", "from_agent"])
+async def test_an_argument_that_refuses_to_be_shown_or_compared_is_refused(
+    strict_store: Settings, field: str
+) -> None:
+    given: dict[str, Any] = {field: Broken()}
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        await resume_pipeline("s", **given)
 
 
 async def test_executions_under_other_ids_are_found(store: Settings) -> None:

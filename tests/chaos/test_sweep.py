@@ -373,6 +373,8 @@ async def seeded(world: World) -> None:
         if number % 2:
             await update_agent_execution(execution_id=f"p-{AGENTS[number]}", status="RUNNING")
         await save_user_project(user_id="u", project_id=f"p{number}")
+        worker = {"status": {"S": "WORKER"}, "due_at": {"N": str(HOUR + number)}}
+        raw.put_attribute(world.store, "pipeline-sessions", f"#worker:h:{number}:a", **worker)
         for variant in "ab":
             sample = {"agent_name": "parser", "dimension": variant, "timestamp": HOUR}
             await record_metric(sample, metric_name="agent_execution_time", value=1 + number)

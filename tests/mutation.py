@@ -29,7 +29,10 @@ AT_ONCE = 2
 SECONDS = 900
 # What is most likely to notice runs first, of each file that is changed.
 FIRST = {
-    "workers/claims.py": ("resume", "users", "clocks", "recovery"),
+    "workers/claims.py": ("presence", "resume", "users", "clocks", "recovery"),
+    "workers/presence.py": ("presence", "late_copies", "workers"),
+    "workers/liveness.py": ("presence", "workers"),
+    "services/failed_attempts.py": ("failed_attempts",),
     "workers/lease.py": ("resume", "races", "users", "clocks", "recovery"),
     "workers/leased_writes.py": ("leased_writes", "late_copies", "races"),
     "workers/users.py": ("users",),

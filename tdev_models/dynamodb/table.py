@@ -120,8 +120,7 @@ class Table(Generic[M]):
     def position(self, item: M, index: Index[Any]) -> dict[str, Mapping[str, Any]]:
         """Return where a query of the index goes on after this item."""
         keys = [*self.model.key_attributes(), *self.model.key_attributes(index)]
-        raw = item.serialize(null_check=False)
-        return {key.attr_name: raw[key.attr_name] for key in keys if key is not None}
+        return item.raw(*(key.attr_name for key in keys if key is not None))
 
     def live(self, item: Mapping[str, Any] | None, unreadable: list[str] | None = None) -> M | None:
         """Return the model of an item that was read, or None if it is missing or expired."""

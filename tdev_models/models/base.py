@@ -232,6 +232,10 @@ class BaseModel(Model):
         same: Condition = attribute.does_not_exist() if stored is None else attribute == stored
         return same
 
+    def raw(self, *names: str) -> dict[str, Mapping[str, Any]]:
+        """Return attributes as they were read, typed values digit for digit."""
+        return {name: self._stored[name] for name in names}
+
     @classmethod
     def meta_table(cls, table_name: str) -> MetaTable:
         """Return what PynamoDB must know to plan a request, and migrations to make the table."""

@@ -149,6 +149,25 @@ async def test_one_execution_that_cannot_be_read_hides_no_other(store: Settings)
     assert [one.session_id for one in await get_failed_executions()] == ["c", "a"]
 
 
+async def test_a_page_ends_at_a_row_of_another_program(store: Settings) -> None:
+    for number, status in enumerate(["FAILED", "ACTIVE", "FAILED", "ACTIVE"]):
+        await save_pipeline_session(session_id=f"s{number}", status=status)
+        due_at = {"N": f"170000000{number}.123456789"}  # more digits than a float has
+        odd = {"due_at": due_at, "budget_usd": {"N": "1e125"}, "expires_at": {"N": "1e20"}}
+        raw.put_attribute(store, "pipeline-sessions", f"s{number}", **odd)
+        await update_agent_execution(execution_id=f"s{number}-parser", status="FAILED")
+        key = (f"s{number}-parser", "parser")
+        raw.put_attribute(store, "agent-executions", *key, failed_at=due_at)
+    with settings.use(clock=clock(4000)):
+        for call, expected in ((get_failed_sessions, "0123"), (get_failed_executions, "3210")):
+            seen, cursor = "", None
+            while (cursor or not seen) and len(seen) < 9:
+                more: Any = {} if call is get_failed_sessions else {"agent_name": "parser"}
+                page: Any = await call(limit=1, cursor=cursor, **more)
+                seen, cursor = seen + "".join(one.session_id[1] for one in page), page.cursor
+            assert seen == expected
+
+
 async def test_a_row_of_another_program_is_passed_over(store: Settings) -> None:
     now = {"N": str(time.time() - 10)}
     raw.put_attribute(

@@ -177,8 +177,15 @@ class _Worker:
             try:
                 # As a job of its own: what a runner leaves in its context ends with it.
                 await self._client.gather([partial(self._recover, turn)], 1)
+            except BaseException as error:
+                if not (Presence.draining and self._is_interruption(error)):
+                    raise  # else the runner was stopped before its next agent
             finally:
                 self._queue.done(turn)
+
+    def _is_interruption(self, error: BaseException) -> bool:
+        ends = isinstance(error, (_Exit, SystemExit))
+        return ends or self._client.is_stray_cancellation(error)
 
     async def _recover(self, turn: Turn) -> None:
         try:
@@ -241,6 +248,10 @@ class _Worker:
             is_back = resume.owned.ended == SessionStatus.ACTIVE
             how = "handed back" if is_back else "failed"
             _log.warning("session %s %s: %s", session.session_id, how, what)
+        except BaseException:
+            if resume.owned.ended == SessionStatus.ACTIVE:
+                self._add_to_result(SessionStatus.ACTIVE, session.session_id)
+            raise
         self._add_to_result(resume.owned.ended, session.session_id)
 
     async def _guarded(self, resume: Resume) -> None:
@@ -258,6 +269,8 @@ class _Worker:
             raise
         except BaseException as error:
             # What the runner awaited was cancelled, say, or it called sys.exit.
+            if Presence.draining:
+                raise
             if isinstance(error, SystemExit):
                 is_its_own = not was_raised_by(error, self._handlers | handlers_code())
             else:

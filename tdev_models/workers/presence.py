@@ -113,7 +113,8 @@ class Presence:
     def is_idle(self) -> bool:
         """Whether it beats, and runs nothing."""
         with self._state:
-            return self._beats and not (self._users or self._leases or self._unsettled)
+            runs = any(not (lease.over or lease.lost) for lease in self._leases.values())
+            return self._beats and not (self._users or runs or self._unsettled)
 
     async def join(self, client: Client) -> None:
         """Register the worker, if it is not; it stays until `leave`, or while it runs sessions.

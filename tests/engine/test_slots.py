@@ -31,7 +31,7 @@ class Store:
         self, settings: Settings, operation: str, request: Mapping[str, Any]
     ) -> dict[str, Any]:
         key = str(request.get("Key"))
-        if operation != "UpdateItem" or "#" not in key:
+        if operation != "UpdateItem" or "#" not in key or "#worker:" in key:
             return self.call(settings, operation, request)
         with self.lock:
             self.under_way += 1

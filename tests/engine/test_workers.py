@@ -148,6 +148,43 @@ async def test_who_drains_begins_nothing_and_hands_back(store: Settings) -> None
         sync.track_session("new").__enter__()
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("how", ["event loop", "blocking"])
+async def test_a_recovering_worker_that_drains_ends_and_fails_nothing(
+    strict_store: Settings, how: str, concurrency: int
+) -> None:
+    for number in range(4):
+        await save_pipeline_session(session_id=f"s{number}", status="FAILED")
+
+    async def runner(resume: Any) -> None:
+        async with resume.agent("parser") as run:
+            Presence.draining = True
+            run.output = 1
+        async with resume.agent("search"):
+            pytest.fail("no agent begins")
+
+    def blocking(resume: Any) -> None:
+        with resume.agent("parser") as run:
+            Presence.draining = True
+            run.output = 1
+        with resume.agent("search"):
+            pytest.fail("no agent begins")
+
+    try:
+        if how == "blocking":
+            done = await asyncio.to_thread(
+                sync.recover_sessions, blocking, concurrency=concurrency, poll_seconds=0.1
+            )
+        else:
+            done = await recover_sessions(runner, concurrency=concurrency, poll_seconds=0.1)
+    finally:
+        Presence.draining = False
+    assert (done.completed, done.failed, done.abandoned) == ([], [], [])
+    assert 1 <= len(done.lost) <= concurrency
+    recovered = await recover_sessions(finish)
+    assert sorted(recovered.completed) == ["s0", "s1", "s2", "s3"]
+
+
 @pytest.mark.parametrize("how", ["event loop", "blocking"])
 async def test_an_agent_ends_and_no_other_begins(store: Settings, how: str) -> None:
     async def run() -> None:

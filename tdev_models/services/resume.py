@@ -33,10 +33,9 @@ _FORCED_CLAIMS = 5
 class Resume(Tracker[C]):
     """A try to take over a session: true when it was claimed, else `reason` says why not.
 
-    Inside `async with resume` it is a tracker: it renews the lease, `.agent(...)` tracks, calls on
-    the session carry the lease, and the end of the block ends the session. A claim that is not
-    entered runs out after `lease_seconds`; where nothing refers to it any more, that is logged as a
-    warning.
+    Inside `async with resume` it is a tracker: `.agent(...)` tracks, calls on the session carry the
+    lease, and the end of the block ends the session. A claim that is not entered runs out after
+    `lease_seconds`; where nothing refers to it any more, that is logged as a warning.
 
     Attributes:
         reason: why the session was not claimed; None when it was.

@@ -86,6 +86,7 @@ def test_sessions_of_an_earlier_release_become_those_of_today_while_workers_work
             worker.join()
         assert run("plan", environment, *LIKE_DEV) == 0
         assert sync.get_pipeline_session("died").fence == 4
+        time.sleep(0.7)
         assert sync.recover_sessions(runner).completed == ["of a dead worker"]
         assert not sync.get_failed_sessions()
         for name in tracked:

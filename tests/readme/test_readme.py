@@ -32,7 +32,7 @@ def run(store: Settings, code: str) -> str:
 
 
 def test_every_example_runs_as_it_stands(store: Settings) -> None:
-    orchestrator, worker, on_call, last_night, calls, experiment = EXAMPLES
+    orchestrator, worker, workers, on_call, last_night, calls, experiment = EXAMPLES
     assert len([line for line in orchestrator.splitlines() if line.strip()]) == 12
     assert "status='COMPLETED'" in run(store, orchestrator)
     sync.save_pipeline_session(session_id="s", status="FAILED", error_message="why")
@@ -42,6 +42,9 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
     assert run(store, on_call) == "s FAILED None why\ns-generation no model\n"
     assert "completed=['s']" in run(store, worker)
     assert sync.get_pipeline_session("s").status == "COMPLETED"
+    assert run(store, workers) == ""  # who has nothing to run has said so
+    with sync.track_session("runs"):
+        assert re.fullmatch(r"\S+:\d+:\w+ ALIVE \d None\n", run(store, workers))
     assert run(store, last_night).startswith("s generation None True\n")
     assert run(store, calls) == "COMPLETED 36 0.05\n"
     verdict = run(store, experiment)

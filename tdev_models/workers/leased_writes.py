@@ -246,7 +246,7 @@ class Heartbeat(threading.Thread):
 
     async def _beat(self) -> None:
         client, lease = self._client, self._lease
-        with lease.write_lock:
+        async with write_lock(client, lease):
             if lease.over or self._stopped.is_set():
                 return
             now, renewed = client.now(), lease.renewed(client)

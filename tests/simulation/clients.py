@@ -1,0 +1,186 @@
+"""Where the package meets the simulation: its clocks, its dice, its clients, its threads.
+
+Nothing of the services is replaced. What they get from modules of the standard library (`time`,
+`random`, `uuid`) is the world's, and what else runs in threads of its own runs as tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeVar
+
+from tdev_models.dynamodb.async_client import AsyncClient
+from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.errors import LeaseLost
+from tdev_models.metrics.recorder import Recorder, _WriterCell
+from tdev_models.retry import Backoff, retry
+from tdev_models.services import due_queue, tracking
+from tdev_models.settings import Settings
+from tdev_models.workers import leased_writes
+from tdev_models.workers.lease import Lease
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.processes import Died, current_process
+
+T = TypeVar("T")
+
+HEARTBEAT: ContextVar[Lease | None] = ContextVar("simulated_heartbeat", default=None)
+"""Whose lease a heartbeat renews."""
+
+_LONGEST_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 5.0
+
+
+class SimulatedClient(AsyncClient):
+    """The client of event loops, without its threads."""
+
+    async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do the work, and let others run first."""
+        await asyncio.sleep(0)
+        return work(*arguments)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; in a process that has died nothing goes on."""
+        if current_process().dead:
+            raise Died
+        await asyncio.sleep(seconds)
+
+    async def acquire(self, lock: threading.Lock) -> None:
+        """Take a lock, looking less and less often while it is taken."""
+        pause = 0.002
+        while not lock.acquire(blocking=False):
+            await self.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+
+
+class SimulatedHeartbeat(leased_writes.Heartbeat):
+    """A heartbeat that is a task of its process."""
+
+    def __init__(
+        self, client: Client, lease: Lease, canceller: TaskCanceller | None = None
+    ) -> None:
+        self._client, self._lease = client, lease  # type: ignore[assignment]
+        self._canceller, self._stopped = canceller, threading.Event()
+        self.lost: LeaseLost | None = None
+
+    def start(self) -> None:
+        """Begin, in a context of its own, as a thread has one."""
+        context = current_process().new_context()
+        context.run(HEARTBEAT.set, self._lease)
+        asyncio.get_running_loop().create_task(self._beats(), context=context)
+
+    async def _beats(self) -> None:
+        pause = self._client.settings.lease_seconds / 3
+        while True:
+            await self._client.sleep(pause)
+            if self._stopped.is_set():
+                return
+            try:
+                await retry(self._beat, self._client.sleep, Backoff(pause))
+            except LeaseLost as refused:
+                self.lost = refused
+                if self._canceller:
+                    self._canceller.cancel()
+                return
+            except Exception:
+                continue
+
+
+class SimulatedRecorder(Recorder):
+    """The recorder of one process: its writers are tasks."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client.settings)
+        self._client = client  # type: ignore[assignment]
+        self._threads = 1
+
+    def _enqueue(self, cell: _WriterCell) -> None:
+        cell.busy = True
+        self._ready.append(cell)
+        context = current_process().new_context()
+        asyncio.get_running_loop().create_task(self._served(), context=context)
+
+    async def _served(self) -> None:
+        while (taken := self._take()) is not None:
+            await self._flush(*taken)
+
+
+class _World:
+    """What the modules of the package see of time and chance."""
+
+    loop: VirtualLoop
+    dice: random.Random
+
+    @classmethod
+    def monotonic(cls) -> float:
+        return cls.loop.now
+
+    @classmethod
+    def uuid4(cls) -> SimpleNamespace:
+        return SimpleNamespace(hex=f"{cls.dice.getrandbits(128):032x}")
+
+    @classmethod
+    def uniform(cls, low: float, high: float) -> float:
+        return cls.dice.uniform(low, high)
+
+    @classmethod
+    def shuffle(cls, values: list[Any]) -> None:
+        cls.dice.shuffle(values)
+
+
+_TIME = SimpleNamespace(monotonic=_World.monotonic, perf_counter=_World.monotonic)
+_REPLACED: dict[ModuleType, Any] = {
+    time: _TIME,
+    random: SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
+    uuid: SimpleNamespace(uuid4=_World.uuid4),
+}
+
+
+def begin(loop: VirtualLoop, dice: random.Random) -> None:
+    """Let the package see another world, and forget the processes of the one before."""
+    _World.loop, _World.dice = loop, dice
+    Recorder._open.clear()
+
+
+def join(settings: Settings) -> SimulatedClient:
+    """Return the client of a new process, whose metrics are written on the loop."""
+    client = SimulatedClient(settings)
+    Recorder._open[settings] = SimulatedRecorder(client)
+    return client
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Let the package run in virtual time inside the block."""
+    changed: list[tuple[Any, str, Any]] = []
+
+    def put(owner: Any, name: str, value: Any) -> None:
+        changed.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    for module in [one for name, one in sys.modules.items() if name.startswith("tdev_models")]:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, ModuleType) and value in _REPLACED:
+                put(module, name, _REPLACED[value])
+    put(tracking, "Heartbeat", SimulatedHeartbeat)
+    put(due_queue, "STOP_POLL_SECONDS", _POLL_SECONDS)
+    put(due_queue, "LOCK_POLL_SECONDS", _LONGEST_LOOK_SECONDS)
+    logger = logging.getLogger("tdev_models")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        Recorder._open.clear()
+        for owner, name, value in reversed(changed):
+            setattr(owner, name, value)

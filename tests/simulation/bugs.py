@@ -68,12 +68,6 @@ BUGS = (
         "transact_write([request, part], uuid.uuid4().hex",
     ),
     (
-        "an own claim is not known again",
-        "workers/claims.py",
-        "stored is None or stored.lease_token != token",
-        "True",
-    ),
-    (
         "an own execution is not known again",
         "services/execution_writes.py",
         "if not _is_written_with(stored, token):",

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from tdev_models.dynamodb.async_client import AsyncClient
@@ -27,7 +27,7 @@ from tdev_models.retry import Backoff, retry
 from tdev_models.services import due_queue, tracking
 from tdev_models.settings import Settings
 from tdev_models.workers import leased_writes
-from tdev_models.workers.lease import Lease
+from tdev_models.workers.lease import Lease, worker_name
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Died, current_process
 
@@ -138,10 +138,11 @@ class _World:
 
 
 _TIME = SimpleNamespace(monotonic=_World.monotonic, perf_counter=_World.monotonic)
-_REPLACED: dict[ModuleType, Any] = {
-    time: _TIME,
-    random: SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
-    uuid: SimpleNamespace(uuid4=_World.uuid4),
+_REPLACED: dict[int, Any] = {
+    id(time): _TIME,
+    id(random): SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
+    id(uuid): SimpleNamespace(uuid4=_World.uuid4),
+    id(worker_name): lambda: current_process().name,
 }
 
 
@@ -169,8 +170,8 @@ def simulated() -> Iterator[None]:
 
     for module in [one for name, one in sys.modules.items() if name.startswith("tdev_models")]:
         for name, value in list(vars(module).items()):
-            if isinstance(value, ModuleType) and value in _REPLACED:
-                put(module, name, _REPLACED[value])
+            if id(value) in _REPLACED:
+                put(module, name, _REPLACED[id(value)])
     put(tracking, "Heartbeat", SimulatedHeartbeat)
     put(due_queue, "STOP_POLL_SECONDS", _POLL_SECONDS)
     put(due_queue, "LOCK_POLL_SECONDS", _LONGEST_LOOK_SECONDS)

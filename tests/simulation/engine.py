@@ -7,8 +7,7 @@ It has no faults of its own but index lag; `network` adds the others. What it do
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from tdev_models.errors import TdevError, from_response
 from tdev_models.models import TABLES
@@ -50,8 +49,7 @@ class UnknownRequest(BaseException):
     """A request that the engine cannot carry out: teach it, or the simulation proves nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What one accepted write changed.
 
     Attributes:
@@ -114,9 +112,8 @@ class Engine:
         Raises:
             TdevError: as `Settings.transport` says.
         """
-        known = _KNOWN.get(operation, set())
-        if not known or not request.keys() - _EVERYWHERE <= known:
-            raise UnknownRequest(f"{operation} with {sorted(request)}")
+        if (operation, *request) not in _checked:
+            _check(operation, request)
         self.requests += 1
         return self._operations[operation](request)
 
@@ -151,7 +148,7 @@ class Engine:
         found = [
             (table.position(index, item), item)
             for item in self._partition(table, index, text, names, given)
-            if all(name in item for name in index.keys) and key(item, given)
+            if key(item, given) and index.keys[-1] in item
         ]
         found.sort(key=lambda one: one[0], reverse=not request.get("ScanIndexForward", True))
         found = _after(table, index, found, request)
@@ -266,12 +263,22 @@ class Engine:
         self.watch([change for _, change in changes])
 
 
+_checked: set[tuple[str, ...]] = set()
+
+
+def _check(operation: str, request: Request) -> None:
+    known = _KNOWN.get(operation, set())
+    if not known or not request.keys() - _EVERYWHERE <= known:
+        raise UnknownRequest(f"{operation} with {sorted(request)}")
+    _checked.add((operation, *request))
+
+
 _functions: dict[Any, Any] = {}
 
 
 def _cached(make: Callable[..., Any], text: str, names: Mapping[str, str]) -> Any:
     """Return what is made of an expression, which is made once for each text and its names."""
-    key = (make, text, *names.items())
+    key = (make, text, *names, *names.values())
     function = _functions.get(key)
     if function is None:
         function = _functions[key] = make(text, names)

@@ -230,13 +230,17 @@ class _Parser:
         return f"there({_read(self._path())})"
 
     def _remove(self, path: list[str], variable: str) -> tuple[str, str]:
-        return "None", _write(path, variable)
+        remove = (
+            f"new.pop({path[0]!r}, None)" if len(path) == 1 else f"put(new, {tuple(path)!r}, None)"
+        )
+        return "None", remove
 
     def _add(self, path: list[str], variable: str) -> tuple[str, str]:
         return f"added({_read(path)}, values[{self._take()!r}])", _write(path, variable)
 
     def _del(self, path: list[str], variable: str) -> tuple[str, str]:
-        return f"without({_read(path)}, values[{self._take()!r}])", _write(path, variable)
+        source = f"without({_read(path)}, values[{self._take()!r}])"
+        return source, f"put(new, {tuple(path)!r}, {variable})"
 
 
 def _read(path: Sequence[str]) -> str:
@@ -244,6 +248,8 @@ def _read(path: Sequence[str]) -> str:
 
 
 def _write(path: Sequence[str], variable: str) -> str:
+    if len(path) == 1:
+        return f"new[{path[0]!r}] = {variable}"
     return f"put(new, {tuple(path)!r}, {variable})"
 
 

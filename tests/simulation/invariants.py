@@ -162,6 +162,10 @@ class Invariants:
             self._check_owner(record, session, sent)
             if number(change.new, "fence") > number(session, "fence"):
                 raise Violation(f"{execution_id}: written under a claim that never was")
+        begins = text(change.new, "status") == "RUNNING" != text(change.old, "status")
+        budget = session.get("budget_usd")
+        if begins and budget and number(session, "cost_usd") >= float(budget["N"]):
+            raise Violation(f"{execution_id}: begun though the session's budget is spent")
         ended = text(change.new, "status") == "COMPLETED"
         if ended and text(change.old, "status") != "COMPLETED":
             record.failures = 0

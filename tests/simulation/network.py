@@ -17,7 +17,7 @@ from tests.simulation.engine import Engine
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Died, Process
 
-READ_TIMEOUT_SECONDS = 4.0
+READ_TIMEOUT_SECONDS = 2.0
 _WRITES = ("UpdateItem", "TransactWriteItems")
 _AROUND = Context()  # no process's: neither freezes nor crashes stop what is on its way
 

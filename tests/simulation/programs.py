@@ -7,7 +7,14 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tdev_models.errors import InvalidTransition, LeaseHeld, TdevError, Throttled, Unavailable
+from tdev_models.errors import (
+    Conflict,
+    InvalidTransition,
+    LeaseHeld,
+    TdevError,
+    Throttled,
+    Unavailable,
+)
 from tdev_models.metrics.samples import record_metric
 from tdev_models.services.executions import update_agent_execution
 from tdev_models.services.recovery import recover_sessions
@@ -56,7 +63,7 @@ class Programs:
                     self._client,
                     self.pipeline,
                     max_attempts=self._max_attempts,
-                    backoff_seconds=4.0,
+                    backoff_seconds=3.0,
                     concurrency=2,
                     stop=self._process.stop,
                     poll_seconds=self._poll_seconds,
@@ -66,9 +73,10 @@ class Programs:
 
     async def start(self, record: Record, exists: Callable[[], bool]) -> None:
         """Begin a session and run it, until it is there and somebody else has it, or it ended."""
+        more = {} if record.budget_usd is None else {"budget_usd": record.budget_usd}
         while True:
             try:
-                async with track_session(self._client, record.session_id, user_id="u") as session:
+                async with track_session(self._client, record.session_id, **more) as session:
                     await self.pipeline(session)
             except (TdevError, Broken):
                 if exists():
@@ -119,7 +127,7 @@ class Programs:
 
     async def _work(self, session: Tracker[Any], record: Record, agent: str) -> dict[str, Any]:
         record.begins(agent)
-        await asyncio.sleep(self._dice.expovariate(1 / self._dice.choice((0.2, 4.0, 15.0))))
+        await asyncio.sleep(self._dice.expovariate(1 / self._dice.choice((0.2, 2.0, 8.0))))
         return {"agent": agent, "fence": session.owned.fence}
 
     def _break(self, record: Record, agent: str) -> None:
@@ -160,37 +168,32 @@ class Programs:
         """Run a session by the plan's calls, without a lease."""
         session_id = record.session_id
         try:
-            await self._called_again(
-                lambda: save_pipeline_session(
-                    self._client,
-                    {"session_id": session_id, "status": "ACTIVE", "progress": 0},
-                )
-            )
+            await self._saved(session_id=session_id, status="ACTIVE", progress=0)
             for agent in record.agents:
-                await asyncio.sleep(self._dice.uniform(0.1, 8.0))
-                output = {"agent": agent, "bare": True}
                 name = f"{session_id}-{agent}"
-                await self._called_again(
-                    lambda name=name, output=output: update_agent_execution(  # type: ignore[misc]
-                        self._client, execution_id=name, status="COMPLETED", output_data=output
-                    )
-                )
+                if self._dice.random() < 0.5:
+                    await self._updated(execution_id=name, status="RUNNING")
+                await asyncio.sleep(self._dice.uniform(0.1, 5.0))
+                output = {"agent": agent, "bare": True}
+                await self._updated(execution_id=name, status="COMPLETED", output_data=output)
                 if not (is_claimed() or self._process.dead):
                     record.ends(agent, output_text(output))
-            await self._called_again(
-                lambda: save_pipeline_session(
-                    self._client, session_id=session_id, status="COMPLETED"
-                )
-            )
+            await self._saved(session_id=session_id, status="COMPLETED")
         except (LeaseHeld, InvalidTransition):
             pass  # it was too slow, and somebody else goes on with it
 
-    async def _called_again(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def _saved(self, **fields: Any) -> None:
+        await self._again(lambda: save_pipeline_session(self._client, **fields))
+
+    async def _updated(self, **fields: Any) -> None:
+        await self._again(lambda: update_agent_execution(self._client, **fields))
+
+    async def _again(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         while True:
             try:
                 await call()
                 return
-            except (Unavailable, Throttled):
+            except (Conflict, Throttled, Unavailable):
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def measure(self, number: int) -> None:
@@ -205,7 +208,7 @@ class Programs:
 
         for _ in range(number):
             await asyncio.gather(*[sample() for _ in range(2)], return_exceptions=True)
-            await asyncio.sleep(self._dice.uniform(0.0, 10.0))
+            await asyncio.sleep(self._dice.uniform(0.0, 5.0))
 
     async def operate(self, record: Record) -> None:
         """Do to a session what somebody on call may do."""

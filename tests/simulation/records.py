@@ -36,6 +36,7 @@ class Record:
         bare: it is begun by the plan's bare calls, without a lease.
         poisoned: the agent that always fails; None where all may succeed.
         effect: the agent that has a side effect, if any.
+        budget_usd: what its agents may cost; each try costs 1.
         finished: by agent, the output that a program was told is stored.
         redone_from: the number of the first agent that was asked to run again; those from there
             on may lose what they had.
@@ -52,6 +53,7 @@ class Record:
     bare: bool = False
     poisoned: str | None = None
     effect: str | None = None
+    budget_usd: int | None = None
     finished: dict[str, str] = field(default_factory=dict)
     redone_from: int | None = None
     reasons: set[str] = field(default_factory=set)

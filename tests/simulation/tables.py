@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from tdev_models.models.base import BaseModel
@@ -41,7 +41,11 @@ class Index:
 
 
 class Table:
-    """The items of one table."""
+    """The items of one table.
+
+    Attributes:
+        key_of: returns the key of an item, or of a request's `Key`.
+    """
 
     def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
         self.name = name
@@ -53,6 +57,7 @@ class Table:
             index["IndexName"]: Index(_names(index["KeySchema"]), self._projected(index))
             for index in schema["GlobalSecondaryIndexes"]
         }
+        self.key_of = _key_of(self.keys, schema)
         self._numbers = 0
 
     def _projected(self, index: Mapping[str, Any]) -> frozenset[str] | None:
@@ -61,10 +66,6 @@ class Table:
             return None
         others = projection.get("NonKeyAttributes", ())
         return frozenset([*self.keys, *_names(index["KeySchema"]), *others])
-
-    def key_of(self, item: Mapping[str, Typed]) -> Key:
-        """Return the key of an item, or of a request's `Key`."""
-        return tuple([next(iter(item[name].values())) for name in self.keys])
 
     def store(self, key: Key, item: Item, now: float, lag: float) -> None:
         """Replace an item; the indexes show it after the lag."""
@@ -90,6 +91,13 @@ class Table:
 def _names(schema: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the names of a key's attributes, the partition's first."""
     return [key["AttributeName"] for key in sorted(schema, key=lambda key: key["KeyType"])]
+
+
+def _key_of(names: list[str], schema: Mapping[str, Any]) -> Callable[[Mapping[str, Typed]], Key]:
+    types = {one["AttributeName"]: one["AttributeType"] for one in schema["AttributeDefinitions"]}
+    parts = "".join(f"item[{name!r}][{types[name]!r}]," for name in names)
+    function: Callable[[Mapping[str, Typed]], Key] = eval(f"lambda item: ({parts})")
+    return function
 
 
 def table_of(model: type[BaseModel], name: str) -> Table:

@@ -18,11 +18,11 @@ from tests.simulation.programs import Programs
 from tests.simulation.records import Record, Rules, Samples, Violation
 
 AGENTS = ("parser", "generation", "assembly")
-LEASE_SECONDS = 30.0
-STALLED_AFTER_SECONDS = 60.0
-LONGEST_SKEW_SECONDS = 20.0
-FAULTS_SECONDS = 100.0
-LIMIT_SECONDS = 1500.0
+LEASE_SECONDS = 12.0
+STALLED_AFTER_SECONDS = 30.0
+LONGEST_SKEW_SECONDS = 10.0
+FAULTS_SECONDS = 60.0
+LIMIT_SECONDS = 900.0
 MAX_ATTEMPTS = 3
 # What shares what it may: settings are checked when they are made, which takes long.
 _SHARED = {
@@ -32,6 +32,7 @@ _SHARED = {
         agents=AGENTS[:agents],
         lease_seconds=LEASE_SECONDS,
         stalled_after_seconds=STALLED_AFTER_SECONDS,
+        retry_seconds=8.0,
         automatic_metrics=False,
     )
     for agents in (2, 3)
@@ -100,9 +101,9 @@ class History:
         return Weather(
             dice.choice((0.01, 0.05, 0.15)),
             FAULTS_SECONDS,
-            windows(0.3, 90.0),
-            windows(0.2, 30.0),
-            dice.choice((0.0, 1.0, 10.0)),
+            windows(0.3, 40.0),
+            windows(0.2, 20.0),
+            dice.choice((0.0, 1.0, 5.0)),
         )
 
     # ------------------------------------------------------------------ what happens
@@ -118,8 +119,8 @@ class History:
             self._new_worker()
         for number in range(dice.randint(1, 4)):
             self._new_session(f"s{number}")
-        if dice.random() < 0.3:
-            self._plan(60.0, self._measure)
+        if dice.random() < 0.5:
+            self._plan(20.0, self._measure)
         if not self._calm:
             self._plan_faults()
         loop.call_at(FAULTS_SECONDS, self._begin_missing)
@@ -155,7 +156,7 @@ class History:
             self._samples,
             breaks=self._breaks,
             max_attempts=MAX_ATTEMPTS,
-            poll_seconds=15.0,
+            poll_seconds=8.0,
         )
         self._workers.append(process)
         process.spawn(programs.recover())
@@ -169,9 +170,10 @@ class History:
             bare=dice.random() < 0.2,
             poisoned=dice.choice(agents) if dice.random() < 0.1 else None,
             effect=dice.choice((None, *agents)),
+            budget_usd=dice.randint(1, 3) if dice.random() < 0.2 else None,
         )
         self._invariants.running.add(session_id)
-        self._plan(20.0, self._start, record)
+        self._plan(15.0, self._start, record)
 
     def _plan(self, longest: float, function: Callable[..., None], *arguments: Any) -> None:
         when = self._dice.uniform(0.0, longest)
@@ -201,7 +203,7 @@ class History:
 
     def _measure(self) -> None:
         process = self._dice.choice(self._workers)
-        process.spawn(self._programs[process].measure(self._dice.randint(1, 6)))
+        process.spawn(self._programs[process].measure(self._dice.randint(2, 16)))
 
     def _plan_faults(self) -> None:
         dice = self._dice
@@ -219,13 +221,13 @@ class History:
 
     def _freeze(self) -> None:
         process = self._dice.choice(self._workers)
-        seconds = self._dice.uniform(1.0, 100.0)
+        seconds = self._dice.uniform(1.0, 40.0)
         process.freeze(seconds)
         self._log(process, f"frozen for {seconds:.0f} s")
 
     def _cut_off(self) -> None:
         process = self._dice.choice(self._workers)
-        process.cut_off_until = self._loop.now + self._dice.uniform(1.0, 100.0)
+        process.cut_off_until = self._loop.now + self._dice.uniform(1.0, 40.0)
         self._log(process, f"cut off until {process.cut_off_until:.0f}")
 
     def _jump(self) -> None:
@@ -244,7 +246,7 @@ class History:
         self._workers.remove(process)
         del self._programs[process]
         if self._workers:
-            self._loop.call_later(self._dice.uniform(0.5, 40.0), self._new_worker)
+            self._loop.call_later(self._dice.uniform(0.5, 20.0), self._new_worker)
         else:
             self._new_worker()
 

@@ -67,6 +67,8 @@ class Invariants:
 
     def _check_session(self, change: Change, sent: Sent, now: float) -> None:
         old, new = change.old, change.new
+        if change.key[0].startswith("#"):
+            return  # a worker's own item
         record = self._records[change.key[0]]
         status, before = text(new, "status"), text(old, "status")
         if number(new, "fence") != number(old, "fence"):
@@ -189,6 +191,8 @@ class Invariants:
                 number(self._executions.get((f"{session_id}-{agent}", agent), {}), "cost_usd")
                 for agent in self._records[session_id].agents
             )
+            if spent > self._records[session_id].used:
+                raise Violation(f"{session_id}: what a try has cost counts twice")
             if spent != number(change.new, "cost_usd"):
                 raise Violation(f"{session_id}: its executions have cost {spent:g} USD")
 

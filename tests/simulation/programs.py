@@ -102,6 +102,7 @@ class Programs:
             output = await self._work(session, record, agent)
             if record.effect == agent:
                 await self._charge(run.once, record)
+            record.used += 1
             run.usage(cost_usd=1, input_tokens=2)
             self._break(record, agent)
             run.output = output
@@ -115,6 +116,7 @@ class Programs:
             called = True
             output = await self._work(session, record, agent)
             self._break(record, agent)
+            record.used += 1
             return output
 
         output = await session.run(

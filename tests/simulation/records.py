@@ -42,6 +42,7 @@ class Record:
             on may lose what they had.
         reasons: why somebody has asked to abandon the session.
         failures: failures and deaths since the last agent ended.
+        used: what its tries have said that they cost.
         owners: by fence, the token and the process of the claim.
         charges: how often the function of the effect was called, by whether its result is known.
         result: the effect's result, once it is known to be stored.
@@ -58,6 +59,7 @@ class Record:
     redone_from: int | None = None
     reasons: set[str] = field(default_factory=set)
     failures: int = 0
+    used: int = 0
     owners: dict[int, tuple[str, object]] = field(default_factory=dict)
     charges: int = 0
     result: str | None = None

@@ -156,7 +156,7 @@ class History:
             self._samples,
             breaks=self._breaks,
             max_attempts=MAX_ATTEMPTS,
-            poll_seconds=8.0,
+            poll_seconds=10.0,
         )
         self._workers.append(process)
         process.spawn(programs.recover())

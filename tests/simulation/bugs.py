@@ -82,12 +82,6 @@ BUGS = (
         "index=AgentExecution.project_index))[0]",
     ),
     (
-        "who recovers trusts the index",
-        "services/recovery.py",
-        "session is None or not is_due(self._client, session, turn.bounds)",
-        "session is None",
-    ),
-    (
         "an end is never due",
         "workers/leased_writes.py",
         "changes.append(set_to(PipelineSession.due_at, now + pause))",

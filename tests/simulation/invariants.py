@@ -93,14 +93,16 @@ class Invariants:
             raise Violation(f"{record.session_id}: claim {fence} was made out of turn")
         record.owners[fence] = (token, sent.process)
         was_owned = text(old, "status") == "ACTIVE" and "lease_token" in old
-        forced = record.redone_from is not None
-        if was_owned and not forced:
-            left = number(old, "lease_expires") - (EPOCH + now)
-            if self._clocks_are_right and left > 0:
-                raise Violation(
-                    f"{record.session_id}: taken over {left:.1f} s before its lease ran out"
-                )
+        if was_owned:
             record.failures += 1
+            left = number(old, "lease_expires") - (EPOCH + now)
+            forced = record.redone_from is not None
+            if self._clocks_are_right and left > 0 and not forced:
+                raise Violation(f"{record.session_id}: taken over {left:.1f} s too early")
+        was_handed_back = text(old, "status") == "ACTIVE" and not was_owned and "fence" in old
+        more = number(new, "resume_count") > number(old, "resume_count")
+        if was_handed_back and more and record.redone_from is None:
+            raise Violation(f"{record.session_id}: it was handed back, and that counts as a resume")
         in_vain = number(new, "resumes_without_progress")
         if in_vain > record.failures + 1:
             raise Violation(

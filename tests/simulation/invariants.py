@@ -80,8 +80,8 @@ class Invariants:
         (self.running.discard if status in FINAL else self.running.add)(record.session_id)
         if before in FINAL and status != before and before != "ABANDONED":
             raise Violation(f"{record.session_id}: {before} became {status}")
-        if status == "COMPLETED" != before and not record.bare:
-            self._check_completed(record, new)
+        if status == "COMPLETED" != before and "lease_token" in old:
+            self._check_completed(record)
         if status == "FAILED" != before:
             record.failures += 1
         if status in ("ACTIVE", "FAILED"):
@@ -99,7 +99,7 @@ class Invariants:
             forced = record.redone_from is not None
             if self._clocks_are_right and left > 0 and not forced:
                 raise Violation(f"{record.session_id}: taken over {left:.1f} s too early")
-        was_handed_back = text(old, "status") == "ACTIVE" and not was_owned and "fence" in old
+        was_handed_back = text(old, "status") == "ACTIVE" and "lease_owner" not in old and fence > 1
         more = number(new, "resume_count") > number(old, "resume_count")
         if was_handed_back and more and record.redone_from is None:
             raise Violation(f"{record.session_id}: it was handed back, and that counts as a resume")
@@ -138,12 +138,17 @@ class Invariants:
                 f"{self._max_attempts}"
             )
 
-    def _check_completed(self, record: Record, new: Item) -> None:
+    def _check_completed(self, record: Record) -> None:
+        """Check that the owner of a session ends it with all of its agents' work."""
         fence = 0.0
         for agent in record.agents:
             execution = self._executions.get((f"{record.session_id}-{agent}", agent), {})
             if text(execution, "status") != "COMPLETED":
                 raise Violation(f"{record.session_id}: COMPLETED, and {agent} is not")
+            if "fence" not in execution:
+                raise Violation(
+                    f"{record.session_id}: COMPLETED with {agent}, which no claim knows"
+                )
             if number(execution, "fence") < fence:
                 raise Violation(f"{record.session_id}: {agent} is older than what it was made of")
             fence = number(execution, "fence")

@@ -221,13 +221,17 @@ class Programs:
                 record.reasons.add(reason)
                 await abandon_session(self._client, record.session_id, reason)
             elif what == "force":
-                record.redone_from = len(record.agents)
+                record.is_taken(len(record.agents))
                 await resume_pipeline(self._client, record.session_id, self.pipeline, force=True)
             elif what == "from_agent":
                 number = self._dice.randrange(len(record.agents))
-                record.redone_from = min(number, record.redone_from or number)
+                record.is_taken(number)
                 await resume_pipeline(
-                    self._client, record.session_id, self.pipeline, record.agents[number]
+                    self._client,
+                    record.session_id,
+                    self.pipeline,
+                    record.agents[number],
+                    force=self._dice.random() < 0.5,
                 )
             elif what == "claim":
                 await resume_pipeline(self._client, record.session_id)

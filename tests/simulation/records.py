@@ -64,6 +64,12 @@ class Record:
     charges: int = 0
     result: str | None = None
 
+    def is_taken(self, number: int) -> None:
+        """Note that somebody takes the session over, to begin again at an agent or after all."""
+        self.redone_from = min(
+            number, len(self.agents) if self.redone_from is None else self.redone_from
+        )
+
     def may_be_redone(self, agent: str) -> bool:
         """Return whether somebody asked for an agent, or one before it, to run again."""
         return self.redone_from is not None and self.agents.index(agent) >= self.redone_from

@@ -216,7 +216,7 @@ class History:
         ):
             for _ in range(dice.randint(0, most)):
                 self._loop.call_at(dice.uniform(0.0, FAULTS_SECONDS), fault)
-        if dice.random() < 0.3:
+        for _ in range(dice.choice((0, 0, 1, 2))):
             self._plan(FAULTS_SECONDS, self._operate)
 
     def _freeze(self) -> None:

@@ -52,6 +52,8 @@ from tdev_models.results import (
     SessionStatus,
     UsageReport,
     Variant,
+    Worker,
+    WorkerState,
 )
 from tdev_models.services import (
     executions as _executions,
@@ -61,8 +63,10 @@ from tdev_models.services import (
     resume as _resume,
     sessions as _sessions,
     tracking as _tracking,
+    workers as _workers,
 )
 from tdev_models.services.agent_runs import AgentRun
+from tdev_models.services.draining import handle_sigterm
 from tdev_models.services.recovery import Recovery
 from tdev_models.services.resume import Resume
 from tdev_models.services.tracking import Tracker
@@ -84,6 +88,7 @@ get_failed_sessions = awaitable(_failures.get_failed_sessions)
 get_failed_executions = awaitable(_failures.get_failed_executions)
 resume_pipeline = awaitable(_resume.resume_pipeline)
 recover_sessions = awaitable(_recovery.recover_sessions)
+list_workers = awaitable(_workers.list_workers)
 
 save_user_project = awaitable(_projects.save_user_project)
 get_user_project = awaitable(_projects.get_user_project)
@@ -143,6 +148,8 @@ __all__ = [
     "UsageReport",
     "UserProject",
     "Variant",
+    "Worker",
+    "WorkerState",
     "WrongUser",
     "abandon_session",
     "agent_performance",
@@ -157,8 +164,10 @@ __all__ = [
     "get_failed_sessions",
     "get_pipeline_session",
     "get_user_project",
+    "handle_sigterm",
     "list_pipeline_sessions",
     "list_user_projects",
+    "list_workers",
     "query_metrics",
     "record_download",
     "record_metric",

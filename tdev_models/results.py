@@ -107,8 +107,10 @@ def _plain(value: Any) -> Any:
 class Session(Record):
     """One pipeline run. Times are epoch seconds; None means not set, or not in the index read.
 
-    Tokens and cost are the sums of its executions. From `deadline` on an agent has hung for so long
-    that another worker may take the session over.
+    `failed_agent` and `error_message` are those of its last failure: of an ACTIVE session, why it
+    failed before it was resumed. Tokens and cost are the sums of its executions. From `deadline` on
+    an agent has hung for so long that another worker may take the session over. `release` is that
+    of the worker which made the last claim.
     """
 
     session_id: str
@@ -135,6 +137,35 @@ class Session(Record):
     cost_usd: float | None = None
     budget_usd: float | None = None
     deadline: float | None = None
+    release: str | None = None
+
+
+class WorkerState(StrEnum):
+    """What is known of a worker."""
+
+    ALIVE = "ALIVE"
+    DRAINING = "DRAINING"
+    SILENT = "SILENT"
+    DEAD = "DEAD"
+
+
+@_result
+class Worker(Record):
+    """A process that runs sessions. Times are epoch seconds.
+
+    SILENT: its lease has ended, and nobody has declared it dead yet: it died, or the store was out
+    of reach. `name` is what its sessions show as `lease_owner`; `sessions` how many it ran when it
+    last beat.
+    """
+
+    name: str
+    host: str
+    state: WorkerState
+    started_at: float | None = None
+    lease_expires: float | None = None
+    died_at: float | None = None
+    release: str | None = None
+    sessions: int = 0
 
 
 @_result

@@ -73,10 +73,17 @@ class Settings:
         endpoint: URL of DynamoDB; None means AWS.
         prefix: what every table name begins with.
         agents: the pipeline's agents, in their order; at most 99.
-        lease_seconds: how long a claim lasts without a heartbeat.
+        lease_seconds: how long a worker counts as alive without a heartbeat, of which it sends six
+            in that time, and one every 5 s at least; what it ran then runs elsewhere.
+        cancel_when_out_of_touch: whether a worker that could not renew its lease in time stops its
+            sessions, because they have effects that must not be doubled. Else they go on: what is
+            stored is protected in any case.
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
+        release: which version of the program this is, such as "2.7.1"; at most 200 bytes. Sessions,
+            attempts and workers show it. Where two are numbers with dots between them, a worker of
+            the lower one takes no session over that the higher one began.
         automatic_metrics: whether the package records metrics of its own; in the background.
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
@@ -100,9 +107,11 @@ class Settings:
     endpoint: str | None = None
     prefix: str = "t-developer"
     agents: tuple[str, ...] = AGENTS
-    lease_seconds: float = 60.0
+    lease_seconds: float = 30.0
+    cancel_when_out_of_touch: bool = False
     stalled_after_seconds: float = 3600.0
     retention_days: float | None = None
+    release: str | None = None
     automatic_metrics: bool = True
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
@@ -119,6 +128,7 @@ class Settings:
             object.__setattr__(self, "environment", "prod")
         for field in _SECONDS_ABOVE_0:
             _check_number(field, getattr(self, field))
+        _check_release(self.release)
         if self.retention_days is not None:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
@@ -131,7 +141,7 @@ class Settings:
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
-            # A live session refreshes last_updated at half of it, and may be late by a lease.
+            # A lease that ends later than this counts as made by a wrong clock.
             raise InvalidRequest(
                 "stalled_after_seconds",
                 f"is {self.stalled_after_seconds:g}, must be at least twice lease_seconds, "
@@ -144,11 +154,11 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings that the environment gives.
 
-        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_AGENTS (names with commas between them),
-        TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS,
-        TDEV_RETENTION_DAYS, TDEV_AUTOMATIC_METRICS (on or off), TDEV_CONNECT_TIMEOUT_SECONDS,
-        TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS, TDEV_OWNER_RETRY_SECONDS,
-        TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
+        Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_RELEASE, TDEV_AGENTS (names with commas between
+        them), TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS, TDEV_RETENTION_DAYS,
+        TDEV_AUTOMATIC_METRICS and TDEV_CANCEL_WHEN_OUT_OF_TOUCH (on or off),
+        TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
+        TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
         AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
@@ -157,6 +167,7 @@ class Settings:
         given: dict[str, Any] = {
             "environment": environ.get("TDEV_ENV"),
             "prefix": environ.get("TDEV_TABLE_PREFIX"),
+            "release": environ.get("TDEV_RELEASE"),
             "json_nan": environ.get("TDEV_JSON_NAN"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
@@ -169,11 +180,12 @@ class Settings:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
         if text := environ.get("TDEV_AGENTS"):
             given["agents"] = tuple(name.strip() for name in text.split(","))
-        if text := environ.get("TDEV_AUTOMATIC_METRICS"):
-            if text not in ("on", "off"):
-                problem = f"TDEV_AUTOMATIC_METRICS must be on or off, not {shown(text)}"
-                raise InvalidRequest("automatic_metrics", problem)
-            given["automatic_metrics"] = text == "on"
+        for field in ("automatic_metrics", "cancel_when_out_of_touch"):
+            if text := environ.get(f"TDEV_{field.upper()}"):
+                if text not in ("on", "off"):
+                    problem = f"TDEV_{field.upper()} must be on or off, not {shown(text)}"
+                    raise InvalidRequest(field, problem)
+                given[field] = text == "on"
         try:
             return cls(**{name: value for name, value in given.items() if value not in (None, "")})
         except InvalidRequest as error:
@@ -199,6 +211,12 @@ def _check_function(field: str, value: Any) -> None:
         raise InvalidRequest(field, f"must be a function, not {shown(value)}")
     if type(value).__hash__ is None:  # clients are kept by their settings
         raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
+
+
+def _check_release(release: Any) -> None:
+    is_text = isinstance(release, str) and 0 < len(release.encode(errors="replace")) <= 200
+    if release is not None and not is_text:
+        raise InvalidRequest("release", f"must be a text of 1 to 200 bytes, not {shown(release)}")
 
 
 def _check_name(field: str, value: Any) -> None:

@@ -22,7 +22,9 @@ from tdev_models.services import (
     resume as _resume,
     sessions as _sessions,
     tracking as _tracking,
+    workers as _workers,
 )
+from tdev_models.services.draining import handle_sigterm
 
 AgentRun: TypeAlias = _agent_runs.AgentRun[_BlockingClient]
 Resume: TypeAlias = _resume.Resume[_BlockingClient]
@@ -42,6 +44,7 @@ get_failed_sessions = blocking(_failures.get_failed_sessions)
 get_failed_executions = blocking(_failures.get_failed_executions)
 resume_pipeline = blocking(_resume.resume_pipeline)
 recover_sessions = blocking(_recovery.recover_sessions)
+list_workers = blocking(_workers.list_workers)
 
 save_user_project = blocking(_projects.save_user_project)
 get_user_project = blocking(_projects.get_user_project)
@@ -71,8 +74,10 @@ __all__ = [
     "get_failed_sessions",
     "get_pipeline_session",
     "get_user_project",
+    "handle_sigterm",
     "list_pipeline_sessions",
     "list_user_projects",
+    "list_workers",
     "query_metrics",
     "record_download",
     "record_metric",

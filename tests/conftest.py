@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections import Counter
@@ -19,7 +18,8 @@ from tdev_models import settings
 from tdev_models.cli.engine import Engine
 from tdev_models.models import TABLES
 from tdev_models.settings import Settings, Transport
-from tdev_models.workers.leased_writes import Heartbeat
+from tdev_models.workers import presence
+from tests.dying import kill_worker
 
 ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()
@@ -61,11 +61,18 @@ def _no_real_aws() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_heartbeat_outlives_its_test() -> Iterator[None]:
+def _workers_end_with_their_test(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Let no heartbeat outlive its test, and workers declare others dead at once.
+
+    Marked `calm`, a test waits as workers do.
+    """
+    if "calm" not in request.keywords:
+        monkeypatch.setattr(presence, "CALM_LEASES", 0.0)
     yield
-    for thread in threading.enumerate():
-        if isinstance(thread, Heartbeat):
-            thread.stop()
+    for made in [*presence.Presence._all]:
+        kill_worker(made)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ class Fault:
     again.
     In `unanswered` and `resent`, `between` runs after the first; in `before` it runs first and
     nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves late;
-    `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there.
+    `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there. A worker's
+    own item is left alone, except `of_workers`.
     """
 
     def __init__(
@@ -56,14 +58,17 @@ class Fault:
         operation: str | None = None,
         table: str | None = None,
         between: Callable[[], Any] | None = None,
+        of_workers: bool = False,
     ) -> None:
+        self.of_workers = of_workers
         self.kind, self.nth, self.operation, self.table = kind, nth, operation, table
         self.between, self.hit, self._seen = between, False, 0
 
     def wrap(self, send: Transport) -> Transport:
         async def faulty(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
             if self.hit and self.kind.startswith("dies"):
-                raise Died
+                # Its threads are gone, too.
+                raise SystemExit if threading.current_thread().name == "tdev-worker" else Died
             if self.hit or not self._matches(operation, request):
                 return await send(operation, request)
             self._seen += 1
@@ -105,11 +110,31 @@ class Fault:
     def _matches(self, operation: str, request: Mapping[str, Any]) -> bool:
         if self.operation not in (None, operation):
             return False
+        if not self.of_workers and "#worker:" in str(request.get("Key")):
+            return False
         tables = [request.get("TableName", "")]
         tables += [
             one["TableName"] for part in request.get("TransactItems", ()) for one in part.values()
         ]
         return self.table is None or any(name.endswith(self.table) for name in tables)
+
+
+class Outage:
+    """A store that answers nothing while it is away."""
+
+    def __init__(self, seconds: float, error: type[Exception] = Unavailable) -> None:
+        self.seconds, self.error, self.begun = seconds, error, 0.0
+
+    def begin(self) -> None:
+        self.begun = time.monotonic()
+
+    def wrap(self, send: Transport) -> Transport:
+        async def away(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if self.begun and time.monotonic() < self.begun + self.seconds:
+                raise self.error("injected: away")
+            return await send(operation, request)
+
+        return away
 
 
 @contextmanager

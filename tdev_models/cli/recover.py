@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,11 +15,15 @@ from typing import Any
 
 from tdev_models import Recovery, recover_sessions, sync
 from tdev_models.errors import InvalidRequest
+from tdev_models.services.draining import GRACE_SECONDS, begin_draining
 from tdev_models.services.resume import Runner
+from tdev_models.workers.presence import Presence
 
 
 def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -> int:
-    """Recover once, or until SIGTERM or Ctrl-C; sessions under way are finished first.
+    """Recover once, or until Ctrl-C, which lets sessions under way finish first.
+
+    SIGTERM lets running agents end, for 25 s, and hands the sessions back.
 
     How each session ended is printed at once. Returns 1 where a session failed, unless watching.
 
@@ -28,8 +33,8 @@ def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -
     """
     runner = load(runner_name)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, drain)
     log = logging.getLogger("tdev_models")
     log.addHandler(logging.StreamHandler(sys.stdout))
     log.setLevel(logging.INFO)
@@ -40,6 +45,18 @@ def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -
         done = sync.recover_sessions(runner, **options)
     sys.stdout.write(summary(done) + "\n")
     return 1 if poll_seconds is None and done.failed else 0
+
+
+def drain(number: int, frame: object) -> None:
+    """Hand the sessions back at the next agent boundaries; at once, when the grace is over."""
+    if Presence.draining:
+        raise SystemExit(128 + number)
+
+    def end_what_is_left() -> None:
+        if Presence.all_held():
+            os.kill(os.getpid(), number)
+
+    begin_draining(GRACE_SECONDS, end_what_is_left)
 
 
 def load(name: str) -> Runner:

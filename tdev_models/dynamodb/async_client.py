@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
@@ -130,6 +130,15 @@ class AsyncClient(Client):
 
         task = asyncio.current_task()
         return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
+
+    async def interrupt(self) -> NoReturn:
+        """Cancel the current task."""
+        import asyncio
+
+        if task := asyncio.current_task():
+            task.cancel()
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
 
     def task_canceller(self) -> TaskCanceller:
         """Return a canceller of the current task."""

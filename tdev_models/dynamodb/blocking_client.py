@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
@@ -82,6 +82,10 @@ class BlockingClient(Client):
     def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Return a block that does nothing: no code can be stopped from outside its thread."""
         return nullcontext()
+
+    async def interrupt(self) -> NoReturn:
+        """Raise SystemExit."""
+        raise SystemExit
 
     def task_canceller(self) -> TaskCanceller:
         """Return a canceller that does nothing: only its next write stops blocking code."""

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Self
 
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.slots import Slots
 from tdev_models.errors import PayloadDamaged
 from tdev_models.json_decoding import PIECE, decode
 from tdev_models.json_form import JSON_BYTES
@@ -28,8 +29,13 @@ from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
 INLINE_BYTES = 4 * 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
-_AT_ONCE = 4
 _CODEC = "zlib"
+
+# How many requests for chunks a process has under way, the pauses between their tries included. It
+# leaves threads to small requests and, where chunks are throttled, capacity to small writes. More
+# would not be faster: compression takes as long.
+AT_ONCE = 4
+_reads, _writes = Slots(AT_ONCE), Slots(AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,9 @@ async def write(
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
-    One UpdateItem for each 62 KB compressed, four at once; safe to send again. Tried for 15
-    minutes in all. Nothing is written where `stored`, the envelope that the item has,
-    is of the same text.
+    One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again.
+    Given up when for 15 minutes the process could store no chunk of any payload. Nothing is
+    written where `stored`, the envelope that the item has, is of the same text.
     """
     size, digest, compressed = await client.compute(_compressed, text, stored or "")
     if stored is not None and digest in stored:
@@ -96,25 +102,26 @@ async def write(
     name = hashlib.sha256(compressed).hexdigest()[:16]
     envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), size, digest)
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
-    deadline = time.monotonic() + CHUNK_WRITE_SECONDS
+    begun = time.monotonic()
 
     async def write_chunk(number: int, piece: bytes) -> None:
-        await client.executions.update(
-            execution_id,
-            f"{envelope.key}{number:05}",
-            actions=[typed(AgentExecution.chunk, {"B": piece}), *expiry],
-            retry_seconds=deadline - time.monotonic(),
-        )
+        async with _writes.taken(client):
+            await client.executions.update(
+                execution_id,
+                f"{envelope.key}{number:05}",
+                actions=[typed(AgentExecution.chunk, {"B": piece}), *expiry],
+                retry_seconds=_writes.seconds_left(CHUNK_WRITE_SECONDS, begun),
+            )
 
     jobs = [partial(write_chunk, number, piece) for number, piece in enumerate(pieces)]
-    await client.gather(jobs, _AT_ONCE)
+    await client.gather(jobs, AT_ONCE)
     return envelope.text()
 
 
 async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     """Return the value that an envelope points at, read consistently and checked by its hash.
 
-    Tried for 5 minutes in all.
+    Four Queries at once in this process. Given up when for 5 minutes none of them succeeded.
 
     Raises:
         PayloadDamaged: a chunk is missing or was changed, or the envelope is of a newer release.
@@ -124,16 +131,17 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     except (AttributeError, KeyError, TypeError, ValueError):
         unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
         raise PayloadDamaged(unknown) from None
-    deadline = time.monotonic() + CHUNK_READ_SECONDS
+    begun = time.monotonic()
     pieces: list[bytes] = []
     start = None
     while True:
-        page, start = await client.executions.page(
-            execution_id,
-            range_condition=AgentExecution.agent_name.startswith(envelope.key),
-            start=start,
-            retry_seconds=deadline - time.monotonic(),
-        )
+        async with _reads.taken(client):
+            page, start = await client.executions.page(
+                execution_id,
+                range_condition=AgentExecution.agent_name.startswith(envelope.key),
+                start=start,
+                retry_seconds=_reads.seconds_left(CHUNK_READ_SECONDS, begun),
+            )
         pieces += [item.chunk or b"" for item in page]
         if start is None or len(pieces) > envelope.chunks:
             break

@@ -11,14 +11,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
 from tdev_models import settings as settings_module
 from tdev_models.dynamodb.sender import Sender
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.table import Table
 from tdev_models.forks import after_fork_in_child
-from tdev_models.models import AgentExecution, BaseModel, Metric, PipelineSession, UserProject
+from tdev_models.models import (
+    AgentExecution,
+    BaseModel,
+    Metric,
+    PipelineSession,
+    UserProject,
+    WorkerItem,
+)
 from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
 from tdev_models.settings import Settings, Transport
 
@@ -124,6 +131,15 @@ class Client(ABC):
         """
 
     @abstractmethod
+    async def interrupt(self) -> NoReturn:
+        """Stop the current task, or thread, as whoever ends a process does: it is no failure.
+
+        Raises:
+            CancelledError: in an event loop.
+            SystemExit: in a thread.
+        """
+
+    @abstractmethod
     def task_canceller(self) -> TaskCanceller:
         """Return what cancels the current task."""
 
@@ -143,6 +159,11 @@ class Client(ABC):
     def sessions(self) -> Table[PipelineSession]:
         """The table of pipeline sessions."""
         return self._table(PipelineSession)
+
+    @cached_property
+    def workers(self) -> Table[WorkerItem]:
+        """The workers' own items, in the table of pipeline sessions."""
+        return self._table(WorkerItem)
 
     @cached_property
     def executions(self) -> Table[AgentExecution]:

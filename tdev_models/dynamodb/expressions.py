@@ -22,6 +22,11 @@ def set_to(attribute: Attribute[Any], value: Any) -> Action:
     return typed(attribute, {attribute.attr_type: attribute.serialize(value)})
 
 
+def set_or_remove(attribute: Attribute[Any], value: Any) -> Action:
+    """Return the action that sets one attribute, or removes it where there is no value."""
+    return attribute.remove() if value is None else set_to(attribute, value)
+
+
 def set_fields(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that set checked fields; JSON fields are text already."""
     attributes = model.get_attributes()

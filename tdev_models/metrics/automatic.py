@@ -120,10 +120,14 @@ def session_ended(
 ) -> None:
     """Record how a session ended and, unless it completed, at which agent it stopped.
 
-    A session that had failed before it was abandoned has stopped already: without an agent.
+    A session that had failed before it was abandoned has stopped already: without an agent. One
+    that was active when it was abandoned may still say where it had failed before that.
     """
     completed, dimension = status == SessionStatus.COMPLETED, session.pipeline_type
-    place = session.failed_agent or session.current_agent
+    places = [session.failed_agent, session.current_agent]
+    if status == SessionStatus.ABANDONED:
+        places.reverse()
+    place = places[0] or places[1]
     stopped = not (completed or failed_before)
     _note(client, _ENDS[SessionStatus(status)], 1, place if stopped else None, dimension)
     if completed and session.created_at is not None:

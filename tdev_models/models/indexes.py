@@ -13,7 +13,16 @@ from tdev_models.models.attributes import declared
 M = TypeVar("M", bound=Model)
 
 
-class ListIndex(GlobalSecondaryIndex[M]):
+class KeyIndex(GlobalSecondaryIndex[M]):
+    """An index that holds keys alone."""
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        if name:
+            cls.Meta = SimpleNamespace(index_name=name, projection=KeysOnlyProjection())
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
+
+
+class ListIndex(KeyIndex[M]):
     """An index that holds what lists show: its keys, and the model's `listed` attributes.
 
     DynamoDB cannot change what an index projects. When an attribute becomes `listed`, or no longer
@@ -21,12 +30,8 @@ class ListIndex(GlobalSecondaryIndex[M]):
     the whole table (a write unit for each KB), and calls that query it fail until it is complete.
     """
 
-    def __init_subclass__(cls, name: str) -> None:
-        # `__set_name__` adds the projection: only there the model is known.
-        cls.Meta = SimpleNamespace(index_name=name, projection=KeysOnlyProjection())
-        super().__init_subclass__()  # type: ignore[no-untyped-call]
-
     def __set_name__(self, owner: type[M], name: str) -> None:
+        # Only here the model is known.
         super().__set_name__(owner, name)
         self.Meta.projection = IncludeProjection(
             [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from tdev_models.errors import InvalidRequest
 from tdev_models.models.attributes import (
     ERROR_BYTES,
     FlagAttribute,
@@ -11,7 +14,7 @@ from tdev_models.models.attributes import (
     TextAttribute,
 )
 from tdev_models.models.base import BaseModel, TableMeta
-from tdev_models.models.indexes import ListIndex
+from tdev_models.models.indexes import KeyIndex, ListIndex
 from tdev_models.results import PipelineType, SessionStatus
 from tdev_models.validation import (
     PARTITION_KEY_BYTES,
@@ -22,6 +25,15 @@ from tdev_models.validation import (
     text,
     whole,
 )
+
+_id_of_any_item = key(PARTITION_KEY_BYTES - 256)
+
+
+def _session_id(field: str, value: Any) -> str:
+    """Return an id that is no worker's."""
+    if _id_of_any_item(field, value).startswith("#"):
+        raise InvalidRequest(field, "must not begin with '#', as the ids of workers do")
+    return str(value)
 
 
 class StatusIndex(ListIndex["PipelineSession"], name="status-index"):
@@ -35,6 +47,13 @@ class UserIndex(ListIndex["PipelineSession"], name="user-index"):
     """Sessions of one user by `created_at`."""
 
     user_id = TextAttribute(hash_key=True)
+    created_at = InstantAttribute(range_key=True)
+
+
+class WorkerIndex(KeyIndex["PipelineSession"], name="worker-index"):
+    """Sessions that a worker runs, by `created_at`; sparse."""
+
+    worker_id = TextAttribute(hash_key=True)
     created_at = InstantAttribute(range_key=True)
 
 
@@ -61,7 +80,7 @@ class PipelineSession(BaseModel):
         table = "pipeline-sessions"
         ttl_attribute = "expires_at"
 
-    session_id = TextAttribute(key(PARTITION_KEY_BYTES - 256), hash_key=True)
+    session_id = TextAttribute(_session_id, hash_key=True)
     user_id = TextAttribute(key(), listed=True)
     project_name = TextAttribute(text(1024), listed=True)
     pipeline_type = TextAttribute(choice(PipelineType), listed=True)
@@ -72,19 +91,29 @@ class PipelineSession(BaseModel):
     created_at = InstantAttribute(listed=True)
     last_updated = InstantAttribute(listed=False)
     # When somebody should look: at the end of a FAILED session's backoff; at an ACTIVE one once its
-    # owner would have moved this, or at once where it was handed back. Final ones: their end.
+    # owner would have moved this, at the deadline of a running agent where that comes first, or at
+    # once where it was handed back. Final ones: their end.
     due_at = InstantAttribute(listed=False)
     metadata = JSONTextAttribute(
         json_text(16 * 1024, "keep large data in executions or files"), listed=False
     )
 
-    # A lease is never listed: a heartbeat would then be billed for each index too.
+    # Never listed: each claim, and each write under it, would be billed for each index too.
     fence = NumberAttribute(listed=False, lease=True)
     lease_owner = TextAttribute(listed=False, lease=True)
     lease_token = TextAttribute(returned=False, lease=True)
+    # The owner's last write under its claim, which refuses late copies of those before.
+    lease_write = TextAttribute(returned=False, lease=True)
+    # Of a claim that nobody has entered yet; later its worker's lease counts.
     lease_expires = InstantAttribute(listed=False, lease=True)
+    # While somebody runs it.
+    worker_id = TextAttribute(returned=False, lease=True)
     # From the first claim on, until what was done without one before it is adopted.
     adopts = FlagAttribute(returned=False, lease=True)
+    # Of the worker that made the last claim.
+    release = TextAttribute(listed=False, lease=True)
+    # Where it began again at an agent (`from_agent`): what is outdated by that.
+    restarts = JSONTextAttribute(returned=False, lease=True)
     resume_count = NumberAttribute(listed=True)
     # In a row; an agent that ends takes both away.
     resumes_without_progress = NumberAttribute(listed=False, lease=True)
@@ -108,3 +137,4 @@ class PipelineSession(BaseModel):
 
     status_index = StatusIndex()
     user_index = UserIndex()
+    worker_index = WorkerIndex()

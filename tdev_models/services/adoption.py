@@ -23,7 +23,9 @@ _TRIES = 10
 _AT_ONCE = 50  # a transaction has at most 100 parts, and 4 MB
 
 
-async def adopted(client: Client, lease: Lease, work: Work, from_agent: str | None) -> Work:
+async def adopted(
+    client: Client, lease: Lease, seen: PipelineSession, work: Work, from_agent: str | None
+) -> Work:
     """Adopt the work that was read before a session's first claim, and return it as it is adopted.
 
     Raises:
@@ -35,7 +37,7 @@ async def adopted(client: Client, lease: Lease, work: Work, from_agent: str | No
         if await _adopt(client, lease, unfenced):
             lease.adopts = False
             return work
-        work = await work_so_far(client, lease.session_id, from_agent, unfenced=True)
+        work = await work_so_far(client, seen, from_agent)
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
 
 

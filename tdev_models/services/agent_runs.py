@@ -28,10 +28,12 @@ from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.execution_writes import write_execution
 from tdev_models.services.payloads import checked_payload, read_payload
+from tdev_models.services.restarts import is_outdated
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
 from tdev_models.workers.lease import Block, lease_lost_error
+from tdev_models.workers.presence import Presence
 
 _log = logging.getLogger(__name__)
 
@@ -235,6 +237,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _begin(self) -> None:
         lease = self._session.owned
+        if Presence.draining:
+            await self._client.interrupt()
         if self._input is not None:
             self._begins_with["input_data"] = await self._encoded("input_data", self._input)
         check_budget(lease)
@@ -257,6 +261,7 @@ class AgentRun(ClientContext[C, bool]):
                 stored is not None
                 and stored.fence is not None
                 and counts_as_ended(stored.status, stored.critical)
+                and not is_outdated(stored, lease.restarts)
             ):
                 lease.ended_agents = {*lease.ended_agents, name}
 
@@ -404,8 +409,15 @@ class AgentRun(ClientContext[C, bool]):
         if self._usage != NOTHING:
             values = {"project_id": self._session.session_id}
             key = self._execution_id, self.agent_name
+            lease = self._session.owned
             await write_execution(
-                self._client, *key, values, self._stored, self._session.owned, usage=self._usage
+                self._client,
+                *key,
+                values,
+                self._stored,
+                lease,
+                alone=lease.over,
+                usage=self._usage,
             )
             self._count_usage()
 

@@ -1,7 +1,8 @@
 """Which sessions are due: FAILED ones after their backoff, ACTIVE ones that nobody seems to run.
 
-Both are found by `due_at`: neither sessions in backoff nor live ones are ever read. An index only
-nominates: who decides reads the session consistently and asks `is_due`.
+Sessions of workers whose lease has ended are found by their worker, the others by `due_at`: neither
+those in backoff nor live ones are read. An index only nominates: who decides reads the session
+consistently and asks `is_due`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.models import PipelineSession
+from tdev_models.models.worker import WORKER
 from tdev_models.results import SessionStatus
+from tdev_models.services.gone_workers import of_gone_workers
 from tdev_models.services.signs_of_life import without_signs_of_life
-from tdev_models.workers.lease import is_stalled
+from tdev_models.workers.liveness import is_stalled
 
 _EARLIEST = 1e9
 
 FAILED, ACTIVE = SessionStatus.FAILED, SessionStatus.ACTIVE
 
-Starts = Mapping[SessionStatus, Mapping[str, Any] | None]
-"""Of each status that is not read to its end: the key after which its Query goes on."""
+Starts = Mapping[str, Mapping[str, Any] | None]
+"""Of each status that is not read to its end, and of gone workers (WORKER): where it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +65,33 @@ def _instant_before(older_than: Any, now: float) -> float:
     return instant
 
 
-def is_due(client: Client, session: PipelineSession, bounds: Bounds) -> bool:
+async def is_due(
+    client: Client,
+    session: PipelineSession,
+    bounds: Bounds,
+    known: dict[str, bool] | None = None,
+) -> bool:
     """Return whether a session, as it was read consistently, may be resumed."""
     if bounds.updated_before is not None and (session.last_updated or 0) >= bounds.updated_before:
         return False
     if session.status == FAILED:
         return bool((session.due_at or 0) <= client.now())
-    return is_stalled(session, client.now(), client.settings.stalled_after_seconds)
+    return await is_stalled(client, session, known)
 
 
 async def candidates(
     client: Client, bounds: Bounds, starts: Starts, limit: int, unreadable: list[str]
 ) -> tuple[list[PipelineSession], Starts]:
-    """Return what the index shows as due, longest due first, and where the next page begins.
+    """Return what the indexes show as due, and where the next page begins.
 
-    One Query for each status. What has expired, or cannot be read, is left out.
+    First, where they are asked for, pages of the sessions of gone workers; then by `due_at`, by one
+    Query for each status. What has expired, or cannot be read, is left out.
     """
-    found: dict[SessionStatus, tuple[list[PipelineSession], Any]] = {}
+    if WORKER in starts:
+        sessions, after = await of_gone_workers(client, limit, starts[WORKER], unreadable)
+        others = {status: start for status, start in starts.items() if status != WORKER}
+        return sessions, others if after is None else {**others, WORKER: after}
+    found: dict[str, tuple[list[PipelineSession], Any]] = {}
     for status, start in starts.items():
         found[status] = await client.sessions.page(
             status,
@@ -90,7 +103,7 @@ async def candidates(
         )
     by_due = heapq.merge(*(sessions for sessions, _ in found.values()), key=_due_at)
     chosen = list(by_due)[:limit]
-    following: dict[SessionStatus, Mapping[str, Any] | None] = {}
+    following: dict[str, Mapping[str, Any] | None] = {}
     for status, (sessions, last_key) in found.items():
         taken = [session for session in chosen if session.status == status]
         if len(taken) == len(sessions):
@@ -124,7 +137,8 @@ async def _still_due(
     # An index that lags may show a session under both statuses; a transaction wants it once.
     keys = dict.fromkeys((session.session_id,) for session in chosen)
     stored = await client.sessions.get_many([*keys], unreadable=unreadable)
-    due = [session for session in stored if session and is_due(client, session, bounds)]
+    known: dict[str, bool] = {}
+    due = [one for one in stored if one and await is_due(client, one, bounds, known)]
     return await without_signs_of_life(client, due)
 
 

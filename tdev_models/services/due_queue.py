@@ -13,8 +13,11 @@ from typing import Any
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import ConfigurationError
 from tdev_models.models import PipelineSession
+from tdev_models.models.worker import WORKER
 from tdev_models.retry import LOCK_POLL_SECONDS, STOP_POLL_SECONDS
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, candidates
+from tdev_models.services.gone_workers import is_any_gone
+from tdev_models.workers.presence import Presence
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +54,14 @@ class DueQueue:
     def __init__(
         self,
         client: Client,
+        presence: Presence,
         older_than: Any,
         poll_seconds: float | None,
         stopped: Callable[[], bool],
         unreadable: list[str],
     ) -> None:
-        self._client, self._older_than, self._poll_seconds = client, older_than, poll_seconds
+        self._client, self._presence = client, presence
+        self._older_than, self._poll_seconds = older_than, poll_seconds
         self._stopped, self._unreadable = stopped, unreadable
         self.error: Exception | None = None
         self._bounds = Bounds(0.0, None)
@@ -65,7 +70,8 @@ class DueQueue:
         self._found: list[str] = []
         self._suspects: list[str] = []
         self._running, self._alone, self._closed = 0, False, False
-        self._left_alone: dict[tuple[str, float | None], float] = {}
+        self._left_alone: dict[str, tuple[float | None, float]] = {}
+        self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
         self._looking = threading.Lock()
 
@@ -101,11 +107,14 @@ class DueQueue:
             self._suspects.append(session_id)
 
     def leave_alone(self, session: PipelineSession) -> None:
-        """Do not hand a session out again for ten minutes, unless it is written meanwhile."""
+        """Do not hand a session out for ten minutes, unless it is written, or hangs by then."""
         if len(self._left_alone) >= _MOST_LEFT_ALONE:
             self._left_alone.clear()
-        key = (session.session_id, session.due_at)
-        self._left_alone[key] = time.monotonic() + _LEAVE_ALONE_SECONDS
+        seconds = _LEAVE_ALONE_SECONDS
+        if session.deadline is not None:
+            seconds = min(seconds, session.deadline - self._client.now())
+        until = time.monotonic() + seconds
+        self._left_alone[session.session_id] = session.due_at, until
 
     def close(self) -> None:
         """Hand out nothing more."""
@@ -127,6 +136,7 @@ class DueQueue:
             return True
         with self._state:
             left = self._found or self._suspects or self._starts or self._alone
+            left = left or self._awaits_calm
             return self._poll_seconds is None and self._starts is not None and not left
 
     async def _look(self) -> bool:
@@ -134,10 +144,10 @@ class DueQueue:
         first = self._starts is None
         if not self._is_time_to_look():
             return False
-        if not self._starts:
-            self._bounds = Bounds.at(self._client.now(), self._older_than)
-            self._starts = {FAILED: None, ACTIVE: None}
         try:
+            if not self._starts:
+                self._bounds = Bounds.at(self._client.now(), self._older_than)
+                self._starts = await self._begin()
             found, starts = await candidates(
                 self._client, self._bounds, self._starts, _PAGE, self._unreadable
             )
@@ -154,15 +164,28 @@ class DueQueue:
             self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
         return self.error is None
 
+    async def _begin(self) -> Starts:
+        """Return what to look for: sessions of dead workers once it is known who has died."""
+        if self._awaits_calm:
+            self._awaits_calm = False
+            return {WORKER: None}
+        if not self._presence.calm_seconds(from_start=True):
+            return {WORKER: None, FAILED: None, ACTIVE: None}
+        # The next poll will look, and where there is none this one look waits for it.
+        self._awaits_calm = self._poll_seconds is None and await is_any_gone(self._client)
+        return {FAILED: None, ACTIVE: None}
+
     def _is_time_to_look(self) -> bool:
         with self._state:
             if self._found or self.error:
                 return False
             if self._starts or self._starts is None:  # in the middle, or at the very beginning
                 return True
+            if self._awaits_calm:
+                return not self._presence.calm_seconds(from_start=True)
             polls = self._poll_seconds is not None and time.monotonic() >= self._look_again
             return polls and not self._suspects
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
-        until = self._left_alone.get((session.session_id, session.due_at), 0.0)
-        return time.monotonic() < until
+        due_at, until = self._left_alone.get(session.session_id, (None, 0.0))
+        return session.due_at in (None, due_at) and time.monotonic() < until

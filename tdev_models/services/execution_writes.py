@@ -20,8 +20,8 @@ from tdev_models.services.execution_states import (
 )
 from tdev_models.services.payloads import with_chunks_written
 from tdev_models.services.usage import NOTHING, Usage
-from tdev_models.workers.lease import Lease, lease_lost_error
-from tdev_models.workers.leased_writes import leased_execution
+from tdev_models.workers.lease import Lease
+from tdev_models.workers.leased_writes import execution_after_end, leased_execution
 
 _TRIES = 10
 
@@ -46,9 +46,9 @@ async def write_execution(
     Where others wrote it in between, the change is decided again from what they wrote. Where the
     reply of this call's own write was lost, the token in the attempt that it began or ended
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
-    metrics, with its `seconds` where they are given. `alone` writes it without its session, which
-    this claim has ended. Tried for `retry_seconds`, or as long as an owner's writes are. The same
-    write adds `usage`, once.
+    metrics, with its `seconds` where they are given. `alone`: this claim has ended the session,
+    which stays as it is. Tried for `retry_seconds`, or as long as an owner's writes are. The same
+    write adds `usage` to the execution and the session, once.
 
     Returns:
         The execution; under a lease without inline payloads, since transactions return nothing.
@@ -70,7 +70,7 @@ async def write_execution(
         condition = seen_condition(seen)
         written = stored_after(seen, execution_id, agent_name, change)
         try:
-            if lease is None or alone:
+            if lease is None:
                 written = await client.executions.update(
                     execution_id, agent_name, actions=actions, condition=condition
                 )
@@ -80,20 +80,22 @@ async def write_execution(
                 )
                 if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
-                await leased_execution(
-                    client,
-                    lease,
-                    agent_name,
-                    part,
-                    ended=change.counts_as_ended,
-                    retry_seconds=retry_seconds,
-                    adds=usage.added_to_session(),
-                )
+                adds = usage.added_to_session()
+                if alone:
+                    await execution_after_end(client, lease, part, retry_seconds, adds)
+                else:
+                    await leased_execution(
+                        client,
+                        lease,
+                        agent_name,
+                        part,
+                        ended=change.counts_as_ended,
+                        retry_seconds=retry_seconds,
+                        adds=adds,
+                    )
         except ConditionFailed as refused:
             stored = client.executions.refused(refused.item)
             if not _is_written_with(stored, token):
-                if lease is not None and alone:  # a later owner's work stays
-                    raise lease_lost_error(lease) from None
                 seen = stored
                 continue
             written = stored or written

@@ -11,7 +11,8 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import result_of
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import agent_of
-from tdev_models.results import Execution, ExecutionStatus, Page, Session, SessionStatus
+from tdev_models.models.worker import WORKER
+from tdev_models.results import Execution, ExecutionStatus, Page, Session
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, due_sessions
 from tdev_models.services.executions import RULES, execution_result
 
@@ -28,14 +29,15 @@ async def get_failed_sessions(
 ) -> Page[Session]:
     """Return a page of what waits to be resumed: FAILED and stalled ACTIVE sessions.
 
-    By `due_at`, longest due first. FAILED sessions in backoff (`due_at` in the future) are not
-    among them; `list_pipeline_sessions(status="FAILED")` shows those, too. Stalled: the lease ran
-    out, the owner handed the session back, the deadline of an agent has passed, or it never had a
+    First those whose worker's lease has ended, then by `due_at`, longest due first. FAILED sessions
+    in backoff (`due_at` in the future) are not among them;
+    `list_pipeline_sessions(status="FAILED")` shows those, too. Stalled: the worker's lease has
+    ended, the owner handed the session back, the deadline of an agent has passed, or it never had a
     lease, and neither it nor its latest executions were written for the setting
-    `stalled_after_seconds` (one Query for each such one). A session whose worker died, or whose
-    agent hangs, is found after that time at the latest. Queries on status-index find
-    candidates; TransactGetItems reads them consistently, so each was FAILED or stalled when it was
-    read. A page is short only at the end. A session that cannot be read is logged and left out.
+    `stalled_after_seconds` (one Query for each such one). Queries on status-index and worker-index
+    find candidates (one for each worker that died within the hour); TransactGetItems reads them
+    consistently, so each was FAILED or stalled when it was read. A page is short only at the end. A
+    session that cannot be read is logged and left out.
 
     Args:
         older_than: only sessions last updated before this instant (epoch seconds, datetime or ISO
@@ -50,11 +52,11 @@ async def get_failed_sessions(
     _PAGE("limit", limit)
     validation.flag("include_stalled", include_stalled)
     bounds = Bounds.at(client.now(), older_than)
-    starts: Starts = dict.fromkeys((FAILED, ACTIVE) if include_stalled else (FAILED,))
+    starts: Starts = dict.fromkeys((WORKER, FAILED, ACTIVE) if include_stalled else (FAILED,))
     query = ("get_failed_sessions", client.sessions.name, include_stalled)
     if (stored := cursors.decode(query, cursor)) is not None:
         bounds = Bounds(**stored["bounds"])
-        starts = {SessionStatus(status): key for status, key in stored["at"].items()}
+        starts = stored["at"]
     sessions, starts = await due_sessions(client, bounds, starts, limit)
     return Page(
         (result_of(Session, session) for session in sessions),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.models import AgentExecution
+from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import ExecutionStatus
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.payloads import read_payload
+from tdev_models.services.restarts import is_outdated, with_restart
+from tdev_models.workers.claims import adopts_unclaimed
 
 _AT_ONCE = 10
 
@@ -25,12 +27,14 @@ class Outcome:
         ended: the agents that have ended and need not run again.
         start_agent: the first of the pipeline's agents that still has to run; None when none has.
         agents: the pipeline's agents, in their order.
+        restarts: where the session began again, as far as that still outdates something.
     """
 
     executions: Mapping[str, AgentExecution]
     ended: tuple[str, ...]
     start_agent: str | None
     agents: tuple[str, ...]
+    restarts: Sequence[Sequence[float]]
 
     async def outputs(self, client: Client) -> dict[str, Any]:
         """Return what the ended agents stored; those that failed non-critically have none.
@@ -47,20 +51,30 @@ class Outcome:
         names = [execution.agent_name for execution in completed]
         return dict(zip(names, values, strict=True))
 
-    def starting_at(self, agent_name: str) -> Outcome:
-        """Return the outcome with one of the pipeline's agents, and all after it, to run again."""
+    def starting_at(self, agent_name: str, claim: int) -> Outcome:
+        """Return the outcome with one of the pipeline's agents to run again under a claim.
+
+        All after it run again, too, and those of one's own that began since.
+        """
         again = self.agents[self.agents.index(agent_name) :]
-        ended = tuple(name for name in self.ended if name not in again)
-        return Outcome(self.executions, ended, agent_name, self.agents)
+        begun = {agent_name, *self.ended}.intersection(again, self.executions)
+        own = {name: run for name, run in self.executions.items() if name not in self.agents}
+        restarts = with_restart(
+            self.restarts, claim, [self.executions[name] for name in begun], own.values()
+        )
+        ended = tuple(
+            name
+            for name in self.ended
+            if name not in again and not (name in own and is_outdated(own[name], restarts))
+        )
+        return Outcome(self.executions, ended, agent_name, self.agents, restarts)
 
 
 Work: TypeAlias = tuple[Outcome, dict[str, Any]]
 """What the agents of a session have done, and the outputs of those that have ended."""
 
 
-async def work_so_far(
-    client: Client, session_id: str, from_agent: str | None = None, *, unfenced: bool
-) -> Work:
+async def work_so_far(client: Client, seen: PipelineSession, from_agent: str | None = None) -> Work:
     """Return what the agents of a session have done, and the outputs of those that have ended.
 
     Read before the session is claimed: who may not or cannot read it has then spent nothing. What
@@ -68,31 +82,26 @@ async def work_so_far(
 
     Args:
         client: the client.
-        session_id: the session.
+        seen: the session as it was read before it is claimed.
         from_agent: one of the pipeline's agents to begin again at.
-        unfenced: as for `outcome_of`.
 
     Raises:
         PayloadDamaged: an output of an ended agent cannot be read.
     """
-    outcome = await outcome_of(client, session_id, unfenced=unfenced)
+    outcome = await _outcome_of(client, seen)
     if from_agent is not None:
-        outcome = outcome.starting_at(from_agent)
+        outcome = outcome.starting_at(from_agent, int(seen.fence or 0) + 1)
     return outcome, await outcome.outputs(client)
 
 
-async def outcome_of(client: Client, session_id: str, *, unfenced: bool) -> Outcome:
+async def _outcome_of(client: Client, seen: PipelineSession) -> Outcome:
     """Return what the agents of a session have done, as it was at one moment.
 
     One TransactGetItems of the conventional ids of all agents. Executions under other ids
     are found by Queries on project-index, which may lag, and then read consistently.
-
-    Args:
-        client: the client.
-        session_id: the session.
-        unfenced: whether executions count that no claim wrote or adopted: anybody may have.
     """
-    agents = client.settings.agents
+    session_id, agents = seen.session_id, client.settings.agents
+    unfenced, restarts = adopts_unclaimed(seen), seen.restarts or ()
     keys = [(f"{session_id}-{name}", name) for name in agents]
     executions = {
         execution.agent_name: execution
@@ -109,12 +118,15 @@ async def outcome_of(client: Client, session_id: str, *, unfenced: bool) -> Outc
     ended += [
         name
         for name, execution in executions.items()
-        if name not in agents and counts_as_ended(execution.status, execution.critical)
+        if name not in agents
+        and counts_as_ended(execution.status, execution.critical)
+        and not is_outdated(execution, restarts)
     ]
-    return Outcome(executions, tuple(ended), start_agent, agents)
+    return Outcome(executions, tuple(ended), start_agent, agents, restarts)
 
 
 def _counts(execution: AgentExecution, unfenced: bool) -> bool:
+    # Anybody may have written what no claim wrote or adopted.
     return unfenced or execution.fence is not None
 
 

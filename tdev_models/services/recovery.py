@@ -31,10 +31,13 @@ from tdev_models.services.due import Bounds, is_due
 from tdev_models.services.due_queue import DueQueue, Turn
 from tdev_models.services.resume import Resume, Runner, check_runner, run, try_to_resume
 from tdev_models.services.sessions import abandon, shortened
+from tdev_models.services.signal_handlers import handlers_code, was_raised_by
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.workers.budget import is_suspect, resumes_in_vain
-from tdev_models.workers.claims import unchanged
+from tdev_models.workers.claims import may_take_over, unchanged
 from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.presence import Presence
+from tdev_models.workers.releases import why_too_old
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +92,9 @@ async def recover_sessions(
     nothing: throttling, outages, missing permissions, sessions handed back, and the death of a
     worker with its other sessions. A session that two workers in a row died of runs alone.
 
-    A `sys.exit` of a runner fails its session; end a worker by `stop`, Ctrl-C or cancellation.
+    End a worker by `stop`, Ctrl-C, cancellation or a signal handler that raises SystemExit: but for
+    `stop`, what it runs is handed back (blocking with concurrency, in other threads than the main
+    one: run to its end). A `sys.exit` in the code of a runner fails its session, and no more.
 
     Args:
         runner: called with a `Resume` inside its block, as by `resume_pipeline`.
@@ -120,17 +125,34 @@ async def recover_sessions(
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
     Bounds.at(client.now(), older_than)
-    result = Recovery()
+    result, presence = Recovery(), Presence.of(client.settings)
 
     def stopped() -> bool:
-        return stop is not None and stop.is_set()
+        return presence.draining or (stop is not None and stop.is_set())
 
-    queue = DueQueue(client, older_than, poll_seconds, stopped, result.unreadable)
-    worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
-    await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+    await presence.join(client)
+    try:
+        queue = DueQueue(client, presence, older_than, poll_seconds, stopped, result.unreadable)
+        worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
+        await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+    except _Exit as ended:
+        raise ended.error from None
+    finally:
+        presence.leave()
     if queue.error is not None:
         raise queue.error
     return result
+
+
+class _Exit(BaseException):
+    """The SystemExit of a signal handler, until all sessions are handed back.
+
+    An event loop stops wherever a task raises SystemExit, and leaves the other tasks as they are.
+    """
+
+    def __init__(self, error: SystemExit) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Worker:
@@ -147,6 +169,7 @@ class _Worker:
         self._client, self._runner, self._accepts = client, runner, accepts
         self._max_attempts, self._backoff = max_attempts, backoff_seconds
         self._queue, self._result = queue, result
+        self._handlers = handlers_code()  # one may take itself away before it exits
 
     async def slot(self) -> None:
         """Recover one session after the other, until there are no more."""
@@ -160,8 +183,16 @@ class _Worker:
     async def _recover(self, turn: Turn) -> None:
         try:
             session = await self._client.sessions.get(turn.session_id)
-            if session is None or not is_due(self._client, session, turn.bounds):
-                return  # another worker was quicker
+            if session is None:
+                return
+            if not await is_due(self._client, session, turn.bounds):
+                if session.worker_id is not None:  # it lives
+                    self._queue.leave_alone(session)
+                return  # or another worker was quicker
+            if session.worker_id and not await may_take_over(
+                self._client, session, from_start=True
+            ):
+                return
             if await shows_life(self._client, session):
                 return
             await self._resume_or_give_up(session, turn)
@@ -169,13 +200,16 @@ class _Worker:
             if turn.session_id not in self._result.unreadable:
                 _log.warning("session %s left as it is: %s", turn.session_id, damaged)
                 self._result.unreadable.append(turn.session_id)
+        except SystemExit as error:
+            raise _Exit(error) from None
         except Exception as error:
             # A lease that it left runs out, and the session is found again; the others go on.
             _log.warning("session %s not recovered: %s", turn.session_id, error)
             self._add_to_result(None, turn.session_id)
 
     async def _resume_or_give_up(self, session: PipelineSession, turn: Turn) -> None:
-        if self._accepts is not None and not self._accepts(result_of(Session, session)):
+        accepted = self._accepts is None or self._accepts(result_of(Session, session))
+        if not accepted or why_too_old(self._client, session):
             self._queue.leave_alone(session)
             return
         in_vain = resumes_in_vain(session)
@@ -224,18 +258,22 @@ class _Worker:
             raise
         except BaseException as error:
             # What the runner awaited was cancelled, say, or it called sys.exit.
-            if isinstance(error, SystemExit) or self._client.is_stray_cancellation(error):
+            if isinstance(error, SystemExit):
+                is_its_own = not was_raised_by(error, self._handlers | handlers_code())
+            else:
+                is_its_own = self._client.is_stray_cancellation(error)
+            if is_its_own:
                 what = f"{type(error).__name__}: {error}"
                 raise RuntimeError(f"the runner ended with {what}") from error
             raise
 
     async def _give_up(self, session: PipelineSession, in_vain: int) -> None:
-        last_error = session.error_message or "its workers died"
-        reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last_error}")
+        last = session.error_message or "its workers died"
+        if session.lease_token is not None and session.error_message:
+            last = f"its workers died; before that: {session.error_message}"
+        reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last}")
         try:
-            await abandon(
-                self._client, session.session_id, reason, unchanged(session, self._client.now())
-            )
+            await abandon(self._client, session.session_id, reason, unchanged(session))
         except ConditionFailed:
             self._add_to_result(None, session.session_id)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, Self
@@ -19,8 +20,10 @@ from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import read_session
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
-from tdev_models.workers.claims import adopts_unclaimed, is_expired
-from tdev_models.workers.lease import Lease, is_stalled, was_handed_back
+from tdev_models.workers.claims import is_expired, may_take_over
+from tdev_models.workers.lease import Lease, was_handed_back
+from tdev_models.workers.liveness import is_stalled
+from tdev_models.workers.releases import why_too_old
 
 _log = logging.getLogger(__name__)
 
@@ -91,9 +94,12 @@ async def resume_pipeline(
         session_id: the session.
         runner: called with the `Resume` inside its block; what it raises ends the session as
             FAILED and is raised.
-        from_agent: one of the pipeline's agents to begin again at, even if it had ended.
+        from_agent: one of the pipeline's agents to begin again at, even if it had ended. It, those
+            after it in the pipeline, and every agent of your own that began since it last did, are
+            outdated and run again, now or in a later resume; the others keep their outputs.
         force: take it over from a live or hung owner, whose next write or heartbeat raises
-            LeaseLost, or bring it back though it is ABANDONED. Its resumes count from the start.
+            LeaseLost, from a newer release, or though it is ABANDONED. Its resumes count from the
+            start.
 
     Raises:
         NotFound: there is no such session.
@@ -108,7 +114,9 @@ async def resume_pipeline(
     if runner is not None:
         check_runner(client, runner)
     seen = await read_session(client, session_id)
-    resume = await try_to_resume(client, seen, from_agent, force=force)
+    resume = await try_to_resume(
+        client, seen, from_agent, force=force, to_be_entered=runner is None
+    )
     if resume and runner is not None:
         await run(resume, runner)
     return resume
@@ -141,6 +149,7 @@ async def try_to_resume(
     retry_after_seconds: float = 0.0,
     *,
     force: bool = False,
+    to_be_entered: bool = False,
 ) -> Resume[C]:
     """Take over a session as it was read, if it can be and nobody else is quicker.
 
@@ -150,6 +159,7 @@ async def try_to_resume(
         from_agent: one of the pipeline's agents to begin again at; None goes on where it was.
         retry_after_seconds: how long `recover_sessions` leaves it alone if it fails again.
         force: whatever its owner does, and be it ABANDONED.
+        to_be_entered: whether the claim runs out by itself, until its block is entered.
 
     Returns:
         The Resume; false, with its `reason`, where the session was not taken over.
@@ -160,28 +170,27 @@ async def try_to_resume(
     """
     resume = Resume(client, seen.session_id)
     for _ in range(_FORCED_CLAIMS if force else 1):  # a live owner writes in between
-        resume.reason = _why_not_resumable(client, seen, force)
-        if resume.reason is None and not force and await shows_life(client, seen):
-            resume.reason = "it is ACTIVE, and its agents were at work too recently to be stalled"
+        resume.reason = await _why_not_resumable(client, seen, force)
         if resume.reason is not None:
             return resume
-        unfenced = adopts_unclaimed(seen)
-        work = await work_so_far(client, seen.session_id, from_agent, unfenced=unfenced)
+        work = await work_so_far(client, seen, from_agent)
+        values = {} if from_agent is None else {"restarts": json.dumps(work[0].restarts)}
         resumed = force or not was_handed_back(seen)
-        refused = await resume.claim(seen, {}, resumed=resumed, afresh=force)
+        refused = await resume.claim(
+            seen, values, resumed=resumed, afresh=force, to_be_entered=to_be_entered
+        )
         if refused is None:
             resume.owned.retry_after_seconds = retry_after_seconds
             try:
-                outcome = await resume.take_over(work, from_agent)
+                outcome = await resume.take_over(seen, work, from_agent)
                 if from_agent is not None:
                     await _begin_again_at(client, from_agent, outcome, resume.owned)
             except LeaseLost:
                 resume.reason = "it was taken over while its work was adopted"
             return resume
         seen = refused
-    resume.reason = (
-        _why_not_resumable(client, seen, force) or "another worker changed it at the same time"
-    )
+    resume.reason = await _why_not_resumable(client, seen, force)
+    resume.reason = resume.reason or "another worker changed it at the same time"
     return resume
 
 
@@ -192,21 +201,27 @@ async def _begin_again_at(client: Client, agent: str, outcome: Outcome, lease: L
     await write_execution(client, *key[:2], values, outcome.executions.get(agent), lease)
 
 
-def _why_not_resumable(client: Client, session: PipelineSession, force: bool) -> str | None:
+async def _why_not_resumable(client: Client, session: PipelineSession, force: bool) -> str | None:
     """Return why a session cannot be resumed, or None if it can."""
     if is_expired(client, session):
         return "it has expired"
-    if session.status == SessionStatus.FAILED or is_stalled(
-        session, client.now(), client.settings.stalled_after_seconds
-    ):
+    if not force and (reason := why_too_old(client, session)):
+        return reason
+    if session.status == SessionStatus.FAILED:
         return None
     if force and session.status in (SessionStatus.ACTIVE, SessionStatus.ABANDONED):
         return None
     if session.status != SessionStatus.ACTIVE:
         return f"it is {session.status}"
     if session.lease_token is not None:
+        if await may_take_over(client, session):
+            return None
         return f"{session.lease_owner} owns it (claim {int(session.fence or 0)})"
-    return "it is ACTIVE, and was updated too recently to be stalled"
+    if not await is_stalled(client, session):
+        return "it is ACTIVE, and was updated too recently to be stalled"
+    if await shows_life(client, session):
+        return "it is ACTIVE, and its agents were at work too recently to be stalled"
+    return None
 
 
 async def run(resume: Resume[Any], runner: Runner) -> None:

@@ -22,12 +22,14 @@ class SessionRun(Generic[C]):
         session_id: the session.
         lease: the claim; None before there is one.
         left: the session's block was left; agents of other tasks may still run.
+        interrupted: this process has cancelled its task, to end.
     """
 
     client: C
     session_id: str
     lease: Lease | None = None
     left: bool = False
+    interrupted: bool = False
     _cancelled_until: float | None = None
 
     @property
@@ -43,7 +45,7 @@ class SessionRun(Generic[C]):
         A CancelledError of something else that was awaited is a failure like any other.
         """
         cause = error and real_error(error)
-        return not (
+        return self.interrupted or not (
             cause is None
             or isinstance(cause, Exception)
             or self.client.is_stray_cancellation(cause)

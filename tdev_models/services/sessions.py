@@ -23,11 +23,12 @@ from tdev_models.errors import (
 from tdev_models.metrics.automatic import session_saved
 from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
+from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.workers.bindings import current_lease
-from tdev_models.workers.claims import forget_failure
 from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
+from tdev_models.workers.liveness import revoke
 from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
@@ -40,6 +41,7 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
+_WITHOUT_FAILURE = (SessionStatus.ACTIVE, SessionStatus.COMPLETED)
 # DynamoDB computes it from the item before the write, for the metrics.
 _REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
 
@@ -56,10 +58,11 @@ async def save_pipeline_session(
     """Create a session or change the given fields of one, and return it as it is now.
 
     One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
-    A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE clears
-    `failed_agent` and `error_message`. Inside `track_session` or
-    `async with resume` the call carries the lease; there `progress` is how many of the nine agents
-    have ended, whatever is given, and a status other than ACTIVE ends the session and the lease.
+    A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE or COMPLETED
+    clears `failed_agent` and `error_message`. Inside `track_session` or `async with resume` the
+    call carries the lease; there `progress` is how many of the nine agents have ended, whatever is
+    given, a status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears
+    what is not given of the last failure.
     Safe to call again with the same fields.
 
     Args:
@@ -84,6 +87,8 @@ async def save_pipeline_session(
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
         actions = set_fields(PipelineSession, values)
+        if ends in (SessionStatus.COMPLETED, SessionStatus.FAILED):
+            actions += _forget_failure(values)
         session = await leased_update(client, lease, actions, ends=ends, user_id=user_id)
         return result_of(Session, session)
 
@@ -157,7 +162,7 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     }
     return [
         *set_fields(PipelineSession, values),
-        *(forget_failure(values) if values.get("status") == SessionStatus.ACTIVE else ()),
+        *(_forget_failure(values) if values.get("status") in _WITHOUT_FAILURE else ()),
         set_to(PipelineSession.last_updated, now),
         *(
             set_if_absent(PipelineSession.get_attributes()[name], value)
@@ -165,6 +170,12 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
             if name not in values and value is not None
         ),
     ]
+
+
+def _forget_failure(values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that clear the last failure, but for the given fields."""
+    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
+    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
 
 
 def real_error(error: BaseException) -> BaseException:
@@ -188,8 +199,9 @@ def shortened(text: str) -> str:
 
 def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
-    left = (session.lease_expires or 0) - client.now()
-    when = f"in {left:.0f} s, unless it is renewed" if left > 0 else "at once"
+    when = f"once that worker's lease of {client.settings.lease_seconds:g} s has ended"
+    if session.lease_expires is not None:
+        when = f"in {session.lease_expires - client.now():.0f} s, unless it is entered"
     return LeaseHeld(
         f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
         f"it can be taken over {when}; other calls belong inside its track_session or resume"
@@ -282,8 +294,9 @@ async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession])
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:
     """End a session for good, whoever owns it, and return it.
 
-    One UpdateItem. An owner's next write raises LeaseLost. `reason` becomes `error_message`.
-    Safe to call again.
+    One UpdateItem, and one to a worker that runs it: that cancels the task with its next heartbeat,
+    within 5 s unless set otherwise; else its next write raises LeaseLost. `reason` becomes
+    `error_message`. Safe to call again.
 
     Raises:
         NotFound: there is no such session.
@@ -305,6 +318,9 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         if stored is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", stored.status, "ABANDONED") from None
+    if lease is None and session.previous_status == SessionStatus.ACTIVE and session.lease_owner:
+        worker_id = f"{WORKER_IDS}{session.lease_owner}"
+        await revoke(client, worker_id, session_id, session.fence or 0)
     return result_of(Session, session)
 
 
@@ -317,7 +333,9 @@ async def abandon(
         set_to(PipelineSession.error_message, reason),
         set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
+        PipelineSession.lease_write.remove(),
         PipelineSession.lease_expires.remove(),
+        PipelineSession.worker_id.remove(),
         PipelineSession.deadline.remove(),
         due_with(client, SessionStatus.ABANDONED),
     ]

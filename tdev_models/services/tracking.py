@@ -15,6 +15,7 @@ from tdev_models.dynamodb.expressions import set_to
 from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
+    LeaseHeld,
     LeaseLost,
     TdevError,
 )
@@ -34,9 +35,10 @@ from tdev_models.services.sessions import (
     shortened,
 )
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
-from tdev_models.workers.claims import adopts_unclaimed, claim_session
-from tdev_models.workers.lease import Lease, is_stalled, lease_lost_error
-from tdev_models.workers.leased_writes import Heartbeat, leased_update
+from tdev_models.workers.claims import claim_session, enter_claim, may_take_over
+from tdev_models.workers.lease import Lease
+from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.releases import why_too_old
 from tdev_models.workers.users import check_user
 
 Ts = TypeVarTuple("Ts")
@@ -47,13 +49,13 @@ _CLAIMS = 5
 class Tracker(ClientContext[C, Literal[False]]):
     """A session that this process owns from entry to exit.
 
-    On entry the session is created or claimed, and a thread renews the lease every third of it. On
-    exit it ends, unless it was ended inside, or a forked child leaves the block: as FAILED where an
-    error leaves it, a critical agent is left failed or `fail` was called, with the agent that
-    failed and its error; else as COMPLETED. A cancellation, Ctrl-C or `sys.exit` hands it back: it
-    stays ACTIVE without an owner, for any worker to resume at once, and counts as no failure. When
-    the lease is lost the task is cancelled, and the block raises `LeaseLost`; blocking code learns
-    of it at its next write.
+    On entry the session is created or claimed, and this process becomes a worker, whose heartbeat
+    keeps all that it runs. On exit it ends, unless it was ended inside, or a forked child leaves
+    the block: as FAILED where an error leaves it, a critical agent is left failed or `fail` was
+    called, with the agent that failed and its error; else as COMPLETED. A cancellation, Ctrl-C or
+    `sys.exit` hands it back: it stays ACTIVE without an owner, for any worker to resume at once,
+    and counts as no failure. When the lease is lost the task is cancelled, and the block raises
+    `LeaseLost`; blocking code learns of it at its next write.
 
     In a block of the same session, which this task owns, it joins that one: the outer block ends
     the session.
@@ -231,11 +233,11 @@ class Tracker(ClientContext[C, Literal[False]]):
         try:
             if self._run.lease is None:
                 await self._create_or_claim()
-            if self.owned.over:
-                raise lease_lost_error(self.owned)
-            self._heartbeat = Heartbeat(self._client, self.owned, self._canceller)
-            self._heartbeat.start()
-            binding.lease, self.owned.process = self.owned, os.getpid()
+            lease = self.owned
+            lease.check()
+            if lease.lease_expires is not None:
+                await enter_claim(self._client, lease)
+            binding.lease, lease.process, lease.canceller = lease, os.getpid(), self._canceller
         except BaseException as error:
             await self._hand_back(error)
             raise
@@ -256,15 +258,15 @@ class Tracker(ClientContext[C, Literal[False]]):
             return False
         self._run.left = True
         unbind_lease(lease)
-        self._heartbeat.stop()
         interrupted = await self._canceller.close()
-        if self._heartbeat.lost and (interrupted or error is None):
-            raise self._heartbeat.lost from error
+        if lease.lost and (interrupted or error is None):
+            raise lease.lost from error
         if lease.over or isinstance(error, LeaseLost):
             return False
         if error is None:
             await self._end()
             return False
+        self._run.interrupted = interrupted
         if self._run.is_interruption(error):
             await self._hand_back(error)
             return False
@@ -300,6 +302,24 @@ class Tracker(ClientContext[C, Literal[False]]):
                 self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
             )
 
+    @overload
+    def release(self: Tracker[AsyncClient]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def release(self: Tracker[BlockingClient]) -> None: ...
+    def release(self) -> Any:
+        """Hand the session back now: it stays ACTIVE without an owner, due at once.
+
+        The next look of any worker takes it; it counts as no failure. What the block still does of
+        it is refused. One UpdateItem.
+
+        Raises:
+            LeaseLost: the session was taken over, or has ended.
+        """
+        return self.waited(self._release())
+
+    async def _release(self) -> None:
+        await leased_update(self._client, self.owned, [], ends=SessionStatus.ACTIVE)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
 
@@ -319,9 +339,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         return self._run.owned
 
     async def _create_or_claim(self) -> None:
-        sessions, now = self._client.sessions, self._client.now()
-        stalled_after = self._client.settings.stalled_after_seconds
-        seen = await sessions.get(self.session_id)
+        seen = await self._client.sessions.get(self.session_id)
         for _ in range(_CLAIMS):
             if seen is None:
                 seen = PipelineSession(self.session_id)
@@ -329,18 +347,18 @@ class Tracker(ClientContext[C, Literal[False]]):
             if seen.status in (SessionStatus.COMPLETED, SessionStatus.ABANDONED):
                 what = f"session {self.session_id}"
                 raise InvalidTransition(what, seen.status, "ACTIVE", "a new run takes another id")
+            if reason := why_too_old(self._client, seen):
+                raise LeaseHeld(f"session {self.session_id}: {reason}; leave it to newer workers")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
-            if seen.lease_token is not None and not is_stalled(seen, now, stalled_after):
+            if seen.lease_token is not None and not await may_take_over(self._client, seen):
                 raise lease_held_error(self._client, seen)
             work: Work | None = None
             if seen.status is not None:
-                work = await work_so_far(
-                    self._client, self.session_id, unfenced=adopts_unclaimed(seen)
-                )
+                work = await work_so_far(self._client, seen)
             refused = await self.claim(seen, self._values, resumed=resumed)
             if refused is None:
                 if work is not None:
-                    await self.take_over(work)
+                    await self.take_over(seen, work)
                 else:
                     self.start_agent = self._client.settings.agents[0]
                     self.owned.start_agent = self.start_agent
@@ -355,6 +373,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         *,
         resumed: bool,
         afresh: bool = False,
+        to_be_entered: bool = False,
     ) -> PipelineSession | None:
         """Claim the session as it was read; return it as it is where others were quicker.
 
@@ -363,7 +382,12 @@ class Tracker(ClientContext[C, Literal[False]]):
 
         async def claim() -> PipelineSession | None:
             claimed = await claim_session(
-                self._client, seen, values, resumed=resumed, afresh=afresh
+                self._client,
+                seen,
+                values,
+                resumed=resumed,
+                afresh=afresh,
+                to_be_entered=to_be_entered,
             )
             if isinstance(claimed, PipelineSession):
                 return claimed
@@ -376,12 +400,14 @@ class Tracker(ClientContext[C, Literal[False]]):
             await self._hand_back(error)
             raise
 
-    async def take_over(self, work: Work, from_agent: str | None = None) -> Outcome:
+    async def take_over(
+        self, seen: PipelineSession, work: Work, from_agent: str | None = None
+    ) -> Outcome:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
         if lease.adopts:
             try:
-                work = await adopted(self._client, lease, work, from_agent)
+                work = await adopted(self._client, lease, seen, work, from_agent)
             except BaseException as error:
                 await self._hand_back(error)
                 raise

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_fields, set_if_absent, set_to
-from tdev_models.errors import ConditionFailed, expired_error
+from tdev_models.dynamodb.expressions import set_fields, set_if_absent, set_or_remove, set_to
+from tdev_models.errors import (
+    ConditionFailed,
+    ConfigurationError,
+    InvalidRequest,
+    LeaseLost,
+    expired_error,
+)
 from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.workers.budget import resume_counted
-from tdev_models.workers.lease import Lease, is_hung, worker_name
+from tdev_models.workers.lease import Lease, is_hung
+from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.liveness import declare_dead, is_stalled, revoke
+from tdev_models.workers.presence import Presence
 from tdev_models.workers.users import is_of_user
 
 
@@ -32,69 +41,157 @@ async def claim_session(
     *,
     resumed: bool,
     afresh: bool = False,
+    to_be_entered: bool = False,
 ) -> Lease | PipelineSession:
     """Claim a session as it was read; return the lease, or the session that was in the way.
 
-    A session that was not there is made, with the checked fields. `resumed` counts it as a resume,
-    `afresh` as the first one of a new budget.
+    A session that was not there is made, with the checked fields. Whoever ran it learns that it is
+    taken. A claim of which nobody knows the outcome is found out about, and handed back, by the
+    worker's own thread: a worker that lives would hold it for ever.
+
+    Args:
+        client: the client.
+        seen: the session as it was read.
+        values: fields to set.
+        resumed: whether it counts as a resume.
+        afresh: whether that is the first one of a new budget.
+        to_be_entered: whether the claim runs out by itself, until its block is entered.
 
     Raises:
         InvalidTransition: the session has expired.
-        TdevError: the request failed; the claim may have happened and will run out.
+        TdevError: the request failed, or the worker could not be registered.
     """
     if is_expired(client, seen):
         raise expired_error(f"session {seen.session_id}")
-    token, now = uuid.uuid4().hex, client.now()
-    lease_expires = round(now + client.settings.lease_seconds, 6)
-    due_at = now + client.settings.stalled_after_seconds
-    expires_at = expiry(client, seen)
-    fence = int(seen.fence or 0) + 1
-    actions = [
-        set_to(PipelineSession.status, SessionStatus.ACTIVE),
-        set_to(PipelineSession.fence, fence),
-        set_to(PipelineSession.lease_token, token),
-        set_to(PipelineSession.lease_owner, worker_name()),
-        set_to(PipelineSession.lease_expires, lease_expires),
-        set_to(PipelineSession.last_updated, now),
-        set_if_absent(PipelineSession.created_at, now),
-        set_if_absent(PipelineSession.progress, 0),
-        *set_fields(PipelineSession, values),
-        PipelineSession.deadline.remove(),
-        set_to(PipelineSession.due_at, due_at),
-        *forget_failure(values),
-    ]
-    if expires_at is not None:
-        actions.append(set_if_absent(PipelineSession.expires_at, expires_at))
-    adopts = adopts_unclaimed(seen)
-    if adopts:
-        actions.append(set_to(PipelineSession.adopts, True))
-    if resumed:
-        actions += resume_counted(seen, afresh=afresh)
-    condition = unchanged(seen, now)
-    if "user_id" in values:
-        condition &= is_of_user(values["user_id"])
+    presence = Presence.of(client.settings)
+    await presence.join(client)
     try:
-        claimed = await client.sessions.update(
-            seen.session_id, actions=actions, condition=condition
+        if presence.draining:
+            await client.interrupt()
+        claim = _Claim(client, presence, seen, values, resumed, afresh, to_be_entered)
+        try:
+            claimed = await claim.send(client)
+        except (ConfigurationError, InvalidRequest):
+            raise  # refused
+        except BaseException:
+            presence.settle(claim.settle)
+            raise
+        if isinstance(claimed, Lease):
+            presence.hold(claimed)
+            session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
+            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
+                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
+        return claimed
+    finally:
+        presence.leave()
+
+
+class _Claim:
+    """One claim, which may be sent any number of times."""
+
+    def __init__(
+        self,
+        client: Client,
+        presence: Presence,
+        seen: PipelineSession,
+        values: Mapping[str, Any],
+        resumed: bool,
+        afresh: bool,
+        to_be_entered: bool,
+    ) -> None:
+        now, settings = client.now(), client.settings
+        self._seen, self._token = seen, uuid.uuid4().hex
+        self._fence = int(seen.fence or 0) + 1
+        self._expires_at, self._adopts = expiry(client, seen), adopts_unclaimed(seen)
+        self._lease_expires = round(now + settings.lease_seconds, 6) if to_be_entered else None
+        self._due_at = self._lease_expires or round(now + settings.stalled_after_seconds, 6)
+        self._actions = [
+            set_to(PipelineSession.status, SessionStatus.ACTIVE),
+            set_to(PipelineSession.fence, self._fence),
+            set_to(PipelineSession.lease_token, self._token),
+            set_to(PipelineSession.lease_write, self._token),
+            set_to(PipelineSession.lease_owner, presence.name),
+            set_to(PipelineSession.worker_id, presence.worker_id),
+            set_or_remove(PipelineSession.release, settings.release),
+            set_to(PipelineSession.last_updated, now),
+            set_if_absent(PipelineSession.created_at, now),
+            set_if_absent(PipelineSession.progress, 0),
+            *set_fields(PipelineSession, values),
+            PipelineSession.deadline.remove(),
+            set_or_remove(PipelineSession.lease_expires, self._lease_expires),
+            set_to(PipelineSession.due_at, self._due_at),
+        ]
+        if self._expires_at is not None:
+            self._actions.append(set_if_absent(PipelineSession.expires_at, self._expires_at))
+        if self._adopts:
+            self._actions.append(set_to(PipelineSession.adopts, True))
+        if resumed:
+            self._actions += resume_counted(seen, afresh=afresh)
+        self._condition = unchanged(seen)
+        if "user_id" in values:
+            self._condition &= is_of_user(values["user_id"])
+
+    async def send(self, client: Client) -> Lease | PipelineSession:
+        """Return the lease, or the session that was in the way."""
+        try:
+            claimed = await client.sessions.update(
+                self._seen.session_id, actions=self._actions, condition=self._condition
+            )
+        except ConditionFailed as refused:
+            stored = client.sessions.load(refused.item)
+            if stored is None or stored.lease_token != self._token:
+                return stored or self._seen
+            claimed = stored  # by this very claim, whose first reply was lost
+        return Lease(
+            self._seen.session_id,
+            self._fence,
+            self._token,
+            self._due_at,
+            self._token,
+            self._lease_expires,
+            self._expires_at,
+            self._adopts,
+            claimed.restarts or (),
+            took_over=self._seen.status is not None,
+            cost_usd=claimed.cost_usd or 0.0,
+            budget_usd=claimed.budget_usd,
         )
-    except ConditionFailed as refused:
-        stored = client.sessions.load(refused.item)
-        if stored is None or stored.lease_token != token:
-            return stored or seen
-        claimed = stored  # by this very claim, whose first reply was lost
-    session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-    return Lease(
-        seen.session_id,
-        fence,
-        token,
-        due_at,
-        lease_expires,
-        expires_at,
-        adopts,
-        took_over=seen.status is not None,
-        cost_usd=claimed.cost_usd or 0.0,
-        budget_usd=claimed.budget_usd,
-    )
+
+    async def settle(self, client: Client) -> None:
+        """Find out whether the claim has happened, and hand the session back if so."""
+        claimed = await self.send(client)
+        if isinstance(claimed, Lease):
+            with suppress(LeaseLost):
+                await leased_update(client, claimed, [], ends=SessionStatus.ACTIVE)
+
+
+async def enter_claim(client: Client, lease: Lease) -> None:
+    """Let a claim that would run out by itself last as long as its worker lives.
+
+    Raises:
+        LeaseLost: it has run out, and was taken over.
+    """
+    await leased_update(client, lease, [PipelineSession.lease_expires.remove()])
+    lease.lease_expires = None
+    Presence.of(client.settings).hold(lease)
+
+
+async def may_take_over(client: Client, seen: PipelineSession, *, from_start: bool = False) -> bool:
+    """Return whether nobody runs a session that was claimed; its worker is then declared dead.
+
+    Not while this process could not reach the store itself: then all leases seem to be over; nor,
+    `from_start`, in the first lease of the process.
+    """
+    if not await is_stalled(client, seen):
+        return False
+    if (
+        seen.worker_id is None
+        or seen.lease_expires is not None
+        or is_hung(seen.deadline, client.now())
+    ):
+        return True
+    calm = Presence.of(client.settings).calm_seconds(from_start=from_start)
+    return not calm and await declare_dead(client, seen.worker_id)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:
@@ -109,25 +206,17 @@ def is_expired(client: Client, session: PipelineSession) -> bool:
     return expires_at is not None and expires_at <= client.now()
 
 
-def forget_failure(values: Mapping[str, Any]) -> list[Action]:
-    """Return the actions that clear the last failure, but for the given fields."""
-    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
-    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
-
-
-def unchanged(seen: PipelineSession, now: float) -> Condition:
-    """Return the condition that nobody claimed, ended or refreshed a session since it was read.
-
-    The heartbeats of one whose agent hangs do not count.
-    """
+def unchanged(seen: PipelineSession) -> Condition:
+    """Return the condition that a session is as it was read: nobody has written it since."""
     same: Condition = seen.is_as_read(PipelineSession.status)
     same &= seen.is_as_read(PipelineSession.fence)
     if seen.status != SessionStatus.ACTIVE:
         return same
-    if is_hung(seen.deadline, now):
-        same &= seen.is_as_read(PipelineSession.deadline)
-    elif seen.lease_token is not None:  # a heartbeat may have come in between
-        same &= seen.is_as_read(PipelineSession.lease_expires)
-    else:
+    if seen.lease_token is None:
         same &= seen.is_as_read(PipelineSession.last_updated)
+        return same
+    # What its owner has ended meanwhile is to be read; its worker may have come back.
+    for attribute in (PipelineSession.lease_write, PipelineSession.worker_id):
+        same &= seen.is_as_read(attribute)
+    same &= seen.is_as_read(PipelineSession.lease_expires)
     return same

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.expressions import is_as_read, set_to
 from tdev_models.errors import LeaseLost
 from tdev_models.models import AgentExecution, PipelineSession
@@ -45,8 +45,10 @@ class Lease:
     Attributes:
         fence: the number of this claim; it only rises.
         token: the secret of this claim.
-        lease_expires: when it runs out, as this claim last wrote it.
+        last_write: names this claim's last write, which refuses late copies of those before.
+        lease_expires: when a claim that nobody has entered runs out; then None.
         adopts: what was done without a claim still counts, and is to be adopted.
+        restarts: where the session began again: what that outdates has not ended.
         start_agent: the first of the nine agents that had to run when the session was claimed.
         executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
@@ -57,22 +59,26 @@ class Lease:
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
             while it goes on.
         process: the process whose block it is; forked children write under the lease, too.
-        due_at: the session's, which heartbeats move while it goes on.
+        due_at: the session's, as this claim last wrote it.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
         blocks: what became of each agent's last block under this lease.
         deadlines: of running agents with a timeout, by name: when each counts as hung.
         took_over: other claims, or calls without one, may have left executions.
         cost_usd: what all agents have cost, as far as this claim knows.
         budget_usd: what they may cost; None is no limit.
+        lost: why this process must not go on, once its worker has learned of it.
+        canceller: cancels the task that runs the session, where it can be.
     """
 
     session_id: str
     fence: int
     token: str = field(repr=False)
     due_at: float
-    lease_expires: float | None
+    last_write: str
+    lease_expires: float | None = None
     expires_at: float | None = None
     adopts: bool = False
+    restarts: Sequence[Sequence[float]] = ()
     start_agent: str | None = None
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
@@ -88,6 +94,8 @@ class Lease:
     took_over: bool = False
     cost_usd: float = 0.0
     budget_usd: float | None = None
+    lost: LeaseLost | None = None
+    canceller: TaskCanceller | None = field(default=None, repr=False)
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     write_lock_thread: int = 0  # the thread that holds it
 
@@ -112,6 +120,19 @@ class Lease:
         """When the first of the running agents counts as hung."""
         return min(self.deadlines.values(), default=None)
 
+    def due_next(self, client: Client) -> float:
+        """Return the session's `due_at` from the next write on: each change is a write to an index.
+
+        A deadline that is nearer moves it there. A live session is moved on a lease before somebody
+        would look, and one with too late a moment, because the clock was set back, at once.
+        """
+        now, stalled_after = client.now(), client.settings.stalled_after_seconds
+        if is_hung(self.deadline, now):
+            return self.due_at  # it is to be found
+        latest = min(now + stalled_after, self.deadline or float("inf"))
+        soon = now + min(stalled_after / 2, client.settings.lease_seconds)
+        return self.due_at if min(soon, latest) <= self.due_at <= latest else latest
+
     @property
     def condition(self) -> Condition:
         """That the session is still this claim's."""
@@ -123,18 +144,31 @@ class Lease:
     def condition_as_written(self) -> Condition:
         """That it is as this claim last wrote it, which refuses late copies of earlier writes."""
         same: Condition = self.condition
-        same &= is_as_read(PipelineSession.lease_expires, self.lease_expires)
+        same &= is_as_read(PipelineSession.lease_write, self.last_write)
         return same
+
+    def lives(self, now: float) -> bool:
+        """Return whether it is to be kept alive: neither ended, nor lost, nor run out unentered."""
+        ran_out = self.lease_expires is not None and self.lease_expires < now
+        return not (self.over or self.lost or ran_out)
+
+    def lose(self, error: LeaseLost) -> None:
+        """Stop whoever runs the session: the task that can be cancelled, or its next write."""
+        if self.lost is None and not self.over:
+            self.lost = error
+            if self.canceller is not None:
+                self.canceller.cancel()
+
+    def check(self) -> None:
+        """Raise LeaseLost where the session was ended under this lease, or is known to be lost."""
+        if self.lost is not None:
+            raise self.lost
+        if self.over:
+            raise lease_lost_error(self)
 
     def owns(self, session: PipelineSession) -> bool:
         """Return whether a session, as it was read, is still this claim's."""
         return (session.fence, session.lease_token) == (self.fence, self.token)
-
-    def renewed(self, client: Client) -> float:
-        """Return when the lease runs out once it is renewed: never the same moment twice."""
-        moment = round(client.now() + client.settings.lease_seconds, 6)
-        before = self.lease_expires or 0
-        return round(before + 1e-6, 6) if 0 <= before - moment < 1 else moment
 
 
 def worker_name() -> str:
@@ -146,26 +180,6 @@ def was_handed_back(session: PipelineSession) -> bool:
     """Return whether the last owner of an ACTIVE session gave it up, for the next to resume."""
     claimed = session.status == SessionStatus.ACTIVE and session.fence is not None
     return claimed and session.lease_token is None and session.lease_owner is None
-
-
-def is_stalled(session: PipelineSession, now: float, stalled_after: float) -> bool:
-    """Return whether nobody seems to run an ACTIVE session, or one of its agents hangs.
-
-    Its lease ran out, its owner handed it back, it has none and is too old, or a deadline has
-    passed. A lease that runs out later than any lease may was made by a clock that was ahead: it is
-    none.
-    """
-    if session.status != SessionStatus.ACTIVE:
-        return False
-    if session.lease_token is not None:
-        lives = now <= (session.lease_expires or 0) <= now + stalled_after
-        return not lives or is_hung(session.deadline, now)
-    if was_handed_back(session):
-        return True
-    if session.due_at is not None:
-        return bool(session.due_at <= now)
-    # Not written since there is a `due_at`.
-    return (session.last_updated or 0) < now - stalled_after
 
 
 def is_hung(deadline: float | None, now: float) -> bool:

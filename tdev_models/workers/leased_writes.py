@@ -1,8 +1,7 @@
-"""Writes under a lease: each renews it, and changes nothing once it is lost."""
+"""Writes under a lease: they change nothing once it is lost."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -11,27 +10,30 @@ from typing import Any, TypeVar
 
 from pynamodb.expressions.update import Action
 
-from tdev_models.dynamodb.blocking_client import BlockingClient, drive
-from tdev_models.dynamodb.client import Client, TaskCanceller
-from tdev_models.dynamodb.expressions import set_to
-from tdev_models.errors import ConditionFailed, Conflict, LeaseLost, TdevError
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import is_as_read, set_or_remove, set_to
+from tdev_models.errors import ConditionFailed, Conflict, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.workers.budget import progress_made
-from tdev_models.workers.lease import Lease, is_hung, lease_lost_error
+from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-def _deadline(lease: Lease) -> Action:
-    """Return the action that says when the session can be taken over because an agent hangs."""
-    deadline = PipelineSession.deadline
-    return deadline.remove() if lease.deadline is None else set_to(deadline, lease.deadline)
+def _goes_on(lease: Lease, write: str, due_at: float) -> list[Action]:
+    """Return the actions of each write of a session that goes on."""
+    actions = [
+        set_to(PipelineSession.lease_write, write),
+        # When somebody may take it over because an agent hangs, and when to look.
+        set_or_remove(PipelineSession.deadline, lease.deadline),
+    ]
+    if due_at != lease.due_at:
+        actions.append(set_to(PipelineSession.due_at, due_at))
+    return actions
 
 
 async def leased_update(
@@ -51,13 +53,15 @@ async def leased_update(
         LeaseLost: the session is no longer this claim's; nothing was changed.
         WrongUser: it belongs to another user than `user_id`; nothing was changed.
     """
-    now, renewals = client.now(), set[float]()
+    now, writes = client.now(), set[str]()
     changes = [set_to(PipelineSession.last_updated, now), *actions]
     if ends is not None:
         changes += [
             set_to(PipelineSession.status, ends),
             PipelineSession.lease_token.remove(),
+            PipelineSession.lease_write.remove(),
             PipelineSession.lease_expires.remove(),
+            PipelineSession.worker_id.remove(),
             PipelineSession.deadline.remove(),
         ]
         pause = lease.retry_after_seconds if ends == SessionStatus.FAILED else 0.0
@@ -67,29 +71,28 @@ async def leased_update(
 
     async def attempt() -> PipelineSession:
         async with write_lock(client, lease):
-            if lease.over:
-                raise lease_lost_error(lease)
-            renewed = lease.renewed(client)
-            renewals.add(renewed)
-            renewal = set_to(PipelineSession.lease_expires, renewed)
+            lease.check()
+            write = uuid.uuid4().hex[:12]
+            writes.add(write)
+            goes_on = _goes_on(lease, write, lease.due_next(client))
             condition = lease.condition_as_written
             if user_id is not None:
                 condition &= is_of_user(user_id)
             try:
                 session = await client.sessions.update(
                     lease.session_id,
-                    actions=[*changes, *([] if ends else [renewal, _deadline(lease)])],
+                    actions=[*changes, *([] if ends else goes_on)],
                     condition=condition,
                     retry_seconds=0,
                 )
             except ConditionFailed as refused:
                 stored = client.sessions.load(refused.item)
                 if stored is None or not (
-                    _ended_by(stored, lease, ends, now) or stored.lease_expires in renewals
+                    _ended_by(stored, lease, ends, now) or stored.lease_write in writes
                 ):
                     raise _refusal(lease, stored, user_id) from None
                 session = stored  # written by this very call, whose first reply was lost
-            lease.lease_expires = session.lease_expires
+            lease.last_write, lease.due_at = session.lease_write or "", session.due_at or 0
             lease.ended, lease.budget_usd = ends, session.budget_usd
             return session
 
@@ -120,26 +123,24 @@ async def leased_execution(
         ConditionFailed: the execution's condition was not met; nothing was changed.
     """
     request: dict[str, Any] = {}
-    token, now, renewed, agents = "", 0.0, 0.0, set[str]()
+    token, now, due_at, agents = "", 0.0, 0.0, set[str]()
     deadline: float | None = None
 
     async def attempt() -> None:
-        nonlocal request, token, now, renewed, agents, deadline
+        nonlocal request, token, now, due_at, agents, deadline
         async with write_lock(client, lease):
-            if lease.over:
-                raise lease_lost_error(lease)
+            lease.check()
             stale = client.now() > now + client.settings.lease_seconds / 3
             state = lease.ended_after(agent_name, ended), lease.deadline
             if stale or (agents, deadline) != state:
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
-                # what a heartbeat, or another agent's end, has written since.
-                token, now, renewed = uuid.uuid4().hex, client.now(), lease.renewed(client)
-                agents, deadline = state
+                # what another agent's end has written since.
+                token, now = uuid.uuid4().hex, client.now()
+                (agents, deadline), due_at = state, lease.due_next(client)
                 request = client.sessions.requests.update_part(
                     lease.session_id,
                     actions=[
-                        set_to(PipelineSession.lease_expires, renewed),
-                        _deadline(lease),
+                        *_goes_on(lease, token, due_at),
                         set_to(PipelineSession.last_updated, now),
                         set_to(PipelineSession.current_agent, agent_name),
                         set_to(
@@ -157,8 +158,41 @@ async def leased_execution(
                 if refused.position == 0:
                     raise lease_lost_error(lease) from None
                 raise
-            lease.lease_expires = renewed
+            lease.last_write, lease.due_at = token, due_at
             lease.ended_agents = agents
+
+    await _until_stored(client, attempt, retry_seconds)
+
+
+async def execution_after_end(
+    client: Client,
+    lease: Lease,
+    part: Mapping[str, Any],
+    retry_seconds: float | None,
+    adds: Sequence[Action],
+) -> None:
+    """Change the execution of an agent whose session this claim has ended meanwhile.
+
+    Of the session only `adds` changes. Tried as long as other writes of an owner.
+
+    Raises:
+        LeaseLost: somebody has claimed the session since; nothing was changed.
+        ConditionFailed: the execution's condition was not met; nothing was changed.
+    """
+    fence, token = PipelineSession.fence, uuid.uuid4().hex
+    session = client.sessions.requests.update_part(
+        lease.session_id,
+        actions=[set_to(fence, lease.fence), *adds],
+        condition=is_as_read(fence, lease.fence),
+    )
+
+    async def attempt() -> None:
+        try:
+            await client.sender.transact_write([session, part], token, retry_seconds=0)
+        except ConditionFailed as refused:
+            if refused.position == 0:
+                raise lease_lost_error(lease) from None
+            raise
 
     await _until_stored(client, attempt, retry_seconds)
 
@@ -168,7 +202,8 @@ async def _until_stored(
 ) -> T:
     """Try a write of an owner until it is stored or refused, or its budget is spent.
 
-    Between two attempts the write lock is free: heartbeats go on, however long the pauses are.
+    Between two attempts the write lock is free: other agents' writes go on, however long the
+    pauses are.
     """
     budget = client.settings.owner_retry_seconds if retry_seconds is None else retry_seconds
     backoff = Backoff(budget, longest_pause_seconds=5.0)
@@ -177,7 +212,7 @@ async def _until_stored(
 
 @asynccontextmanager
 async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]:
-    """Keep heartbeats and the other writes of this process out: they would conflict."""
+    """Keep the other writes of this process out: they would conflict."""
     if lease is None:
         yield
         return
@@ -205,7 +240,7 @@ def _refusal(lease: Lease, stored: PipelineSession | None, user_id: str | None =
     if stored is None or not lease.owns(stored):
         return lease_lost_error(lease)
     check_user(stored, user_id)
-    lease.lease_expires = stored.lease_expires
+    lease.last_write = stored.lease_write or ""
     return Conflict(f"session {lease.session_id} was written under the same claim in between")
 
 
@@ -217,61 +252,3 @@ def _ended_by(
         # Any caller may have abandoned it; one that is ACTIVE was not ended.
         ends not in (SessionStatus.ABANDONED, SessionStatus.ACTIVE) or stored.last_updated == now
     )
-
-
-class Heartbeat(threading.Thread):
-    """Renews a lease every third of it, from a thread: agent code may block its own."""
-
-    def __init__(
-        self, client: Client, lease: Lease, canceller: TaskCanceller | None = None
-    ) -> None:
-        super().__init__(name=f"tdev-heartbeat-{lease.session_id}", daemon=True)
-        self._client, self._lease = BlockingClient.for_settings(client.settings), lease
-        self._canceller, self._stopped = canceller, threading.Event()
-        self.lost: LeaseLost | None = None
-
-    def run(self) -> None:
-        """Beat until stopped, or until the lease is lost."""
-        while not self._stopped.wait(self._client.settings.lease_seconds / 3):
-            backoff = Backoff(self._client.settings.lease_seconds / 3)
-            try:
-                drive(retry(self._beat, self._client.sleep, backoff))
-            except LeaseLost as refused:
-                self.lost = refused
-                if self._canceller:
-                    self._canceller.cancel()
-                return
-            except Exception as error:  # of a hook, say: the lease must not run out for it
-                _log.warning("heartbeat of %s failed: %s", self._lease.session_id, error)
-
-    async def _beat(self) -> None:
-        client, lease = self._client, self._lease
-        async with write_lock(client, lease):
-            if lease.over or self._stopped.is_set():
-                return
-            now, renewed = client.now(), lease.renewed(client)
-            actions = [set_to(PipelineSession.lease_expires, renewed), _deadline(lease)]
-            stalled_after = client.settings.stalled_after_seconds
-            # Seldom, since it costs a write to status-index: nobody looks at a live session. It may
-            # be too far in the future, too: the clock was set back. One that hangs is to be found.
-            touched = not (
-                now + stalled_after / 2 <= lease.due_at <= now + stalled_after
-                or is_hung(lease.deadline, now)
-            )
-            if touched:
-                actions.append(set_to(PipelineSession.last_updated, now))
-                actions.append(set_to(PipelineSession.due_at, now + stalled_after))
-            request = client.sessions.requests.update(
-                lease.session_id, actions=actions, condition=lease.condition_as_written
-            )
-            try:
-                await client.sender.send(*request, retry_seconds=0)
-            except ConditionFailed as refused:
-                raise _refusal(lease, client.sessions.load(refused.item)) from None
-            lease.lease_expires = renewed
-            if touched:
-                lease.due_at = now + stalled_after
-
-    def stop(self) -> None:
-        """Beat no more; does not wait for a beat under way."""
-        self._stopped.set()

@@ -38,6 +38,7 @@ from tdev_models import (
     get_user_project,
     list_pipeline_sessions,
     list_user_projects,
+    list_workers,
     query_metrics,
     record_download,
     record_metric,
@@ -64,7 +65,7 @@ VOLATILE = {
     *("created_at", "last_updated", "start_time", "end_time", "last_accessed", "lease_expires"),
     *("lease_token", "write_token", "begin_token", "end_token", "fence", "resume_count", "worker"),
     *("due_at", "lease_owner", "previous_status", "resumes_without_progress", "worker_deaths"),
-    *("former_token", "saved_at"),
+    *("former_token", "saved_at", "restarts"),
 }
 
 
@@ -75,6 +76,8 @@ class World:
     store: Settings
     skipped: float = 0.0
     ran: list[str] = field(default_factory=list)
+    agents: tuple[str, ...] = AGENTS[:2]
+    outputs: str = "first"
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -82,11 +85,11 @@ class World:
             yield
 
     async def finish(self, session: Any) -> None:
-        for name in AGENTS[:2]:
+        for name in self.agents:
             async with session.agent(name, {"for": name}) as run:
                 if not run.done:
                     self.ran.append(name)
-                    run.output = {"by": name}
+                    run.output = {"by": name, "which": self.outputs}
 
     async def finish_by_calls(self, session: Any) -> None:
         """Run agents as calls, under keys, with usage, a timeout and a side effect."""
@@ -181,11 +184,13 @@ async def failed_without_a_lease(world: World) -> None:
 
 
 async def failed_later(world: World) -> None:
+    world.agents = (*AGENTS[:2], "review")
     with pytest.raises(KeyError):
         async with track_session("s", user_id="u") as session:
             await world.finish(session)
             raise KeyError
     world.ran.clear()
+    world.outputs = "second"
 
 
 async def failed_often(world: World) -> None:
@@ -372,6 +377,7 @@ READS: dict[str, Callable[[], Awaitable[Any]]] = {
     "get_agent_executions": lambda: pages(get_agent_executions, "p"),
     "get_failed_executions": lambda: pages(get_failed_executions),
     "get_failed_sessions": lambda: pages(get_failed_sessions),
+    "list_workers": lambda: pages(list_workers),
     "get_user_project": lambda: get_user_project("u", "p0"),
     "list_user_projects": lambda: pages(list_user_projects, "u"),
     "query_metrics": lambda: query_metrics("agent_execution_time", *HOURS, percentiles=(50,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import time
 from typing import Any
@@ -40,3 +41,8 @@ def files(size: int) -> dict[str, str]:
         for _ in range(size // 34)
     ]
     return {f"app/{n}.py": "".join(lines[n::20]) for n in range(20)}
+
+
+def incompressible(name: str, size: int) -> str:
+    """Return a text whose chunks take about so many bytes."""
+    return base64.b64encode(random.Random(name).randbytes(size)).decode()

@@ -26,8 +26,10 @@ from tdev_models import (
     update_agent_execution,
 )
 from tdev_models.errors import ConditionFailed
+from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
 from tests import raw
+from tests.dying import worker_of
 from tests.engine.pipelines import clock
 from tests.faults import Fault, injected
 
@@ -35,14 +37,16 @@ TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 
 
 class Copies:
-    """Keeps a copy of each write, to let it arrive again."""
+    """Keeps a copy of each write, to let it arrive again: of workers' items, or of all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_workers: bool = False) -> None:
+        self.of_workers = of_workers
         self.kept: list[tuple[str, Mapping[str, Any]]] = []
 
     def wrap(self, send: Transport) -> Transport:
         async def kept(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-            if operation in ("UpdateItem", "TransactWriteItems"):
+            wanted = self.of_workers == ("#worker:" in str(request.get("Key")))
+            if wanted and operation in ("UpdateItem", "TransactWriteItems"):
                 # After ten minutes DynamoDB has forgotten the token of a transaction.
                 copy = {name: one for name, one in request.items() if name != "ClientRequestToken"}
                 self.kept.append((operation, copy))
@@ -105,13 +109,23 @@ async def test_saves_and_executions_of_a_claim(store: Settings) -> None:
 
 
 async def test_heartbeats(store: Settings) -> None:
-    copies = Copies()
-    with kept_by(copies, store, lease_seconds=0.6):
-        async with track_session("s") as session:
-            await asyncio.sleep(1)
-            with session.owned.write_lock:
-                assert len(copies.kept) > 3
-                copies.arrive(store)
+    copies = Copies(of_workers=True)
+    with kept_by(copies, store, lease_seconds=0.3):
+        async with track_session("s"):
+            worker_id = worker_of(store, "s")
+            await asyncio.sleep(0.4)
+        await wait_until(lambda: status_of(store, worker_id) == "STOPPED", asyncio.sleep, 0.05, 10)
+    assert len(copies.kept) > 4  # registered, beaten, stopped
+    stopped = raw.item(store, "pipeline-sessions", worker_id)
+    copies.arrive(store)
+    assert raw.item(store, "pipeline-sessions", worker_id) == stopped
+
+
+def status_of(store: Settings, worker_id: str) -> str:
+    worker = raw.item(store, "pipeline-sessions", worker_id)
+    assert worker is not None
+    status: str = worker["status"]["S"]
+    return status
 
 
 async def test_bare_executions(store: Settings) -> None:
@@ -158,7 +172,7 @@ async def test_a_leased_save_whose_reply_was_lost_is_recognised(store: Settings)
             with injected(Fault("resent", operation="UpdateItem")):
                 saved = await save_pipeline_session(session_id="s", project_name="mine")
     assert saved.project_name == "mine"
-    assert len(events) == 5  # look, claim, two times the save, end
+    assert len(events) == 6  # look, register, claim, two times the save, end
 
 
 @pytest.mark.parametrize("skew", [-90.0, -86_400.0])

@@ -105,7 +105,7 @@ async def test_after_its_end_inside_the_block_a_session_takes_no_more_calls(
         await again.__aenter__()
 
 
-async def test_abandoning_inside_the_block_waits_for_a_heartbeat_under_way(
+async def test_abandoning_inside_the_block_waits_for_a_write_under_way(
     store: Settings,
 ) -> None:
     async with track_session("s") as session:
@@ -147,7 +147,7 @@ def test_a_child_writes_on_though_a_heartbeat_was_under_way_at_the_fork(
 
     def slow(send: Transport) -> Transport:
         async def sent(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
-            if threading.current_thread().name.startswith("tdev-heartbeat"):
+            if threading.current_thread().name.startswith("tdev-worker"):
                 beating.set()
                 time.sleep(1)  # noqa: ASYNC251 (a heartbeat has a thread of its own)
             return await send(operation, request)

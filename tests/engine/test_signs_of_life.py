@@ -19,6 +19,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
+from tests.dying import kill_worker
 
 MINUTE = 60.0
 
@@ -68,7 +69,7 @@ async def test_only_a_session_without_a_lease_is_asked_for_signs_of_life(
         await save_pipeline_session(session_id="failed", status="FAILED")
         await update_agent_execution(execution_id="failed-parser", status="FAILED")
         await save_pipeline_session(session_id="bare")
-        leased._heartbeat.stop()
+        kill_worker()
         now[0] += 4000
         for name, queries in (("bare", 2), ("leased", 1), ("failed", 1)):
             events.clear()

@@ -127,6 +127,34 @@ async def test_who_dies_at_the_end_has_counted_it_or_not_with_the_end_itself(
     assert (await get_pipeline_session("s")).input_tokens == 100
 
 
+@pytest.mark.parametrize("fault", ["before", "resent", "unanswered", "conflict"])
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+async def test_what_ends_after_its_session_was_ended_in_its_block_counts_too(
+    strict_store: Settings, fault: str, status: str
+) -> None:
+    with injected(Fault(fault, operation="TransactWriteItems", nth=4)):
+        async with track_session("s") as session:
+            async with session.agent("search") as run:
+                run.usage(**USAGE)
+            async with session.agent("parser") as run:
+                run.usage(**USAGE)
+                await save_pipeline_session(session_id="s", status=status)
+    assert totals(await get_agent_execution("s-parser")) == (100, 10, 0.1)
+    session_after = await get_pipeline_session("s")
+    assert (session_after.status, totals(session_after)) == (status, (200, 20, 0.2))
+
+
+async def test_what_a_call_ended_after_its_session_was_ended_counts_too(
+    strict_store: Settings,
+) -> None:
+    async with track_session("s") as session, session.agent("parser") as run:
+        run.usage(**USAGE)
+        await update_agent_execution(execution_id="s-parser", status="FAILED", error_message="x")
+        await save_pipeline_session(session_id="s", status="FAILED")
+    assert totals(await get_agent_execution("s-parser")) == (100, 10, 0.1)
+    assert totals(await get_pipeline_session("s")) == (100, 10, 0.1)
+
+
 async def test_parallel_agents_are_all_counted(strict_store: Settings) -> None:
     async with track_session("s") as session:
 

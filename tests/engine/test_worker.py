@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -237,3 +242,72 @@ def test_slots_of_a_blocking_worker_go_on_while_one_is_slow(strict_store: Settin
 
     assert len(sync.recover_sessions(runner, concurrency=2).completed) == 9
     assert done[-1] == "slow"
+
+
+def end(how: str, number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # is no longer registered when it exits
+    sys.exit(f"{how} by signal {number}")
+
+
+class End:
+    def __call__(self, number: int, frame: Any) -> None:
+        end("ended", number, frame)
+
+
+@pytest.fixture(params=[partial(end, "ended"), End(), lambda *signal: end("ended", *signal)])
+def terminated(request: pytest.FixtureRequest) -> Iterator[None]:
+    """SIGTERM raises SystemExit, as many programs let it."""
+    before = signal.signal(signal.SIGTERM, request.param)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def handed_back(name: str) -> bool:
+    session = sync.get_pipeline_session(name)
+    return (session.status, session.lease_owner, session.error_message) == ("ACTIVE", None, None)
+
+
+@pytest.mark.usefixtures("terminated")
+def test_a_signal_handler_that_exits_ends_a_blocking_worker_and_hands_back(
+    strict_store: Settings,
+) -> None:
+    for name in "ab":
+        sync.save_pipeline_session(session_id=name, status="FAILED")
+    ran: list[str] = []
+
+    def runner(session: Resume) -> None:
+        ran.append(session.session_id)
+        with session.agent("nl_input"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(SystemExit, match="ended by signal 15"):
+        sync.recover_sessions(runner)
+    (name,) = ran
+    assert handed_back(name)
+    assert sync.get_agent_execution(f"{name}-nl_input").status == "PENDING"
+    assert len(sync.get_failed_sessions()) == 2
+
+
+@pytest.mark.usefixtures("terminated")
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_signal_handler_that_exits_ends_an_event_loop_and_hands_back(
+    strict_store: Settings, busy: bool
+) -> None:
+    for name in "abc":
+        sync.save_pipeline_session(session_id=name, status="FAILED")
+    ran: list[str] = []
+
+    async def runner(session: Resume) -> None:
+        ran.append(session.session_id)
+        if len(ran) == 2 and not busy:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        elif len(ran) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # noqa: ASYNC251 (the signal reaches the main thread here)
+        await asyncio.sleep(10)
+
+    with pytest.raises(SystemExit, match="ended by signal 15"):
+        asyncio.run(recover_sessions(runner, concurrency=2))
+    assert len(ran) == 2
+    assert all(handed_back(name) for name in ran)

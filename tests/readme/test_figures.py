@@ -41,3 +41,9 @@ def test_finding_failures_costs_as_said(dynoxide: str) -> None:
     rows = printed("benchmarks.failed_sessions", "200", "2000")
     assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "53", "2", "327.0"]]
     assert "327 read units" in README
+
+
+def test_a_poll_costs_as_said(dynoxide: str) -> None:
+    rows = printed("benchmarks.recovery", "10", "200")
+    assert [row[1:] for row in rows[2:]] == 2 * [["2", "1.0"]]
+    assert "costs 2 requests and 1 read unit, beside" in README

@@ -39,7 +39,7 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
     sync.update_agent_execution(
         execution_id="s-generation", status="FAILED", error_message="no model"
     )
-    assert run(store, on_call) == "s None why\ns-generation no model\n"
+    assert run(store, on_call) == "s FAILED None why\ns-generation no model\n"
     assert "completed=['s']" in run(store, worker)
     assert sync.get_pipeline_session("s").status == "COMPLETED"
     assert run(store, calls) == "COMPLETED 36 0.05\n"

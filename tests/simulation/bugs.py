@@ -15,14 +15,14 @@ BUGS = (
     (
         "a claim asks nothing",
         "workers/claims.py",
-        "condition = unchanged(seen, now)",
-        "condition = seen.is_as_read(PipelineSession.user_id)",
+        "self._condition = unchanged(seen)",
+        "self._condition = seen.is_as_read(PipelineSession.user_id)",
     ),
     (
-        "a claim does not see a heartbeat",
+        "a claim does not see what the owner wrote",
         "workers/claims.py",
-        "same &= seen.is_as_read(PipelineSession.lease_expires)",
-        "pass",
+        "(PipelineSession.lease_write, PipelineSession.worker_id)",
+        "(PipelineSession.worker_id,)",
     ),
     (
         "an agent's end asks for no lease",
@@ -90,7 +90,7 @@ BUGS = (
     (
         "a claim is never due",
         "workers/claims.py",
-        "set_to(PipelineSession.due_at, due_at)",
+        "set_to(PipelineSession.due_at, self._due_at)",
         "PipelineSession.due_at.remove()",
     ),
     (
@@ -112,11 +112,42 @@ BUGS = (
         "is_outdated = (execution.fence or 0) < latest_fence",
         "is_outdated = False",
     ),
+    # Who is declared dead, and who learns of it.
     (
-        "a lease looks longer than it is",
-        "workers/lease.py",
-        "lives = now <= (session.lease_expires or 0) <= now + stalled_after",
-        "lives = now <= (session.lease_expires or 0) - 25 <= now + stalled_after",
+        "a lease looks over before it is",
+        "workers/liveness.py",
+        "now <= (moment or 0) <= now + longest",
+        "now <= (moment or 0) - 12 <= now + longest",
+    ),
+    (
+        "a late heartbeat shortens the lease",
+        "workers/presence.py",
+        "condition=_beats_still() & later",
+        "condition=_beats_still()",
+    ),
+    (
+        "who was declared dead renews its lease",
+        "workers/presence.py",
+        "condition=_beats_still() & later",
+        "condition=later",
+    ),
+    (
+        "a session is taken from a worker that was not declared dead",
+        "workers/claims.py",
+        "not calm and await declare_dead(client, seen.worker_id)",
+        "not calm",
+    ),
+    (
+        "nobody waits after an outage of the store",
+        "workers/claims.py",
+        "not calm and await declare_dead(client, seen.worker_id)",
+        "await declare_dead(client, seen.worker_id)",
+    ),
+    (
+        "a claim of unknown outcome is forgotten",
+        "workers/claims.py",
+        "presence.settle(claim.settle)",
+        "pass",
     ),
 )
 

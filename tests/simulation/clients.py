@@ -16,26 +16,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from tdev_models.dynamodb.async_client import AsyncClient
-from tdev_models.dynamodb.client import Client, TaskCanceller
-from tdev_models.errors import LeaseLost
+from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.recorder import Recorder, _WriterCell
-from tdev_models.retry import Backoff, retry
-from tdev_models.services import due_queue, tracking
+from tdev_models.services import due_queue
 from tdev_models.settings import Settings
-from tdev_models.workers import leased_writes
-from tdev_models.workers.lease import Lease, worker_name
+from tdev_models.workers.lease import worker_name
+from tdev_models.workers.presence import Presence
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.processes import Died, current_process
+from tests.simulation.processes import Died, Process, current_process
 
 T = TypeVar("T")
-
-HEARTBEAT: ContextVar[Lease | None] = ContextVar("simulated_heartbeat", default=None)
-"""Whose lease a heartbeat renews."""
 
 _LONGEST_LOOK_SECONDS = 0.5
 _POLL_SECONDS = 5.0
@@ -63,37 +57,12 @@ class SimulatedClient(AsyncClient):
             pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
 
 
-class SimulatedHeartbeat(leased_writes.Heartbeat):
-    """A heartbeat that is a task of its process."""
-
-    def __init__(
-        self, client: Client, lease: Lease, canceller: TaskCanceller | None = None
-    ) -> None:
-        self._client, self._lease = client, lease  # type: ignore[assignment]
-        self._canceller, self._stopped = canceller, threading.Event()
-        self.lost: LeaseLost | None = None
-
-    def start(self) -> None:
-        """Begin, in a context of its own, as a thread has one."""
-        context = current_process().new_context()
-        context.run(HEARTBEAT.set, self._lease)
-        asyncio.get_running_loop().create_task(self._beats(), context=context)
-
-    async def _beats(self) -> None:
-        pause = self._client.settings.lease_seconds / 3
-        while True:
-            await self._client.sleep(pause)
-            if self._stopped.is_set():
-                return
-            try:
-                await retry(self._beat, self._client.sleep, Backoff(pause))
-            except LeaseLost as refused:
-                self.lost = refused
-                if self._canceller:
-                    self._canceller.cancel()
-                return
-            except Exception:
-                continue
+def _beats_as_a_task(presence: Presence) -> None:
+    """Let a worker's heartbeat run in its process, in a context of its own, as a thread has one."""
+    process = current_process()
+    asyncio.get_running_loop().create_task(
+        presence.beat(process.client), context=process.new_context()
+    )
 
 
 class SimulatedRecorder(Recorder):
@@ -151,11 +120,12 @@ def begin(loop: VirtualLoop, dice: random.Random) -> None:
     """Let the package see another world, and forget the processes of the one before."""
     _World.loop, _World.dice = loop, dice
     Recorder._open.clear()
+    Presence._all.clear()
 
 
-def join(settings: Settings) -> SimulatedClient:
+def join(process: Process, settings: Settings) -> SimulatedClient:
     """Return the client of a new process, whose metrics are written on the loop."""
-    client = SimulatedClient(settings)
+    client = process.client = SimulatedClient(settings)
     Recorder._open[settings] = SimulatedRecorder(client)
     return client
 
@@ -173,7 +143,7 @@ def simulated() -> Iterator[None]:
         for name, value in list(vars(module).items()):
             if id(value) in _REPLACED:
                 put(module, name, _REPLACED[id(value)])
-    put(tracking, "Heartbeat", SimulatedHeartbeat)
+    put(Presence, "_start", _beats_as_a_task)
     put(due_queue, "STOP_POLL_SECONDS", _POLL_SECONDS)
     put(due_queue, "LOCK_POLL_SECONDS", _LONGEST_LOOK_SECONDS)
     logger = logging.getLogger("tdev_models")
@@ -185,5 +155,6 @@ def simulated() -> Iterator[None]:
         gc.collect()  # claims that nobody entered say so when they are forgotten
         logger.setLevel(level)
         Recorder._open.clear()
+        Presence._all.clear()
         for owner, name, value in reversed(changed):
             setattr(owner, name, value)

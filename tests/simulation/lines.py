@@ -63,7 +63,16 @@ def _answered(answer: Any) -> str:
     return _item(answer["Item"]) if "Item" in answer else "done"
 
 
-_SHOWN = ("session_id", "agent_name", "status", "fence", "lease_token", "lease_expires", "due_at")
+_SHOWN = (
+    "session_id",
+    "agent_name",
+    "status",
+    "fence",
+    "lease_token",
+    "worker_id",
+    "due_at",
+    "died_at",
+)
 
 
 def _item(item: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from tdev_models.errors import Conflict, TdevError, Throttled, Unavailable
 from tdev_models.settings import Transport
 from tdev_models.workers import bindings
 from tdev_models.workers.lease import Lease
-from tests.simulation.clients import HEARTBEAT
 from tests.simulation.engine import Engine
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Died, Process
@@ -44,19 +43,15 @@ class Sent:
         operation: its name.
         request: its parameters.
         bound: the leases under which calls of the sending task acted.
-        heartbeat: the lease that it renews, of a heartbeat.
     """
 
     process: Process
     operation: str
     request: Mapping[str, Any]
     bound: Mapping[str, bindings.Binding] = field(repr=False)
-    heartbeat: Lease | None
 
     def lease_of(self, session_id: str) -> Lease | None:
         """Return the lease of a session under which it was sent."""
-        if self.heartbeat is not None:
-            return self.heartbeat if self.heartbeat.session_id == session_id else None
         for place, binding in self.bound.items():
             if place.endswith(f" {session_id}"):
                 return binding.lease
@@ -136,7 +131,7 @@ class Network:
     ) -> dict[str, Any]:
         if process.dead:
             raise Died
-        sent = Sent(process, operation, request, bindings._bound.get(), HEARTBEAT.get())
+        sent = Sent(process, operation, request, bindings._bound.get())
         fault = self._fault(process)
         reply = self._loop.create_future()
         self._route(sent, fault, reply)

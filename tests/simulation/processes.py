@@ -52,6 +52,7 @@ class Process:
         self.frozen_until = self.cut_off_until = 0.0
         self.dead = False
         self.stop = Stop()
+        self.client: Any = None  # how its heartbeat sends
         self.waiting: list[asyncio.Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.roots: list[asyncio.Task[Any]] = []

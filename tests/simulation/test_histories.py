@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.simulation import bugs
 from tests.simulation.__main__ import broken
 from tests.simulation.clients import simulated
@@ -14,6 +16,7 @@ from tests.simulation.clients import simulated
 SECONDS = 30.0
 
 
+@pytest.mark.calm
 def test_all_rules_hold_whatever_befalls_workers_and_requests() -> None:
     begun, seed = time.monotonic(), 0
     with simulated():

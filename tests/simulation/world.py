@@ -18,8 +18,8 @@ from tests.simulation.programs import Programs
 from tests.simulation.records import Record, Rules, Samples, Violation
 
 AGENTS = ("parser", "generation", "assembly")
-LEASE_SECONDS = 12.0
-STALLED_AFTER_SECONDS = 30.0
+LEASE_SECONDS = 24.0
+STALLED_AFTER_SECONDS = 48.0
 LONGEST_SKEW_SECONDS = 10.0
 FAULTS_SECONDS = 60.0
 LIMIT_SECONDS = 900.0
@@ -74,6 +74,7 @@ class History:
             max_attempts=MAX_ATTEMPTS,
             longest_wait=STALLED_AFTER_SECONDS + 2 * LONGEST_SKEW_SECONDS,
             clocks_are_right=not self._skewed,
+            lease_seconds=LEASE_SECONDS,
         )
         self._engine.watch = self._watch
         self._breaks = dice.choice((0.0, 0.05, 0.3))
@@ -150,13 +151,13 @@ class History:
         settings = process.settings(self._settings, self._network.transport(process))
         self._programs[process] = programs = Programs(
             process,
-            clients.join(settings),
+            clients.join(process, settings),
             self._dice,
             self._records,
             self._samples,
             breaks=self._breaks,
             max_attempts=MAX_ATTEMPTS,
-            poll_seconds=10.0,
+            poll_seconds=12.0,
         )
         self._workers.append(process)
         process.spawn(programs.recover())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         assert_type(await tdev.get_failed_sessions(limit=5), Page[Session])
         assert_type(await tdev.resume_pipeline("s"), tdev.Resume)
         assert_type(await tdev.recover_sessions(print), tdev.Recovery)
+        assert_type(await tdev.list_workers(), Page[tdev.Worker])
         assert_type(await tdev.save_user_project(user_id="u", project_id="p"), Project)
         assert_type(await tdev.get_user_project("u", "p"), Project)
         assert_type(await tdev.list_user_projects("u"), Page[Project])
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         assert_type(await tdev.usage_report(1, 2), tdev.UsageReport)
         assert_type(await tdev.agent_performance(1, 2), tdev.PerformanceReport)
         assert_type(await tdev.compare_variants("parser", "a", "b", "m", 1, 2), tdev.Comparison)
+        tdev.handle_sigterm(20)
         assert_type(tdev.assign_variant("e", "u", {"a": 1, "b": 1}), str)
         async with tdev.track_session("s", user_id="u") as session:
             assert_type(session, tdev.Tracker)
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         assert_type(sync.get_failed_sessions(limit=5), Page[Session])
         assert_type(sync.resume_pipeline("s"), sync.Resume)
         assert_type(sync.recover_sessions(print), tdev.Recovery)
+        assert_type(sync.list_workers(), Page[tdev.Worker])
         assert_type(sync.save_user_project(user_id="u", project_id="p"), Project)
         assert_type(sync.get_user_project("u", "p"), Project)
         assert_type(sync.list_user_projects("u"), Page[Project])
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         assert_type(sync.usage_report(1, 2), tdev.UsageReport)
         assert_type(sync.agent_performance(1, 2), tdev.PerformanceReport)
         assert_type(sync.compare_variants("parser", "a", "b", "m", 1, 2), tdev.Comparison)
+        sync.handle_sigterm(20)
         assert_type(sync.assign_variant("e", "u", {"a": 1, "b": 1}), str)
         with sync.track_session("s", user_id="u") as session:
             assert_type(session, sync.Tracker)

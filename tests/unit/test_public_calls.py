@@ -22,7 +22,7 @@ TYPING = (ROOT / "tests/typing/test_types.py").read_text()
 SERVICES = sorted(
     path for room in ("services", "metrics") for path in (PACKAGE / room).glob("*.py")
 )
-SEND_NOTHING = {"assign_variant", "flush_metrics"}
+SEND_NOTHING = {"assign_variant", "flush_metrics", "handle_sigterm"}
 
 
 def bound(module: ModuleType) -> set[str]:

@@ -1,0 +1,62 @@
+"""A bound on how much of one kind a process does at once: first come, first served."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.forks import after_fork_in_child
+
+
+class Slots:
+    """So many may be taken at once in this process, by all its threads and event loops.
+
+    An `asyncio.Semaphore` bounds one event loop, a `threading.Semaphore` would block it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._reset()
+        after_fork_in_child(self._reset)
+
+    def _reset(self) -> None:
+        self._lock, self._free = threading.Lock(), self._count
+        self._waiting, self._succeeded_at = deque[SharedFuture](), 0.0
+
+    @asynccontextmanager
+    async def taken(self, client: Client) -> AsyncIterator[None]:
+        """Wait for a slot, and keep it inside the block."""
+        turn = SharedFuture()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                turn.settle(None)
+            else:
+                self._waiting.append(turn)
+        try:
+            await client.wait_for(turn)
+            yield
+            self._succeeded_at = time.monotonic()
+        finally:
+            self._give_back(turn)
+
+    def seconds_left(self, budget_seconds: float, begun: float) -> float:
+        """Return what is left of a budget that each block which succeeds gives to all others anew.
+
+        Who waits for a slot while others get on has not waited in vain.
+        """
+        return max(begun, self._succeeded_at) + budget_seconds - time.monotonic()
+
+    def _give_back(self, turn: SharedFuture) -> None:
+        with self._lock:
+            if turn in self._waiting:  # cancelled before it came
+                self._waiting.remove(turn)
+            elif self._waiting:
+                self._waiting.popleft().settle(None)
+            else:
+                self._free += 1

@@ -1,0 +1,338 @@
+"""The worker that this process is: one heartbeat says that it lives, however many sessions it runs.
+
+An item of its own says when its lease ends. Whoever wants one of its sessions must first declare it
+dead, by a write that requires the lease as it was read; a heartbeat that comes later is refused.
+The worker then registers under a new id, and keeps those of its sessions that nobody has taken.
+Fences protect what is stored in any case; presence only says whom recovery may take over.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import random
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import ClassVar
+
+from pynamodb.expressions.condition import Condition
+
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.expressions import set_if_absent, set_or_remove, set_to
+from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
+from tdev_models.forks import after_fork_in_child
+from tdev_models.models import PipelineSession, WorkerItem
+from tdev_models.models.worker import STOPPED, WORKER, WORKER_IDS
+from tdev_models.results import SessionStatus
+from tdev_models.retry import Backoff, retry
+from tdev_models.settings import Settings
+from tdev_models.workers.lease import Lease, lease_lost_error, worker_name
+
+_log = logging.getLogger(__name__)
+
+LONGEST_INTERVAL_SECONDS = 5.0
+_BEATS_A_LEASE = 6
+_BEATS_MISSED = 2  # so many, and others may have missed theirs for the same reason
+KEPT_SECONDS = 3600.0
+"""How long the item of a dead worker stays, and its sessions are looked for."""
+CALM_LEASES = 1.0
+"""How long after it registered, or could not renew its lease, a worker declares nobody dead."""
+
+
+class _DeclaredDead(Exception):
+    pass
+
+
+class Presence:
+    """One worker, and what it runs; made by `of`.
+
+    Attributes:
+        worker_id: the key of its item; changes when it was declared dead.
+        draining: of the whole process: it begins no further agent, and claims nothing.
+    """
+
+    draining: ClassVar[bool] = False
+    _all: ClassVar[dict[Settings, Presence]] = {}
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
+        self.worker_id = ""
+        self._registering = threading.Lock()
+        self._state = threading.Lock()  # never held while waiting
+        self._beats, self._users = False, 0
+        self._leases: dict[tuple[str, int], Lease] = {}
+        self._detached: list[Lease] = []
+        self._unsettled: list[Callable[[Client], Awaitable[None]]] = []
+        self._handled: set[str] = set()
+        self._due_at = self._calm_until = 0.0
+        self._started = self._renewed = self._last_used = -math.inf  # monotonic
+
+    @classmethod
+    def of(cls, settings: Settings) -> Presence:
+        """Return the process's worker under some settings."""
+        return cls._all.get(settings) or cls._all.setdefault(settings, cls(settings))
+
+    @classmethod
+    def all_held(cls) -> list[Lease]:
+        """Return the leases that this process keeps alive."""
+        return [
+            lease
+            for presence in cls._all.values()
+            for lease in [*presence._leases.values()]
+            if not (lease.over or lease.lost or lease.lease_expires)
+        ]
+
+    @property
+    def name(self) -> str:
+        """What leases show as their owner: host, process and a random part."""
+        return self.worker_id.removeprefix(WORKER_IDS)
+
+    def calm_seconds(self, *, from_start: bool) -> float:
+        """Return how long it must not declare a worker dead yet.
+
+        A store that was out of reach, or a freeze of this process, makes every lease seem over. Who
+        looks for the dead `from_start` counts a process that has just begun among those that cannot
+        know; who asks for one session does not.
+        """
+        now, lease_seconds = time.monotonic(), self._settings.lease_seconds
+        if not self._beats:
+            return CALM_LEASES * lease_seconds if from_start else 0.0
+        if now - self._renewed > lease_seconds:
+            return CALM_LEASES * lease_seconds
+        until = self._started + CALM_LEASES * lease_seconds if from_start else 0.0
+        return max(0.0, self._calm_until - now, until - now)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it beats, and runs nothing."""
+        with self._state:
+            return self._beats and not (self._users or self._leases or self._unsettled)
+
+    async def join(self, client: Client) -> None:
+        """Register the worker, if it is not; it stays until `leave`, or while it runs sessions.
+
+        Raises:
+            TdevError: it could not be registered.
+        """
+        with self._state:
+            self._users += 1
+        try:
+            if not self._beats:
+                await client.acquire(self._registering)
+                try:
+                    if not self._beats:
+                        await self._register(client, self._settings.retry_seconds)
+                        self._started = self._renewed
+                        self._beats = True
+                        self._start()
+                finally:
+                    self._registering.release()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """End what `join` began."""
+        with self._state:
+            self._users -= 1
+            self._last_used = time.monotonic()
+
+    def hold(self, lease: Lease) -> None:
+        """Keep a session's lease alive, until it is over."""
+        with self._state:
+            self._leases[lease.session_id, lease.fence] = lease
+
+    def settle(self, finish: Callable[[Client], Awaitable[None]]) -> None:
+        """Let the heartbeat's thread find out about a claim of which nobody knows the outcome."""
+        with self._state:
+            self._unsettled.append(finish)
+
+    # ------------------------------------------------------------------ the thread
+
+    def _start(self) -> None:
+        # A thread: agent code may block its own.
+        client = BlockingClient.for_settings(self._settings)
+        work = lambda: drive(self.beat(client))  # noqa: E731
+        threading.Thread(target=work, name="tdev-worker", daemon=True).start()
+
+    async def beat(self, client: Client) -> None:
+        """Renew the worker's lease again and again, until it has had nothing to run for a lease."""
+        while True:
+            await client.sleep(self._pause())
+            worker_id = self.worker_id
+            if not self._beats:
+                return
+            if self._has_ended(client.now()):
+                await _stop(client, worker_id)
+                return
+            try:
+                await self._renew(client)
+                await self._attach_some(client)
+                await self._settle_some(client)
+            except Exception as error:  # of a hook, say: the lease must not run out for it
+                _log.warning("heartbeat of %s failed: %s", self.name, error)
+            self._check_touch()
+
+    def _pause(self) -> float:
+        return 0.0 if self._detached else self._interval * random.uniform(0.9, 1.1)
+
+    def _has_ended(self, now: float) -> bool:
+        with self._state:
+            self._leases = {key: lease for key, lease in self._leases.items() if lease.lives(now)}
+            idle = time.monotonic() - self._last_used > self._settings.lease_seconds
+            is_used = self._users or self._leases or self._unsettled or not idle
+            self._beats = self._beats and bool(is_used)
+            return not self._beats
+
+    async def _renew(self, client: Client) -> None:
+        try:
+            if self._due_at - client.now() > 2 * self._settings.lease_seconds:
+                raise _DeclaredDead  # the clock was set back; others would take the lease for wrong
+            await self._beat(client, self._interval)
+        except _DeclaredDead:
+            _log.warning("worker %s was declared dead, or its clock was set back", self.name)
+            with self._state:
+                self._detached = list(self._leases.values())
+            await self._register(client, self._interval)
+
+    async def _register(self, client: Client, retry_seconds: float) -> None:
+        self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
+        self._due_at, self._handled = 0.0, set()
+        await self._beat(client, retry_seconds)
+
+    async def _beat(self, client: Client, retry_seconds: float) -> None:
+        now = client.now()
+        due_at = max(round(now + self._settings.lease_seconds, 6), round(self._due_at + 1e-6, 6))
+        handled, held = set(self._handled), len(self._leases)
+        actions = [
+            set_to(WorkerItem.status, WORKER),
+            set_to(WorkerItem.due_at, due_at),
+            set_if_absent(WorkerItem.created_at, now),
+            set_to(WorkerItem.expires_at, int(due_at + KEPT_SECONDS)),
+            set_to(WorkerItem.sessions, held),
+            set_to(WorkerItem.draining, self.draining),
+            set_or_remove(WorkerItem.release, self._settings.release),
+            *([WorkerItem.revoked.delete(handled)] if handled else []),
+        ]
+        # A late copy of an earlier one never lowers it.
+        later: Condition = WorkerItem.due_at.does_not_exist() | (WorkerItem.due_at < due_at)
+        update = partial(
+            client.workers.update,
+            self.worker_id,
+            actions=actions,
+            condition=_beats_still() & later,
+            retry_seconds=0,
+        )
+        try:
+            stored = await retry(update, client.sleep, Backoff(retry_seconds))
+        except ConditionFailed as refused:
+            found = client.workers.load(refused.item)
+            if found is None or found.died_at is not None or found.status != WORKER:
+                raise _DeclaredDead from None
+            stored = found  # by this very beat, whose first reply was lost
+        self._due_at = stored.due_at or due_at
+        now_seconds = time.monotonic()
+        if now_seconds - self._renewed > (1 + _BEATS_MISSED) * self._interval:
+            calm = CALM_LEASES * self._settings.lease_seconds + self._interval
+            self._calm_until = now_seconds + calm if self._beats else 0.0
+        self._renewed = now_seconds
+        self._handled = set(stored.revoked or ())
+        for entry in self._handled:
+            fence, _, session_id = entry.partition(" ")
+            self._lose_up_to(session_id, int(fence))
+
+    def _lose_up_to(self, session_id: str, fence: int) -> None:
+        with self._state:
+            lost = [
+                lease
+                for (held, number), lease in self._leases.items()
+                if held == session_id and number <= fence
+            ]
+        for lease in lost:
+            lease.lose(lease_lost_error(lease))
+
+    async def _attach_some(self, client: Client) -> None:
+        """Say of sessions of a former id that they are still this worker's."""
+        while self._detached and time.monotonic() - self._renewed < self._interval:
+            await self._attach(client, self._detached[-1])
+            self._detached.pop()
+
+    async def _attach(self, client: Client, lease: Lease) -> None:
+        if not lease.lives(client.now()):
+            return
+        actions = [
+            set_to(PipelineSession.worker_id, self.worker_id),
+            set_to(PipelineSession.lease_owner, self.name),
+        ]
+        request = client.sessions.requests.update(
+            lease.session_id, actions=actions, condition=lease.condition
+        )
+        try:
+            await client.sender.send(*request, retry_seconds=0)
+        except ConditionFailed as refused:
+            stored = client.sessions.load(refused.item)
+            # It may have ended under this very claim, at this moment.
+            if (
+                stored is None
+                or stored.fence != lease.fence
+                or stored.status == SessionStatus.ABANDONED
+            ):
+                lease.lose(lease_lost_error(lease))
+
+    async def _settle_some(self, client: Client) -> None:
+        while self._unsettled:
+            await self._unsettled[0](client)
+            self._unsettled.pop(0)
+
+    def _check_touch(self) -> None:
+        silent = time.monotonic() - self._renewed
+        if not self._settings.cancel_when_out_of_touch or silent < self._settings.lease_seconds:
+            return
+        with self._state:
+            leases = list(self._leases.values())
+        for lease in leases:
+            lease.lose(
+                LeaseLost(
+                    f"session {lease.session_id}: this worker could not renew its lease for "
+                    f"{silent:.0f} s, and the setting cancel_when_out_of_touch is on"
+                )
+            )
+
+
+def _beats_still() -> Condition:
+    """Return the condition that a worker is new, or was neither stopped nor declared dead."""
+    beats: Condition = WorkerItem.died_at.does_not_exist()
+    beats &= WorkerItem.status.does_not_exist() | (WorkerItem.status == WORKER)
+    return beats
+
+
+async def _stop(client: Client, worker_id: str) -> None:
+    """Say that a worker has ended by itself, so that nobody looks for its sessions."""
+    actions = [set_to(WorkerItem.status, STOPPED), WorkerItem.due_at.remove()]
+    request = client.workers.requests.update(worker_id, actions=actions, condition=_beats_still())
+    with suppress(TdevError):  # then its lease runs out
+        await client.sender.send(*request, retry_seconds=0)
+
+
+def _stop_all() -> None:
+    for settings, presence in Presence._all.items():
+        if presence.is_idle:
+            drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
+
+
+atexit.register(_stop_all)
+
+
+def _after_fork() -> None:
+    Presence._all.clear()
+    Presence.draining = False
+
+
+after_fork_in_child(_after_fork)

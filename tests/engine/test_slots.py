@@ -1,0 +1,124 @@
+"""Large payloads wait for each other, and nobody waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tdev_models import Settings, aws, get_agent_execution, sync, track_session
+from tdev_models.dynamodb import chunks
+from tdev_models.errors import Throttled
+from tdev_models.retry import wait_until
+from tests.engine.pipelines import incompressible
+
+OUTPUT_BYTES = 100 * 1024
+
+
+class Store:
+    """A store that refuses the first try of each write of a chunk, when it is told to answer."""
+
+    def __init__(self) -> None:
+        self.call, self.answers, self.seconds = aws.call, threading.Event(), 0.0
+        self.refused, self.under_way, self.most = set[str](), 0, 0
+        self.lock = threading.Lock()
+
+    def __call__(
+        self, settings: Settings, operation: str, request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        key = str(request.get("Key"))
+        if operation != "UpdateItem" or "#" not in key:
+            return self.call(settings, operation, request)
+        with self.lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        try:
+            self.answers.wait(30)
+            time.sleep(self.seconds)
+            if key not in self.refused:
+                self.refused.add(key)
+                raise Throttled("injected")
+            return self.call(settings, operation, request)
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
+
+@pytest.fixture
+def slow(strict_store: Settings, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that does not answer writes of chunks before it is told to."""
+    store = Store()
+    monkeypatch.setattr(aws, "call", store)
+    return store
+
+
+async def large(name: str) -> None:
+    async with track_session(name) as session, session.agent("generation") as run:
+        run.output = incompressible(name, OUTPUT_BYTES)
+
+
+async def check(*names: str) -> None:
+    for name in names:
+        stored = await get_agent_execution(f"{name}-generation")
+        assert stored.status == "COMPLETED"
+        assert stored.output_data == incompressible(name, OUTPUT_BYTES)
+
+
+async def all_slots_taken(slow: Store) -> None:
+    assert await wait_until(lambda: slow.under_way == chunks.AT_ONCE, asyncio.sleep, 0.01, 30)
+
+
+async def test_a_small_agent_ends_while_48_large_writers_are_throttled(slow: Store) -> None:
+    async def small() -> None:
+        async with track_session("small") as session, session.agent("parser") as run:
+            run.output = "small"
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(48):
+            group.create_task(large(f"s{number}"))
+        await all_slots_taken(slow)
+        try:
+            await asyncio.wait_for(small(), 10)
+        finally:
+            slow.answers.set()
+    assert slow.most == chunks.AT_ONCE
+    await check("s0", "s47")
+
+
+async def test_who_waits_while_others_are_stored_is_not_given_up(
+    slow: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_WRITE_SECONDS", 1.0)
+    slow.seconds = 0.2
+    slow.answers.set()
+    names = [f"s{number}" for number in range(12)]
+    await asyncio.gather(*map(large, names))
+    await check(*names)
+
+
+async def test_threads_and_tasks_wait_alike_and_who_is_cancelled_keeps_no_slot(
+    slow: Store,
+) -> None:
+    def blocking(name: str) -> None:
+        with sync.track_session(name) as session, session.agent("generation") as run:
+            run.output = incompressible(name, OUTPUT_BYTES)
+
+    tasks = [asyncio.create_task(large(f"s{number}")) for number in range(6)]
+    thread = asyncio.create_task(asyncio.to_thread(blocking, "thread"))
+    await all_slots_taken(slow)
+    await asyncio.sleep(0.2)
+    for task in tasks[:4]:  # some of them sent, some of them waiting
+        task.cancel()
+    await asyncio.wait(tasks[:4])
+    slow.answers.set()
+    await asyncio.gather(*tasks[4:], thread)
+    slow.answers.clear()
+    last = [asyncio.create_task(large(f"t{number}")) for number in range(4)]
+    await all_slots_taken(slow)
+    slow.answers.set()
+    await asyncio.gather(*last)
+    await check("s4", "s5", "thread", "t3")

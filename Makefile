@@ -7,7 +7,7 @@ PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check soak soak-metrics fuzz mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak soak-metrics fuzz mutation bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -55,6 +55,10 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.complexity
+
+# A million histories of workers, sessions and faults on a virtual clock; a seed repeats one.
+simulate: $(VENV)/.ready
+	$(BIN)/python -m tests.simulation --histories 1000000
 
 # Ten minutes of killed and frozen workers, and of a killed engine.
 soak: $(VENV)/.ready

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,8 +158,9 @@ def mutants() -> Iterator[Mutant]:
         yield Mutant(f"{file} {old} -> {new}", file, source.replace(old, new))
 
 
-def killed_by(mutant: Mutant) -> str | None:
-    """Return the first test that fails with the mutant, or None."""
+@contextmanager
+def copied(mutant: Mutant) -> Iterator[Path]:
+    """Copy the project to a place of its own, and put the mutant in."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for part in (
@@ -175,6 +177,12 @@ def killed_by(mutant: Mutant) -> str | None:
             else:
                 shutil.copy2(ROOT / part, copy / part)
         (copy / "tdev_models" / mutant.file).write_text(mutant.source)
+        yield copy
+
+
+def killed_by(mutant: Mutant) -> str | None:
+    """Return the first test that fails with the mutant, or None."""
+    with copied(mutant) as copy:
         tests = [f"tests/engine/test_{name}.py" for name in FIRST.get(mutant.file, ())]
         others = sorted(path.name for path in (ROOT / "tests" / "engine").glob("test_*.py"))
         tests += [path for name in others if (path := f"tests/engine/{name}") not in tests]
@@ -183,7 +191,7 @@ def killed_by(mutant: Mutant) -> str | None:
             done = subprocess.run(
                 [*command, "-k", "not moto", *tests],
                 cwd=copy,
-                env={**os.environ, "PYTHONPATH": name},
+                env={**os.environ, "PYTHONPATH": str(copy)},
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,

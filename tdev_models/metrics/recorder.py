@@ -21,6 +21,7 @@ import time
 import uuid
 from collections import deque
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import ClassVar, NamedTuple
 
@@ -46,7 +47,7 @@ _MOST_RECORDERS = 64
 _HOURS_KEPT = 3  # a cell is kept for its own hour and for two more
 _EXIT_SECONDS = 5.0
 
-_writing = threading.local()
+_writing: ContextVar[bool] = ContextVar("tdev_writes_metrics", default=False)
 
 
 class CellKey(NamedTuple):
@@ -126,7 +127,7 @@ class Recorder:
             RuntimeError: called from within a write of metrics (by a hook), which would wait for
                 itself.
         """
-        if getattr(_writing, "active", False):
+        if _writing.get():
             raise RuntimeError("a write of metrics cannot record metrics")
         with self._work:
             cell = self._cells.get(key) or self._opened(key, awaited)
@@ -190,24 +191,28 @@ class Recorder:
                     return
 
     def _drain(self) -> None:
-        while True:
-            with self._work:
-                if not self._ready:
-                    return
-                cell = self._ready.popleft()
-                batch, cell.pending = cell.pending, None
-            assert batch is not None  # of a cell in the queue
-            self._flush(cell, batch)
+        while (taken := self._take()) is not None:
+            drive(self._flush(*taken))
 
-    def _flush(self, cell: _WriterCell, batch: _Batch) -> None:
+    def _take(self) -> tuple[_WriterCell, _Batch] | None:
+        """Return the next cell and what is to be added to it, or None."""
+        with self._work:
+            if not self._ready:
+                return None
+            cell = self._ready.popleft()
+            batch, cell.pending = cell.pending, None
+        assert batch is not None  # of a cell in the queue
+        return cell, batch
+
+    async def _flush(self, cell: _WriterCell, batch: _Batch) -> None:
         error: BaseException | None = None
-        _writing.active = True
+        before = _writing.set(True)
         try:
-            written = self._written(cell, batch)
+            written = await self._written(cell, batch)
         except BaseException as raised:  # also an error of a hook: callers must not wait for ever
             error, written = raised, _WriterCell(cell.key)
         finally:
-            _writing.active = False
+            _writing.reset(before)
         with self._work:
             if written is not cell:
                 written.pending = cell.pending
@@ -225,14 +230,14 @@ class Recorder:
                     "%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late"
                 )
 
-    def _written(self, cell: _WriterCell, batch: _Batch) -> _WriterCell:
+    async def _written(self, cell: _WriterCell, batch: _Batch) -> _WriterCell:
         """Write a cell with a batch, and return the cell that has it now."""
         for _ in range(_MOST_CELLS_TRIED):
             totals = Totals.of(batch.values, batch.errors)
             totals.add(cell.totals)
             item = to_item(cell.date, cell.name, cell.seq + 1, totals)
             try:
-                drive(self._send(item))
+                await self._send(item)
             except ConditionFailed as refused:
                 stored = self._client.metrics.load(refused.item)
                 if stored is None or stored.seq != item.seq:

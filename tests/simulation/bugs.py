@@ -64,8 +64,8 @@ BUGS = (
     (
         "a retried end has another token",
         "workers/leased_writes.py",
-        "transact_write([request, part], token",
-        "transact_write([request, part], uuid.uuid4().hex",
+        "transact_write([request, *parts], token",
+        "transact_write([request, *parts], uuid.uuid4().hex",
     ),
     (
         "an own execution is not known again",

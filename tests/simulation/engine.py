@@ -32,6 +32,7 @@ _KNOWN = {
         "ScanIndexForward",
         "ExclusiveStartKey",
         "ConsistentRead",
+        "Select",
     },
     "TransactGetItems": {"TransactItems"},
     "TransactWriteItems": {"TransactItems", "ClientRequestToken"},
@@ -164,7 +165,9 @@ class Engine:
         if "ProjectionExpression" in request:
             only = expressions.paths(request["ProjectionExpression"], names)
             shown = [{name: item[name] for name in only if name in item} for item in shown]
-        answer |= {"Items": shown, "Count": len(shown), "ScannedCount": len(found)}
+        answer |= {"Count": len(shown), "ScannedCount": len(found)}
+        if request.get("Select") != "COUNT":
+            answer["Items"] = shown
         if self._counts:
             read = [index.shown(item) for _, item in found]
             units = read_units(read, consistent=request.get("ConsistentRead", False))

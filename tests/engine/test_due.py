@@ -153,7 +153,7 @@ async def test_a_page_ends_at_a_row_of_another_program(store: Settings) -> None:
     for number, status in enumerate(["FAILED", "ACTIVE", "FAILED", "ACTIVE"]):
         await save_pipeline_session(session_id=f"s{number}", status=status)
         due_at = {"N": f"170000000{number}.123456789"}  # more digits than a float has
-        odd = {"due_at": due_at, "budget_usd": {"N": "1e125"}, "expires_at": {"N": "1e20"}}
+        odd = {"due_at": due_at, "expires_at": {"N": "1e20"}}
         raw.put_attribute(store, "pipeline-sessions", f"s{number}", **odd)
         await update_agent_execution(execution_id=f"s{number}-parser", status="FAILED")
         key = (f"s{number}-parser", "parser")

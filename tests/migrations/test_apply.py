@@ -50,9 +50,9 @@ def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> Non
     )["ScalableTargets"]
     ours = [t for t in targets if t["ResourceId"].startswith(f"table/{name}")]
     assert {(t["MinCapacity"], t["MaxCapacity"]) for t in ours} == {(5, 50)}
-    assert len(ours) == 6
+    assert len(ours) == 8
     alarms = aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNamePrefix=f"{name}/")["MetricAlarms"]
-    assert len(alarms) == 13
+    assert len(alarms) == 17
     assert all("FILL(" in alarm["Metrics"][-1]["Expression"] for alarm in alarms)
 
 

@@ -179,7 +179,7 @@ def an_answer_that_is_late_is_unavailable(send: Send, server: Server) -> None:
     server.trouble, begun = "hang", time.monotonic()
     with pytest.raises(errors.Unavailable):
         send(server.settings(read_timeout_seconds=0.2), "GetItem", GET)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 3.5  # less than the timeout that is the default
     assert len(server.received) == 1
 
 

@@ -263,12 +263,14 @@ class Tracker(ClientContext[C, Literal[False]]):
             raise lease.lost from error
         if lease.over or isinstance(error, LeaseLost):
             return False
-        if error is None:
+        if error is None and not lease.stopped:
             await self._end()
             return False
-        self._run.interrupted = interrupted
-        if self._run.is_interruption(error):
+        self._run.interrupted = interrupted or lease.stopped
+        if error is None or self._run.is_interruption(error):
             await self._hand_back(error)
+            if error is None:  # a group of tasks swallows that one of them was cancelled
+                await self._client.interrupt()
             return False
         try:
             await self._end_as_failed(error_text(error), self._agent_of(real_error(error)))
@@ -291,7 +293,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         cut_off = [agent for _, agent in reversed(self.owned.raised)]
         return next(iter((*raised, *self.owned.failures, *cut_off)), None)
 
-    async def _hand_back(self, error: BaseException) -> None:
+    async def _hand_back(self, error: BaseException | None) -> None:
         """Give the session, if it was claimed, to whichever worker asks next."""
         lease = self._run.lease
         if lease is None or lease.over:

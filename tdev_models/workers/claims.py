@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
@@ -71,16 +70,17 @@ async def claim_session(
         claim = _Claim(client, presence, seen, values, resumed, afresh, to_be_entered)
         try:
             claimed = await claim.send(client)
+            if not isinstance(claimed, Lease):
+                return claimed
+            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
+                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
         except (ConfigurationError, InvalidRequest):
             raise  # refused
         except BaseException:
             presence.settle(claim.settle)
             raise
-        if isinstance(claimed, Lease):
-            presence.hold(claimed)
-            session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
-                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
+        presence.hold(claimed)
+        session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
         return claimed
     finally:
         presence.leave()
@@ -131,11 +131,16 @@ class _Claim:
         if "user_id" in values:
             self._condition &= is_of_user(values["user_id"])
 
-    async def send(self, client: Client) -> Lease | PipelineSession:
+    async def send(
+        self, client: Client, retry_seconds: float | None = None
+    ) -> Lease | PipelineSession:
         """Return the lease, or the session that was in the way."""
         try:
             claimed = await client.sessions.update(
-                self._seen.session_id, actions=self._actions, condition=self._condition
+                self._seen.session_id,
+                actions=self._actions,
+                condition=self._condition,
+                retry_seconds=retry_seconds,
             )
         except ConditionFailed as refused:
             stored = client.sessions.load(refused.item)
@@ -159,10 +164,17 @@ class _Claim:
 
     async def settle(self, client: Client) -> None:
         """Find out whether the claim has happened, and hand the session back if so."""
-        claimed = await self.send(client)
+        claimed = await self.send(client, retry_seconds=0)
         if isinstance(claimed, Lease):
-            with suppress(LeaseLost):
-                await leased_update(client, claimed, [], ends=SessionStatus.ACTIVE)
+            await hand_back(client, claimed)
+
+
+async def hand_back(client: Client, lease: Lease) -> None:
+    """Hand a session back, if it is still the lease's; tried once."""
+    try:
+        await leased_update(client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=0)
+    except LeaseLost as lost:
+        lease.lose(lost)
 
 
 async def enter_claim(client: Client, lease: Lease) -> None:

@@ -15,6 +15,7 @@ import random
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -69,7 +70,7 @@ class Presence:
         self._beats, self._users = False, 0
         self._leases: dict[tuple[str, int], Lease] = {}
         self._detached: list[Lease] = []
-        self._unsettled: list[Callable[[Client], Awaitable[None]]] = []
+        self._unsettled = deque[Callable[[Client], Awaitable[None]]]()
         self._handled: set[str] = set()
         self._due_at = self._calm_until = 0.0
         self._started = self._renewed = self._last_used = -math.inf  # monotonic
@@ -151,7 +152,7 @@ class Presence:
             self._leases[lease.session_id, lease.fence] = lease
 
     def settle(self, finish: Callable[[Client], Awaitable[None]]) -> None:
-        """Let the heartbeat's thread find out about a claim of which nobody knows the outcome."""
+        """Let the heartbeat's thread do what must become of a claim, each beat until it is done."""
         with self._state:
             self._unsettled.append(finish)
 
@@ -288,9 +289,13 @@ class Presence:
                 lease.lose(lease_lost_error(lease))
 
     async def _settle_some(self, client: Client) -> None:
-        while self._unsettled:
-            await self._unsettled[0](client)
-            self._unsettled.pop(0)
+        while self._unsettled and time.monotonic() - self._renewed < self._interval:
+            try:
+                await self._unsettled[0](client)
+            except BaseException:
+                self._unsettled.rotate(-1)  # the others may fare better
+                raise
+            self._unsettled.popleft()
 
     def _check_touch(self) -> None:
         silent = time.monotonic() - self._renewed

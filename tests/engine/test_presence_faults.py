@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -10,10 +14,40 @@ from tdev_models import (
     Settings,
     get_pipeline_session,
     recover_sessions,
+    save_pipeline_session,
+    settings,
     track_session,
 )
+from tdev_models.errors import StoreError, Throttled, Unavailable
+from tdev_models.retry import wait_until
+from tdev_models.settings import Transport
 from tdev_models.workers.presence import Presence
+from tests import raw
+from tests.dying import kill_worker, worker_of
 from tests.engine.pipelines import finish
+from tests.engine.test_presence import begin, elsewhere
+
+
+class Refusing:
+    """A store that refuses some of the writes of sessions, and takes all of workers."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.refused = error, 0
+
+    def wrap(self, send: Transport) -> Transport:
+        async def refusing(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            is_session = operation == "UpdateItem" and "#worker:" not in str(request["Key"])
+            if self.error is not None and is_session:
+                self.refused += 1
+                raise self.error
+            return await send(operation, request)
+
+        return refusing
+
+
+def handed_back(store: Settings, session_id: str) -> bool:
+    session = raw.item(store, "pipeline-sessions", session_id)
+    return session is not None and "lease_token" not in session
 
 
 async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Settings) -> None:
@@ -42,3 +76,103 @@ async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Se
     assert ended == ["parser"]
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     assert (await recover_sessions(finish)).completed == ["s"]
+
+
+async def test_claims_of_unknown_outcome_delay_no_heartbeat(strict_store: Settings) -> None:
+    refusing = Refusing()
+    with settings.use(elsewhere(strict_store, transport=refusing.wrap, retry_seconds=0)):
+        await begin("held")
+        for number in range(3):
+            await save_pipeline_session(session_id=f"s{number}", status="FAILED")
+        refusing.error = Unavailable("injected")
+        for number in range(3):
+            with pytest.raises(Unavailable):
+                await track_session(f"s{number}").__aenter__()
+        presence = Presence.of(settings.current())
+        worst = 0.0
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            worst = max(worst, time.monotonic() - presence._renewed)
+        assert worst < 0.5
+        refusing.error = None
+
+        def are_settled() -> bool:
+            return all(handed_back(strict_store, f"s{number}") for number in range(3))
+
+        assert await wait_until(are_settled, asyncio.sleep, 0.05, 8)
+
+
+async def test_handing_back_an_unknown_claim_delays_no_heartbeat(strict_store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    claims = 0
+
+    def wrap(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            nonlocal claims
+            if operation == "UpdateItem" and request["Key"] == {"session_id": {"S": "s"}}:
+                claims += 1
+                if claims == 1:
+                    await send(operation, request)
+                    raise Unavailable("injected: the reply was lost")
+                if 2 < claims < 30 and threading.current_thread().name == "tdev-worker":
+                    raise Throttled("injected")
+            return await send(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, transport=wrap, retry_seconds=0)):
+        await begin("held")
+        with pytest.raises(Unavailable):
+            await track_session("s").__aenter__()
+        presence = Presence.of(settings.current())
+        worst = 0.0
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            worst = max(worst, time.monotonic() - presence._renewed)
+        assert worst < 0.5
+
+
+async def test_one_claim_that_cannot_be_settled_keeps_no_other_from_it(
+    strict_store: Settings,
+) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin("held")
+        presence, settled = Presence.of(settings.current()), threading.Event()
+
+        async def never(client: Any) -> None:
+            raise StoreError("Injected", 400, "broken")
+
+        async def soon(client: Any) -> None:
+            settled.set()
+
+        presence.settle(never)
+        presence.settle(soon)
+        assert await wait_until(settled.is_set, asyncio.sleep, 0.05, 3)
+
+
+async def test_a_task_that_is_cancelled_after_its_claim_hands_it_back(
+    strict_store: Settings,
+) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin("s")
+        dead = worker_of(strict_store, "s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+    revoked = asyncio.Event()
+
+    def wrap(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if "revoked" in str(request) and request["Key"] == {"session_id": {"S": dead}}:
+                revoked.set()
+                await asyncio.sleep(30)
+            return await send(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, transport=wrap)):
+        task = asyncio.create_task(track_session("s").__aenter__())
+        await revoked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await wait_until(lambda: handed_back(strict_store, "s"), asyncio.sleep, 0.05, 5)

@@ -14,6 +14,7 @@ from tdev_models import (
     Settings,
     get_pipeline_session,
     recover_sessions,
+    resume_pipeline,
     save_pipeline_session,
     settings,
     track_session,
@@ -26,6 +27,7 @@ from tests import raw
 from tests.dying import kill_worker, worker_of
 from tests.engine.pipelines import finish
 from tests.engine.test_presence import begin, elsewhere
+from tests.faults import Fault, Outage, injected
 
 
 class Refusing:
@@ -48,6 +50,51 @@ class Refusing:
 def handed_back(store: Settings, session_id: str) -> bool:
     session = raw.item(store, "pipeline-sessions", session_id)
     return session is not None and "lease_token" not in session
+
+
+async def test_what_could_not_be_handed_back_is_once_the_store_is_there(
+    strict_store: Settings,
+) -> None:
+    outage = Outage(3)
+
+    async def run() -> None:
+        async with track_session("s"):
+            outage.begin()
+            await asyncio.sleep(30)
+
+    with settings.use(elsewhere(strict_store, transport=outage.wrap)):
+        task = asyncio.create_task(run())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not handed_back(strict_store, "s")
+        assert await wait_until(lambda: handed_back(strict_store, "s"), asyncio.sleep, 0.05, 8)
+    assert (await recover_sessions(finish)).completed == ["s"]
+
+
+async def test_an_end_that_could_not_be_stored_leaves_the_session_to_others(
+    strict_store: Settings,
+) -> None:
+    refusing = Refusing()
+    own = elsewhere(strict_store, transport=refusing.wrap, owner_retry_seconds=0)
+    with settings.use(own):
+        with pytest.raises(Throttled):
+            async with track_session("s"):
+                refusing.error = Throttled("injected")
+        refusing.error = None
+        assert await wait_until(lambda: handed_back(strict_store, "s"), asyncio.sleep, 0.05, 8)
+
+
+async def test_a_resume_that_cannot_mark_its_beginning_hands_the_session_back(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    broken = Fault("broken", operation="TransactWriteItems")
+    with settings.use(elsewhere(strict_store)):
+        with injected(broken), pytest.raises(StoreError):
+            await resume_pipeline("s", finish, "parser")
+        assert handed_back(strict_store, "s")
 
 
 async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Settings) -> None:

@@ -24,7 +24,7 @@ from tdev_models.workers.budget import resume_counted
 from tdev_models.workers.lease import Lease, is_hung
 from tdev_models.workers.leased_writes import leased_update
 from tdev_models.workers.liveness import declare_dead, is_stalled, revoke
-from tdev_models.workers.presence import Presence
+from tdev_models.workers.presence import Presence, owned_by
 from tdev_models.workers.users import is_of_user
 
 
@@ -79,7 +79,7 @@ async def claim_session(
         except BaseException:
             presence.settle(claim.settle)
             raise
-        presence.hold(claimed)
+        presence.hold(claimed, claim.worker_id)
         session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
         return claimed
     finally:
@@ -101,6 +101,7 @@ class _Claim:
     ) -> None:
         now, settings = client.now(), client.settings
         self._seen, self._token = seen, uuid.uuid4().hex
+        self.worker_id = presence.worker_id
         self._fence = int(seen.fence or 0) + 1
         self._expires_at, self._adopts = expiry(client, seen), adopts_unclaimed(seen)
         self._lease_expires = round(now + settings.lease_seconds, 6) if to_be_entered else None
@@ -110,8 +111,7 @@ class _Claim:
             set_to(PipelineSession.fence, self._fence),
             set_to(PipelineSession.lease_token, self._token),
             set_to(PipelineSession.lease_write, self._token),
-            set_to(PipelineSession.lease_owner, presence.name),
-            set_to(PipelineSession.worker_id, presence.worker_id),
+            *owned_by(self.worker_id),
             set_or_remove(PipelineSession.release, settings.release),
             set_to(PipelineSession.last_updated, now),
             set_if_absent(PipelineSession.created_at, now),
@@ -183,9 +183,16 @@ async def enter_claim(client: Client, lease: Lease) -> None:
     Raises:
         LeaseLost: it has run out, and was taken over.
     """
-    await leased_update(client, lease, [PipelineSession.lease_expires.remove()])
-    lease.lease_expires = None
-    Presence.of(client.settings).hold(lease)
+    presence = Presence.of(client.settings)
+    await presence.join(client)  # it may have ended since, or have another id
+    try:
+        worker_id = presence.worker_id
+        actions = [PipelineSession.lease_expires.remove(), *owned_by(worker_id)]
+        await leased_update(client, lease, actions)
+        lease.lease_expires = None
+        presence.hold(lease, worker_id)
+    finally:
+        presence.leave()
 
 
 async def may_take_over(client: Client, seen: PipelineSession, *, from_start: bool = False) -> bool:

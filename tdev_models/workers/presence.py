@@ -19,9 +19,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
@@ -34,6 +35,8 @@ from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings
 from tdev_models.workers.lease import Lease, lease_lost_error, worker_name
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class Presence:
         self._state = threading.Lock()  # never held while waiting
         self._beats, self._users = False, 0
         self._leases: dict[tuple[str, int], Lease] = {}
-        self._detached: list[Lease] = []
+        self._detached = deque[Lease]()
         self._unsettled = deque[Callable[[Client], Awaitable[None]]]()
         self._handled: set[str] = set()
         self._due_at = self._calm_until = 0.0
@@ -146,10 +149,12 @@ class Presence:
             self._users -= 1
             self._last_used = time.monotonic()
 
-    def hold(self, lease: Lease) -> None:
-        """Keep a session's lease alive, until it is over."""
+    def hold(self, lease: Lease, worker_id: str) -> None:
+        """Keep a session's lease alive, which names this worker by an id, until it is over."""
         with self._state:
             self._leases[lease.session_id, lease.fence] = lease
+            if worker_id != self.worker_id:
+                self._detached.append(lease)
 
     def settle(self, finish: Callable[[Client], Awaitable[None]]) -> None:
         """Let the heartbeat's thread do what must become of a claim, each beat until it is done."""
@@ -166,8 +171,10 @@ class Presence:
 
     async def beat(self, client: Client) -> None:
         """Renew the worker's lease again and again, until it has had nothing to run for a lease."""
+        pause = self._pause()
         while True:
-            await client.sleep(self._pause())
+            await client.sleep(pause)
+            pause = self._pause()
             worker_id = self.worker_id
             if not self._beats:
                 return
@@ -176,14 +183,17 @@ class Presence:
                 return
             try:
                 await self._renew(client)
-                await self._attach_some(client)
-                await self._settle_some(client)
+                # What named a former id is to be this worker's again.
+                await self._work_off(self._detached, partial(self._attach, client))
+                await self._work_off(self._unsettled, lambda finish: finish(client))
+                if self._detached:  # there were too many for the time of a beat
+                    pause = 0.0
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self.name, error)
             self._check_touch()
 
     def _pause(self) -> float:
-        return 0.0 if self._detached else self._interval * random.uniform(0.9, 1.1)
+        return self._interval * random.uniform(0.9, 1.1)
 
     def _has_ended(self, now: float) -> bool:
         with self._state:
@@ -200,12 +210,12 @@ class Presence:
             await self._beat(client, self._interval)
         except _DeclaredDead:
             _log.warning("worker %s was declared dead, or its clock was set back", self.name)
-            with self._state:
-                self._detached = list(self._leases.values())
             await self._register(client, self._interval)
 
     async def _register(self, client: Client, retry_seconds: float) -> None:
-        self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
+        with self._state:
+            self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
+            self._detached = deque(self._leases.values())
         self._due_at, self._handled = 0.0, set()
         await self._beat(client, retry_seconds)
 
@@ -260,21 +270,11 @@ class Presence:
         for lease in lost:
             lease.lose(lease_lost_error(lease))
 
-    async def _attach_some(self, client: Client) -> None:
-        """Say of sessions of a former id that they are still this worker's."""
-        while self._detached and time.monotonic() - self._renewed < self._interval:
-            await self._attach(client, self._detached[-1])
-            self._detached.pop()
-
     async def _attach(self, client: Client, lease: Lease) -> None:
         if not lease.lives(client.now()):
             return
-        actions = [
-            set_to(PipelineSession.worker_id, self.worker_id),
-            set_to(PipelineSession.lease_owner, self.name),
-        ]
         request = client.sessions.requests.update(
-            lease.session_id, actions=actions, condition=lease.condition
+            lease.session_id, actions=owned_by(self.worker_id), condition=lease.condition
         )
         try:
             await client.sender.send(*request, retry_seconds=0)
@@ -288,14 +288,15 @@ class Presence:
             ):
                 lease.lose(lease_lost_error(lease))
 
-    async def _settle_some(self, client: Client) -> None:
-        while self._unsettled and time.monotonic() - self._renewed < self._interval:
+    async def _work_off(self, queue: deque[T], do: Callable[[T], Awaitable[None]]) -> None:
+        """Do one after the other, until it is time for the next beat."""
+        while queue and time.monotonic() - self._renewed < self._interval:
             try:
-                await self._unsettled[0](client)
+                await do(queue[0])
             except BaseException:
-                self._unsettled.rotate(-1)  # the others may fare better
+                queue.rotate(-1)  # the others may fare better
                 raise
-            self._unsettled.popleft()
+            queue.popleft()
 
     def _check_touch(self) -> None:
         silent = time.monotonic() - self._renewed
@@ -310,6 +311,14 @@ class Presence:
                     f"{silent:.0f} s, and the setting cancel_when_out_of_touch is on"
                 )
             )
+
+
+def owned_by(worker_id: str) -> list[Action]:
+    """Return the actions that make a session a worker's."""
+    return [
+        set_to(PipelineSession.worker_id, worker_id),
+        set_to(PipelineSession.lease_owner, worker_id.removeprefix(WORKER_IDS)),
+    ]
 
 
 def _beats_still() -> Condition:

@@ -12,6 +12,7 @@ import pytest
 
 from tdev_models import (
     Settings,
+    get_failed_sessions,
     get_pipeline_session,
     recover_sessions,
     resume_pipeline,
@@ -125,6 +126,51 @@ async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Se
     assert (await recover_sessions(finish)).completed == ["s"]
 
 
+async def test_a_claim_that_is_entered_after_its_worker_has_ended_is_kept_alive(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    with settings.use(elsewhere(strict_store, lease_seconds=0.3)):
+        resume = await resume_pipeline("s")
+        await asyncio.sleep(1.2)  # the claim has run out, and its worker has ended
+        async with resume:
+            assert not await resume_pipeline("s")
+            await asyncio.sleep(0.6)
+            assert not await get_failed_sessions()
+            assert not await resume_pipeline("s")
+
+
+async def test_a_claim_under_way_while_its_worker_is_declared_dead_is_kept(
+    strict_store: Settings,
+) -> None:
+    begun = threading.Event()
+
+    def slow(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            reply = await send(operation, request)
+            is_claim = operation == "UpdateItem" and "'late'" in str(request["Key"])
+            if is_claim and not begun.is_set():
+                begun.set()
+                await asyncio.sleep(1.5)
+            return reply
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, lease_seconds=3, transport=slow)):
+        await begin("first")
+        former = worker_of(strict_store, "first")
+        late = asyncio.create_task(begin("late"))
+        await asyncio.sleep(0.2)
+        raw.put_attribute(strict_store, "pipeline-sessions", former, died_at={"N": "1"})
+        await late
+        assert worker_of(strict_store, "first") != former
+
+        def is_there() -> bool:
+            return worker_of(strict_store, "late") == worker_of(strict_store, "first")
+
+        assert await wait_until(is_there, asyncio.sleep, 0.05, 3)
+
+
 async def test_claims_of_unknown_outcome_delay_no_heartbeat(strict_store: Settings) -> None:
     refusing = Refusing()
     with settings.use(elsewhere(strict_store, transport=refusing.wrap, retry_seconds=0)):
@@ -223,3 +269,23 @@ async def test_a_task_that_is_cancelled_after_its_claim_hands_it_back(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await wait_until(lambda: handed_back(strict_store, "s"), asyncio.sleep, 0.05, 5)
+
+
+async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(
+    strict_store: Settings,
+) -> None:
+    refusing = Refusing()
+    with settings.use(elsewhere(strict_store, lease_seconds=3, transport=refusing.wrap)):
+        await begin("s")
+        await begin("t")
+        former = worker_of(strict_store, "s")
+        refusing.error = Throttled("injected")
+        raw.put_attribute(strict_store, "pipeline-sessions", former, died_at={"N": "1"})
+        await asyncio.sleep(3)
+        assert 0 < refusing.refused <= 12
+        refusing.error = None
+
+        def is_back() -> bool:
+            return former not in {worker_of(strict_store, one) for one in ("s", "t")}
+
+        assert await wait_until(is_back, asyncio.sleep, 0.05, 5)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -269,6 +270,44 @@ async def test_a_task_that_is_cancelled_after_its_claim_hands_it_back(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await wait_until(lambda: handed_back(strict_store, "s"), asyncio.sleep, 0.05, 5)
+
+
+async def recovered_soon(store: Settings, session_id: str, older_than: Any = None) -> bool:
+    """Return whether a polling worker completes a session whose worker dies while it looks on."""
+    stop = asyncio.Event()
+    watch = asyncio.create_task(
+        recover_sessions(finish, poll_seconds=0.1, stop=stop, older_than=older_than)
+    )
+    await asyncio.sleep(0.5)
+    for made in [*Presence._all]:
+        if made != settings.current():
+            kill_worker(made)
+    for _ in range(80):
+        await asyncio.sleep(0.05)
+        if (await get_pipeline_session(session_id)).status == "COMPLETED":
+            break
+    stop.set()
+    return session_id in (await watch).completed
+
+
+async def test_a_long_quiet_session_is_found_as_soon_as_its_worker_has_died(
+    strict_store: Settings,
+) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin("s")
+        past = {"N": str(time.time() - 10)}
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", due_at=past)
+    assert await recovered_soon(strict_store, "s")
+
+
+async def test_a_dead_workers_session_is_taken_once_it_is_old_enough(
+    strict_store: Settings,
+) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin("s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+    assert await recovered_soon(strict_store, "s", timedelta(seconds=2))
 
 
 async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(

@@ -310,6 +310,26 @@ async def test_a_dead_workers_session_is_taken_once_it_is_old_enough(
     assert await recovered_soon(strict_store, "s", timedelta(seconds=2))
 
 
+async def test_a_page_begins_after_a_worker_that_has_come_back(strict_store: Settings) -> None:
+    other = elsewhere(strict_store)
+    with settings.use(other):
+        await begin("b")
+    with settings.use(elsewhere(strict_store)):
+        for number in range(3):
+            await begin(f"a{number}")
+        first = worker_of(strict_store, "a0")
+        kill_worker()
+    await asyncio.sleep(0.4)
+    kill_worker(other)
+    await asyncio.sleep(0.7)
+    page = await get_failed_sessions(limit=2)
+    assert len(page) == 2
+    later = {"N": str(time.time() + 30)}
+    raw.put_attribute(strict_store, "pipeline-sessions", first, due_at=later)
+    rest = await get_failed_sessions(limit=2, cursor=page.cursor)
+    assert [one.session_id for one in rest] == ["b"]
+
+
 async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(
     strict_store: Settings,
 ) -> None:

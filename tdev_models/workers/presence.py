@@ -88,7 +88,7 @@ class Presence:
         """Return the leases that this process keeps alive."""
         return [
             lease
-            for presence in cls._all.values()
+            for presence in [*cls._all.values()]
             for lease in [*presence._leases.values()]
             if not (lease.over or lease.lost or lease.lease_expires)
         ]
@@ -135,7 +135,6 @@ class Presence:
                     if not self._beats:
                         await self._register(client, self._settings.retry_seconds)
                         self._started = self._renewed
-                        self._beats = True
                         self._start()
                 finally:
                     self._registering.release()
@@ -167,7 +166,12 @@ class Presence:
         # A thread: agent code may block its own.
         client = BlockingClient.for_settings(self._settings)
         work = lambda: drive(self.beat(client))  # noqa: E731
-        threading.Thread(target=work, name="tdev-worker", daemon=True).start()
+        self._beats = True
+        try:
+            threading.Thread(target=work, name="tdev-worker", daemon=True).start()
+        except BaseException:  # too many threads, say
+            self._beats = False
+            raise
 
     async def beat(self, client: Client) -> None:
         """Renew the worker's lease again and again, until it has had nothing to run for a lease."""
@@ -178,10 +182,9 @@ class Presence:
             worker_id = self.worker_id
             if not self._beats:
                 return
-            if self._has_ended(client.now()):
-                await _stop(client, worker_id)
-                return
             try:
+                if self._has_ended(client.now()):
+                    break
                 await self._renew(client)
                 # What named a former id is to be this worker's again.
                 await self._work_off(self._detached, partial(self._attach, client))
@@ -191,6 +194,7 @@ class Presence:
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self.name, error)
             self._check_touch()
+        await _stop(client, worker_id)
 
     def _pause(self) -> float:
         return self._interval * random.uniform(0.9, 1.1)
@@ -337,7 +341,7 @@ async def _stop(client: Client, worker_id: str) -> None:
 
 
 def _stop_all() -> None:
-    for settings, presence in Presence._all.items():
+    for settings, presence in [*Presence._all.items()]:
         if presence.is_idle:
             drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
 

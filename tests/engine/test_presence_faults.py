@@ -21,6 +21,7 @@ from tdev_models import (
     settings,
     track_session,
 )
+from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.errors import StoreError, Throttled, Unavailable
 from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
@@ -330,6 +331,27 @@ async def test_a_page_begins_after_a_worker_that_has_come_back(strict_store: Set
     assert [one.session_id for one in rest] == ["b"]
 
 
+async def test_a_worker_whose_thread_cannot_start_has_not_begun(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "tdev-worker":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with settings.use(elsewhere(strict_store)):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refused)
+            with pytest.raises(RuntimeError, match="can't start"):
+                await begin("s")
+        await begin("s")
+        await asyncio.sleep(0.8)
+        assert not await get_failed_sessions()
+        assert not await resume_pipeline("s")
+
+
 async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(
     strict_store: Settings,
 ) -> None:
@@ -348,3 +370,35 @@ async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(
             return former not in {worker_of(strict_store, one) for one in ("s", "t")}
 
         assert await wait_until(is_back, asyncio.sleep, 0.05, 5)
+
+
+async def test_a_worker_outlives_a_clock_that_fails(strict_store: Settings) -> None:
+    broken = threading.Event()
+
+    def now() -> float:
+        if broken.is_set() and threading.current_thread().name == "tdev-worker":
+            raise OSError("injected")
+        return time.time()
+
+    with settings.use(elsewhere(strict_store, lease_seconds=1.2, clock=now)):
+        await begin("s")
+        broken.set()
+        await asyncio.sleep(0.6)
+        broken.clear()
+        await asyncio.sleep(1.5)
+        assert not await resume_pipeline("s")
+
+
+async def test_a_task_is_cancelled_though_its_loop_is_closed_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.new_event_loop()
+    cancellers: list[Any] = []
+
+    async def make() -> None:
+        cancellers.append(AsyncClient.for_settings().task_canceller())
+
+    await asyncio.to_thread(loop.run_until_complete, make())
+    loop.close()
+    monkeypatch.setattr(loop, "is_closed", lambda: False)  # it was open a moment ago
+    cancellers[0].cancel()

@@ -134,7 +134,7 @@ class Presence:
                 try:
                     if not self._beats:
                         await self._register(client, self._settings.retry_seconds)
-                        self._started = self._renewed
+                        self._started = time.monotonic()
                         self._start()
                 finally:
                     self._registering.release()
@@ -224,7 +224,7 @@ class Presence:
         await self._beat(client, retry_seconds)
 
     async def _beat(self, client: Client, retry_seconds: float) -> None:
-        now = client.now()
+        now, sent = client.now(), time.monotonic()
         due_at = max(round(now + self._settings.lease_seconds, 6), round(self._due_at + 1e-6, 6))
         handled, held = set(self._handled), len(self._leases)
         actions = [
@@ -254,11 +254,10 @@ class Presence:
                 raise _DeclaredDead from None
             stored = found  # by this very beat, whose first reply was lost
         self._due_at = stored.due_at or due_at
-        now_seconds = time.monotonic()
-        if now_seconds - self._renewed > (1 + _BEATS_MISSED) * self._interval:
+        if sent - self._renewed > (1 + _BEATS_MISSED) * self._interval:
             calm = CALM_LEASES * self._settings.lease_seconds + self._interval
-            self._calm_until = now_seconds + calm if self._beats else 0.0
-        self._renewed = now_seconds
+            self._calm_until = time.monotonic() + calm if self._beats else 0.0
+        self._renewed = sent  # others see a lease that began then
         self._handled = set(stored.revoked or ())
         for entry in self._handled:
             fence, _, session_id = entry.partition(" ")
@@ -294,13 +293,15 @@ class Presence:
 
     async def _work_off(self, queue: deque[T], do: Callable[[T], Awaitable[None]]) -> None:
         """Do one after the other, until it is time for the next beat."""
-        while queue and time.monotonic() - self._renewed < self._interval:
+        while queue:
             try:
                 await do(queue[0])
             except BaseException:
                 queue.rotate(-1)  # the others may fare better
                 raise
             queue.popleft()
+            if time.monotonic() - self._renewed > self._interval:
+                return
 
     def _check_touch(self) -> None:
         silent = time.monotonic() - self._renewed

@@ -402,3 +402,21 @@ async def test_a_task_is_cancelled_though_its_loop_is_closed_at_that_moment(
     loop.close()
     monkeypatch.setattr(loop, "is_closed", lambda: False)  # it was open a moment ago
     cancellers[0].cancel()
+
+
+async def test_a_slow_heartbeat_counts_from_when_it_was_sent(strict_store: Settings) -> None:
+    slow = threading.Event()
+
+    def wrap(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if slow.is_set() and threading.current_thread().name == "tdev-worker":
+                time.sleep(1)  # noqa: ASYNC251
+            return await send(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, transport=wrap, cancel_when_out_of_touch=True)):
+        session = await begin("s")
+        slow.set()
+        lost = lambda: session.owned.lost is not None  # noqa: E731
+        assert await wait_until(lost, asyncio.sleep, 0.05, 3)

@@ -68,7 +68,7 @@ class Presence:
         self._settings = settings
         self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
         self.worker_id = ""
-        self._registering = threading.Lock()
+        self._registering, self._registering_thread = threading.Lock(), 0
         self._state = threading.Lock()  # never held while waiting
         self._beats, self._users = False, 0
         self._leases: dict[tuple[str, int], Lease] = {}
@@ -130,17 +130,28 @@ class Presence:
             self._users += 1
         try:
             if not self._beats:
-                await client.acquire(self._registering)
-                try:
-                    if not self._beats:
-                        await self._register(client, self._settings.retry_seconds)
-                        self._started = time.monotonic()
-                        self._start()
-                finally:
-                    self._registering.release()
+                await self._begin(client)
         except BaseException:
             self.leave()
             raise
+
+    async def _begin(self, client: Client) -> None:
+        if not client.in_event_loop and self._registering_thread == threading.get_ident():
+            # Of a task in this thread's event loop, which cannot go on before this call returns.
+            raise RuntimeError(
+                "a blocking call met an awaitable one that makes this process a worker; "
+                "use the awaitable functions in an event loop"
+            )
+        await client.acquire(self._registering)
+        self._registering_thread = threading.get_ident()
+        try:
+            if not self._beats:
+                await self._register(client, self._settings.retry_seconds)
+                self._started = time.monotonic()
+                self._start()
+        finally:
+            self._registering_thread = 0
+            self._registering.release()
 
     def leave(self) -> None:
         """End what `join` began."""

@@ -19,6 +19,7 @@ from tdev_models import (
     resume_pipeline,
     save_pipeline_session,
     settings,
+    sync,
     track_session,
 )
 from tdev_models.dynamodb.async_client import AsyncClient
@@ -402,6 +403,29 @@ async def test_a_task_is_cancelled_though_its_loop_is_closed_at_that_moment(
     loop.close()
     monkeypatch.setattr(loop, "is_closed", lambda: False)  # it was open a moment ago
     cancellers[0].cancel()
+
+
+async def test_a_blocking_claim_does_not_wait_for_a_registration_of_its_own_loop(
+    strict_store: Settings,
+) -> None:
+    registering = asyncio.Event()
+
+    def wrap(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            in_loop = threading.current_thread() is threading.main_thread()
+            if operation == "UpdateItem" and in_loop and not registering.is_set():
+                registering.set()
+                await asyncio.sleep(0.2)
+            return await send(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, transport=wrap)):
+        first = asyncio.create_task(begin("s"))
+        await registering.wait()
+        with pytest.raises(RuntimeError, match="a blocking call met an awaitable one"):
+            sync.track_session("t").__enter__()
+        await first
 
 
 async def test_a_slow_heartbeat_counts_from_when_it_was_sent(strict_store: Settings) -> None:

@@ -51,7 +51,7 @@ def bind_lease(client: Client, session_id: str) -> Binding:
 
 
 def _after_fork() -> None:
-    # A heartbeat that was under way held the lock, and did not follow into the child.
+    # A write that was under way in another thread held the lock, and did not follow into the child.
     for binding in _bound.get().values():
         if (lease := binding.lease) is None:
             continue

@@ -67,7 +67,8 @@ class Lease:
         cost_usd: what all agents have cost, as far as this claim knows.
         budget_usd: what they may cost; None is no limit.
         lost: why this process must not go on, once its worker has learned of it.
-        stopped: an agent did not begin, since this process drains: the session is not to end.
+        stopped: an agent, or a session inside its block, did not begin, since this process drains:
+            the session is not to end.
         canceller: cancels the task that runs the session, where it can be.
     """
 

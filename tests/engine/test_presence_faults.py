@@ -129,6 +129,27 @@ async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Se
     assert (await recover_sessions(finish)).completed == ["s"]
 
 
+async def test_what_drains_before_an_inner_session_is_not_completed(
+    strict_store: Settings,
+) -> None:
+    async def inner() -> None:
+        await track_session("inner").__aenter__()
+
+    async def run() -> None:
+        async with track_session("s"):
+            Presence.draining = True
+            async with asyncio.TaskGroup() as group:
+                group.create_task(inner())
+
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(run())
+    finally:
+        Presence.draining = False
+    assert (await get_pipeline_session("s")).status == "ACTIVE"
+    assert handed_back(strict_store, "s")
+
+
 async def test_a_claim_that_is_entered_after_its_worker_has_ended_is_kept_alive(
     strict_store: Settings,
 ) -> None:

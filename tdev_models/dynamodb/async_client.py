@@ -166,7 +166,7 @@ class _LoopTaskCanceller:
         self._fired = self._closed = False
 
     def cancel(self) -> None:
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:

@@ -239,6 +239,7 @@ class AgentRun(ClientContext[C, bool]):
     async def _begin(self) -> None:
         lease = self._session.owned
         if Presence.draining:
+            lease.stopped = True
             await self._client.interrupt()
         if self._input is not None:
             self._begins_with["input_data"] = await self._encoded("input_data", self._input)

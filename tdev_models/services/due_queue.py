@@ -70,7 +70,7 @@ class DueQueue:
         self._found: list[str] = []
         self._suspects: list[str] = []
         self._running, self._alone, self._closed = 0, False, False
-        self._left_alone: dict[str, tuple[float | None, float]] = {}
+        self._left_alone: dict[str, tuple[set[float | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
         self._looking = threading.Lock()
@@ -106,15 +106,19 @@ class DueQueue:
         with self._state:
             self._suspects.append(session_id)
 
-    def leave_alone(self, session: PipelineSession) -> None:
-        """Do not hand a session out for ten minutes, unless it is written, or hangs by then."""
+    def leave_alone(self, session: PipelineSession, *, lives: bool = False) -> None:
+        """Do not hand a session out for ten minutes, unless it is written, or hangs by then.
+
+        One that `lives` is handed out as soon as its worker seems to be gone.
+        """
         if len(self._left_alone) >= _MOST_LEFT_ALONE:
             self._left_alone.clear()
         seconds = _LEAVE_ALONE_SECONDS
         if session.deadline is not None:
             seconds = min(seconds, session.deadline - self._client.now())
         until = time.monotonic() + seconds
-        self._left_alone[session.session_id] = session.due_at, until
+        as_seen: set[float | None] = {session.due_at} | (set() if lives else {None})
+        self._left_alone[session.session_id] = as_seen, until
 
     def close(self) -> None:
         """Hand out nothing more."""
@@ -187,5 +191,6 @@ class DueQueue:
             return polls and not self._suspects
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
-        due_at, until = self._left_alone.get(session.session_id, (None, 0.0))
-        return session.due_at in (None, due_at) and time.monotonic() < until
+        # Found by its worker, it shows no `due_at`.
+        as_seen, until = self._left_alone.get(session.session_id, (set(), 0.0))
+        return session.due_at in as_seen and time.monotonic() < until

@@ -30,6 +30,8 @@ async def of_gone_workers(
     found: list[PipelineSession] = []
     workers, last = await _gone(client, after, _WORKERS_A_PAGE)
     for worker in workers:
+        if within and within["worker_id"]["S"] != worker.session_id:
+            within = None  # that one has come back, or another one has gone
         sessions, within = await client.sessions.page(
             worker.session_id,
             index=PipelineSession.worker_index,

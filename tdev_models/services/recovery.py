@@ -193,8 +193,8 @@ class _Worker:
             if session is None:
                 return
             if not await is_due(self._client, session, turn.bounds):
-                if session.worker_id is not None:  # it lives
-                    self._queue.leave_alone(session)
+                if session.worker_id is not None:
+                    self._queue.leave_alone(session, lives=True)
                 return  # or another worker was quicker
             if session.worker_id and not await may_take_over(
                 self._client, session, from_start=True

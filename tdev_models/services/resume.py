@@ -187,7 +187,10 @@ async def try_to_resume(
                 outcome = await resume.take_over(seen, work, from_agent)
                 if from_agent is not None:
                     await _begin_again_at(client, from_agent, outcome, resume.owned)
-            except LeaseLost:
+            except BaseException as error:
+                await resume.hand_back(error)
+                if not isinstance(error, LeaseLost):
+                    raise
                 resume.reason = "it was taken over while its work was adopted"
             return resume
         seen = refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVarTuple, overload
 
@@ -35,9 +36,10 @@ from tdev_models.services.sessions import (
     shortened,
 )
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
-from tdev_models.workers.claims import claim_session, enter_claim, may_take_over
+from tdev_models.workers.claims import claim_session, enter_claim, hand_back, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
+from tdev_models.workers.presence import Presence
 from tdev_models.workers.releases import why_too_old
 from tdev_models.workers.users import check_user
 
@@ -239,7 +241,7 @@ class Tracker(ClientContext[C, Literal[False]]):
                 await enter_claim(self._client, lease)
             binding.lease, lease.process, lease.canceller = lease, os.getpid(), self._canceller
         except BaseException as error:
-            await self._hand_back(error)
+            await self.hand_back(error)
             raise
         finally:
             binding.pending = False
@@ -261,20 +263,29 @@ class Tracker(ClientContext[C, Literal[False]]):
         interrupted = await self._canceller.close()
         if lease.lost and (interrupted or error is None):
             raise lease.lost from error
+        try:
+            await self._leave(error, interrupted)
+        finally:
+            self._let_go()
+        return False
+
+    async def _leave(self, error: BaseException | None, interrupted: bool) -> None:
+        lease = self.owned
         if lease.over or isinstance(error, LeaseLost):
-            return False
-        if error is None:
+            return
+        if error is None and not lease.stopped:
             await self._end()
-            return False
-        self._run.interrupted = interrupted
-        if self._run.is_interruption(error):
-            await self._hand_back(error)
-            return False
+            return
+        self._run.interrupted = interrupted or lease.stopped
+        if error is None or self._run.is_interruption(error):
+            await self.hand_back(error)
+            if error is None:  # a group of tasks swallows that one of them was cancelled
+                await self._client.interrupt()
+            return
         try:
             await self._end_as_failed(error_text(error), self._agent_of(real_error(error)))
         except TdevError as unrecorded:
             error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
-        return False
 
     async def _end(self) -> None:
         """End the session as what its agents have left."""
@@ -291,16 +302,24 @@ class Tracker(ClientContext[C, Literal[False]]):
         cut_off = [agent for _, agent in reversed(self.owned.raised)]
         return next(iter((*raised, *self.owned.failures, *cut_off)), None)
 
-    async def _hand_back(self, error: BaseException) -> None:
+    async def hand_back(self, error: BaseException | None) -> None:
         """Give the session, if it was claimed, to whichever worker asks next."""
         lease = self._run.lease
         if lease is None or lease.over:
             return
         seconds = self._run.seconds_for(error)
-        with suppress(TdevError):  # the lease runs out then
-            await leased_update(
-                self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
-            )
+        try:
+            with suppress(TdevError):
+                await leased_update(
+                    self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
+                )
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the worker hand back what could not be ended: it lives, and so would the lease."""
+        if not (self.owned.over or self.owned.lost):
+            Presence.of(self._client.settings).settle(partial(hand_back, lease=self.owned))
 
     @overload
     def release(self: Tracker[AsyncClient]) -> Coroutine[Any, Any, None]: ...
@@ -397,7 +416,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         try:
             return await self._client.shielded(claim())
         except BaseException as error:
-            await self._hand_back(error)
+            await self.hand_back(error)
             raise
 
     async def take_over(
@@ -406,11 +425,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
         if lease.adopts:
-            try:
-                work = await adopted(self._client, lease, seen, work, from_agent)
-            except BaseException as error:
-                await self._hand_back(error)
-                raise
+            work = await adopted(self._client, lease, seen, work, from_agent)
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)

@@ -41,6 +41,11 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
     return _bound.get().get(_place(client, session_id), _UNBOUND).lease
 
 
+def bound_leases() -> list[Lease]:
+    """Return the leases under which this task, or thread, acts."""
+    return [one.lease for one in _bound.get().values() if one.lease is not None]
+
+
 def bind_lease(client: Client, session_id: str) -> Binding:
     """Let calls on a session act, in this task or thread, under the lease that it will be given."""
     place = _place(client, session_id)
@@ -51,7 +56,7 @@ def bind_lease(client: Client, session_id: str) -> Binding:
 
 
 def _after_fork() -> None:
-    # A heartbeat that was under way held the lock, and did not follow into the child.
+    # A write that was under way in another thread held the lock, and did not follow into the child.
     for binding in _bound.get().values():
         if (lease := binding.lease) is None:
             continue

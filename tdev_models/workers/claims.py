@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
@@ -21,11 +20,12 @@ from tdev_models.errors import (
 from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
+from tdev_models.workers.bindings import bound_leases
 from tdev_models.workers.budget import resume_counted
 from tdev_models.workers.lease import Lease, is_hung
 from tdev_models.workers.leased_writes import leased_update
 from tdev_models.workers.liveness import declare_dead, is_stalled, revoke
-from tdev_models.workers.presence import Presence
+from tdev_models.workers.presence import Presence, owned_by
 from tdev_models.workers.users import is_of_user
 
 
@@ -67,20 +67,23 @@ async def claim_session(
     await presence.join(client)
     try:
         if presence.draining:
+            for outer in bound_leases():
+                outer.stopped = True
             await client.interrupt()
         claim = _Claim(client, presence, seen, values, resumed, afresh, to_be_entered)
         try:
             claimed = await claim.send(client)
+            if not isinstance(claimed, Lease):
+                return claimed
+            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
+                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
         except (ConfigurationError, InvalidRequest):
             raise  # refused
         except BaseException:
             presence.settle(claim.settle)
             raise
-        if isinstance(claimed, Lease):
-            presence.hold(claimed)
-            session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
-            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
-                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
+        presence.hold(claimed, claim.worker_id)
+        session_claimed(client, seen, values.get("pipeline_type"), resumed=resumed)
         return claimed
     finally:
         presence.leave()
@@ -101,6 +104,7 @@ class _Claim:
     ) -> None:
         now, settings = client.now(), client.settings
         self._seen, self._token = seen, uuid.uuid4().hex
+        self.worker_id = presence.worker_id
         self._fence = int(seen.fence or 0) + 1
         self._expires_at, self._adopts = expiry(client, seen), adopts_unclaimed(seen)
         self._lease_expires = round(now + settings.lease_seconds, 6) if to_be_entered else None
@@ -110,8 +114,7 @@ class _Claim:
             set_to(PipelineSession.fence, self._fence),
             set_to(PipelineSession.lease_token, self._token),
             set_to(PipelineSession.lease_write, self._token),
-            set_to(PipelineSession.lease_owner, presence.name),
-            set_to(PipelineSession.worker_id, presence.worker_id),
+            *owned_by(self.worker_id),
             set_or_remove(PipelineSession.release, settings.release),
             set_to(PipelineSession.last_updated, now),
             set_if_absent(PipelineSession.created_at, now),
@@ -131,11 +134,16 @@ class _Claim:
         if "user_id" in values:
             self._condition &= is_of_user(values["user_id"])
 
-    async def send(self, client: Client) -> Lease | PipelineSession:
+    async def send(
+        self, client: Client, retry_seconds: float | None = None
+    ) -> Lease | PipelineSession:
         """Return the lease, or the session that was in the way."""
         try:
             claimed = await client.sessions.update(
-                self._seen.session_id, actions=self._actions, condition=self._condition
+                self._seen.session_id,
+                actions=self._actions,
+                condition=self._condition,
+                retry_seconds=retry_seconds,
             )
         except ConditionFailed as refused:
             stored = client.sessions.load(refused.item)
@@ -159,10 +167,17 @@ class _Claim:
 
     async def settle(self, client: Client) -> None:
         """Find out whether the claim has happened, and hand the session back if so."""
-        claimed = await self.send(client)
+        claimed = await self.send(client, retry_seconds=0)
         if isinstance(claimed, Lease):
-            with suppress(LeaseLost):
-                await leased_update(client, claimed, [], ends=SessionStatus.ACTIVE)
+            await hand_back(client, claimed)
+
+
+async def hand_back(client: Client, lease: Lease) -> None:
+    """Hand a session back, if it is still the lease's; tried once."""
+    try:
+        await leased_update(client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=0)
+    except LeaseLost as lost:
+        lease.lose(lost)
 
 
 async def enter_claim(client: Client, lease: Lease) -> None:
@@ -171,9 +186,16 @@ async def enter_claim(client: Client, lease: Lease) -> None:
     Raises:
         LeaseLost: it has run out, and was taken over.
     """
-    await leased_update(client, lease, [PipelineSession.lease_expires.remove()])
-    lease.lease_expires = None
-    Presence.of(client.settings).hold(lease)
+    presence = Presence.of(client.settings)
+    await presence.join(client)  # it may have ended since, or have another id
+    try:
+        worker_id = presence.worker_id
+        actions = [PipelineSession.lease_expires.remove(), *owned_by(worker_id)]
+        await leased_update(client, lease, actions)
+        lease.lease_expires = None
+        presence.hold(lease, worker_id)
+    finally:
+        presence.leave()
 
 
 async def may_take_over(client: Client, seen: PipelineSession, *, from_start: bool = False) -> bool:

@@ -15,12 +15,14 @@ import random
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
@@ -33,6 +35,8 @@ from tdev_models.results import SessionStatus
 from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings
 from tdev_models.workers.lease import Lease, lease_lost_error, worker_name
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -64,12 +68,12 @@ class Presence:
         self._settings = settings
         self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
         self.worker_id = ""
-        self._registering = threading.Lock()
+        self._registering, self._registering_thread = threading.Lock(), 0
         self._state = threading.Lock()  # never held while waiting
         self._beats, self._users = False, 0
         self._leases: dict[tuple[str, int], Lease] = {}
-        self._detached: list[Lease] = []
-        self._unsettled: list[Callable[[Client], Awaitable[None]]] = []
+        self._detached = deque[Lease]()
+        self._unsettled = deque[Callable[[Client], Awaitable[None]]]()
         self._handled: set[str] = set()
         self._due_at = self._calm_until = 0.0
         self._started = self._renewed = self._last_used = -math.inf  # monotonic
@@ -84,7 +88,7 @@ class Presence:
         """Return the leases that this process keeps alive."""
         return [
             lease
-            for presence in cls._all.values()
+            for presence in [*cls._all.values()]
             for lease in [*presence._leases.values()]
             if not (lease.over or lease.lost or lease.lease_expires)
         ]
@@ -126,18 +130,28 @@ class Presence:
             self._users += 1
         try:
             if not self._beats:
-                await client.acquire(self._registering)
-                try:
-                    if not self._beats:
-                        await self._register(client, self._settings.retry_seconds)
-                        self._started = self._renewed
-                        self._beats = True
-                        self._start()
-                finally:
-                    self._registering.release()
+                await self._begin(client)
         except BaseException:
             self.leave()
             raise
+
+    async def _begin(self, client: Client) -> None:
+        if not client.in_event_loop and self._registering_thread == threading.get_ident():
+            # Of a task in this thread's event loop, which cannot go on before this call returns.
+            raise RuntimeError(
+                "a blocking call met an awaitable one that makes this process a worker; "
+                "use the awaitable functions in an event loop"
+            )
+        await client.acquire(self._registering)
+        self._registering_thread = threading.get_ident()
+        try:
+            if not self._beats:
+                await self._register(client, self._settings.retry_seconds)
+                self._started = time.monotonic()
+                self._start()
+        finally:
+            self._registering_thread = 0
+            self._registering.release()
 
     def leave(self) -> None:
         """End what `join` began."""
@@ -145,13 +159,15 @@ class Presence:
             self._users -= 1
             self._last_used = time.monotonic()
 
-    def hold(self, lease: Lease) -> None:
-        """Keep a session's lease alive, until it is over."""
+    def hold(self, lease: Lease, worker_id: str) -> None:
+        """Keep a session's lease alive, which names this worker by an id, until it is over."""
         with self._state:
             self._leases[lease.session_id, lease.fence] = lease
+            if worker_id != self.worker_id:
+                self._detached.append(lease)
 
     def settle(self, finish: Callable[[Client], Awaitable[None]]) -> None:
-        """Let the heartbeat's thread find out about a claim of which nobody knows the outcome."""
+        """Let the heartbeat's thread do what must become of a claim, each beat until it is done."""
         with self._state:
             self._unsettled.append(finish)
 
@@ -161,28 +177,38 @@ class Presence:
         # A thread: agent code may block its own.
         client = BlockingClient.for_settings(self._settings)
         work = lambda: drive(self.beat(client))  # noqa: E731
-        threading.Thread(target=work, name="tdev-worker", daemon=True).start()
+        self._beats = True
+        try:
+            threading.Thread(target=work, name="tdev-worker", daemon=True).start()
+        except BaseException:  # too many threads, say
+            self._beats = False
+            raise
 
     async def beat(self, client: Client) -> None:
         """Renew the worker's lease again and again, until it has had nothing to run for a lease."""
+        pause = self._pause()
         while True:
-            await client.sleep(self._pause())
+            await client.sleep(pause)
+            pause = self._pause()
             worker_id = self.worker_id
             if not self._beats:
                 return
-            if self._has_ended(client.now()):
-                await _stop(client, worker_id)
-                return
             try:
+                if self._has_ended(client.now()):
+                    break
                 await self._renew(client)
-                await self._attach_some(client)
-                await self._settle_some(client)
+                # What named a former id is to be this worker's again.
+                await self._work_off(self._detached, partial(self._attach, client))
+                await self._work_off(self._unsettled, lambda finish: finish(client))
+                if self._detached:  # there were too many for the time of a beat
+                    pause = 0.0
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self.name, error)
             self._check_touch()
+        await _stop(client, worker_id)
 
     def _pause(self) -> float:
-        return 0.0 if self._detached else self._interval * random.uniform(0.9, 1.1)
+        return self._interval * random.uniform(0.9, 1.1)
 
     def _has_ended(self, now: float) -> bool:
         with self._state:
@@ -199,17 +225,17 @@ class Presence:
             await self._beat(client, self._interval)
         except _DeclaredDead:
             _log.warning("worker %s was declared dead, or its clock was set back", self.name)
-            with self._state:
-                self._detached = list(self._leases.values())
             await self._register(client, self._interval)
 
     async def _register(self, client: Client, retry_seconds: float) -> None:
-        self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
+        with self._state:
+            self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
+            self._detached = deque(self._leases.values())
         self._due_at, self._handled = 0.0, set()
         await self._beat(client, retry_seconds)
 
     async def _beat(self, client: Client, retry_seconds: float) -> None:
-        now = client.now()
+        now, sent = client.now(), time.monotonic()
         due_at = max(round(now + self._settings.lease_seconds, 6), round(self._due_at + 1e-6, 6))
         handled, held = set(self._handled), len(self._leases)
         actions = [
@@ -239,11 +265,10 @@ class Presence:
                 raise _DeclaredDead from None
             stored = found  # by this very beat, whose first reply was lost
         self._due_at = stored.due_at or due_at
-        now_seconds = time.monotonic()
-        if now_seconds - self._renewed > (1 + _BEATS_MISSED) * self._interval:
+        if sent - self._renewed > (1 + _BEATS_MISSED) * self._interval:
             calm = CALM_LEASES * self._settings.lease_seconds + self._interval
-            self._calm_until = now_seconds + calm if self._beats else 0.0
-        self._renewed = now_seconds
+            self._calm_until = time.monotonic() + calm if self._beats else 0.0
+        self._renewed = sent  # others see a lease that began then
         self._handled = set(stored.revoked or ())
         for entry in self._handled:
             fence, _, session_id = entry.partition(" ")
@@ -259,21 +284,11 @@ class Presence:
         for lease in lost:
             lease.lose(lease_lost_error(lease))
 
-    async def _attach_some(self, client: Client) -> None:
-        """Say of sessions of a former id that they are still this worker's."""
-        while self._detached and time.monotonic() - self._renewed < self._interval:
-            await self._attach(client, self._detached[-1])
-            self._detached.pop()
-
     async def _attach(self, client: Client, lease: Lease) -> None:
         if not lease.lives(client.now()):
             return
-        actions = [
-            set_to(PipelineSession.worker_id, self.worker_id),
-            set_to(PipelineSession.lease_owner, self.name),
-        ]
         request = client.sessions.requests.update(
-            lease.session_id, actions=actions, condition=lease.condition
+            lease.session_id, actions=owned_by(self.worker_id), condition=lease.condition
         )
         try:
             await client.sender.send(*request, retry_seconds=0)
@@ -287,10 +302,17 @@ class Presence:
             ):
                 lease.lose(lease_lost_error(lease))
 
-    async def _settle_some(self, client: Client) -> None:
-        while self._unsettled:
-            await self._unsettled[0](client)
-            self._unsettled.pop(0)
+    async def _work_off(self, queue: deque[T], do: Callable[[T], Awaitable[None]]) -> None:
+        """Do one after the other, until it is time for the next beat."""
+        while queue:
+            try:
+                await do(queue[0])
+            except BaseException:
+                queue.rotate(-1)  # the others may fare better
+                raise
+            queue.popleft()
+            if time.monotonic() - self._renewed > self._interval:
+                return
 
     def _check_touch(self) -> None:
         silent = time.monotonic() - self._renewed
@@ -305,6 +327,14 @@ class Presence:
                     f"{silent:.0f} s, and the setting cancel_when_out_of_touch is on"
                 )
             )
+
+
+def owned_by(worker_id: str) -> list[Action]:
+    """Return the actions that make a session a worker's."""
+    return [
+        set_to(PipelineSession.worker_id, worker_id),
+        set_to(PipelineSession.lease_owner, worker_id.removeprefix(WORKER_IDS)),
+    ]
 
 
 def _beats_still() -> Condition:
@@ -323,7 +353,7 @@ async def _stop(client: Client, worker_id: str) -> None:
 
 
 def _stop_all() -> None:
-    for settings, presence in Presence._all.items():
+    for settings, presence in [*Presence._all.items()]:
         if presence.is_idle:
             drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
@@ -212,8 +213,8 @@ async def may_take_over(client: Client, seen: PipelineSession, *, from_start: bo
         or is_hung(seen.deadline, client.now())
     ):
         return True
-    calm = Presence.of(client.settings).calm_seconds(from_start=from_start)
-    return not calm and await declare_dead(client, seen.worker_id)
+    calm_seconds = partial(Presence.of(client.settings).calm_seconds, from_start=from_start)
+    return await declare_dead(client, seen.worker_id, calm_seconds)
 
 
 def expiry(client: Client, session: PipelineSession) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from tdev_models.dynamodb.client import Client
@@ -10,6 +11,7 @@ from tdev_models.errors import ConditionFailed, TdevError
 from tdev_models.models import PipelineSession, WorkerItem
 from tdev_models.models.worker import WORKER
 from tdev_models.results import SessionStatus
+from tdev_models.retry import Backoff, retry
 from tdev_models.workers.lease import is_hung, was_handed_back
 
 
@@ -58,11 +60,12 @@ def _is_to_come(moment: float | None, now: float, longest: float) -> bool:
     return now <= (moment or 0) <= now + longest
 
 
-async def declare_dead(client: Client, worker_id: str) -> bool:
-    """Make sure that a worker accepts no heartbeat any more; return False where its lease goes on.
+async def declare_dead(client: Client, worker_id: str, calm_seconds: Callable[[], float]) -> bool:
+    """Let no further heartbeat of a worker be accepted; return False where that may not be.
 
-    One GetItem, and one conditional UpdateItem where nobody has declared it dead. Safe to send
-    twice.
+    It may not while its lease goes on, or this process must be calm, which is asked before each
+    try: one may have taken as long as an outage of the store. One GetItem, and one conditional
+    UpdateItem where nobody has declared it dead. Safe to send twice.
     """
     worker = await client.workers.get(worker_id)
     if worker is None or worker.status != WORKER or worker.died_at is not None:
@@ -74,12 +77,18 @@ async def declare_dead(client: Client, worker_id: str) -> bool:
     request = client.workers.requests.update(
         worker_id, actions=[set_to(WorkerItem.died_at, client.now())], condition=condition
     )
-    try:
-        await client.sender.send(*request)
-    except ConditionFailed as refused:
-        stored = client.workers.load(refused.item)
-        return stored is None or stored.status != WORKER or stored.died_at is not None
-    return True
+
+    async def attempt() -> bool:
+        if calm_seconds():
+            return False
+        try:
+            await client.sender.send(*request, retry_seconds=0)
+        except ConditionFailed as refused:
+            stored = client.workers.load(refused.item)
+            return stored is None or stored.status != WORKER or stored.died_at is not None
+        return True
+
+    return await retry(attempt, client.sleep, Backoff(client.settings.retry_seconds))
 
 
 async def revoke(client: Client, worker_id: str | None, session_id: str, fence: float) -> None:

@@ -108,7 +108,7 @@ class Presence:
         now, lease_seconds = time.monotonic(), self._settings.lease_seconds
         if not self._beats:
             return CALM_LEASES * lease_seconds if from_start else 0.0
-        if now - self._renewed > lease_seconds:
+        if now - self._renewed > (1 + _BEATS_MISSED) * self._interval:
             return CALM_LEASES * lease_seconds
         until = self._started + CALM_LEASES * lease_seconds if from_start else 0.0
         return max(0.0, self._calm_until - now, until - now)

@@ -269,6 +269,36 @@ async def test_a_new_process_declares_nobody_dead_in_its_first_lease(store: Sett
 
 
 @pytest.mark.calm
+async def test_who_could_not_declare_for_an_outage_asks_again_whether_it_may(
+    strict_store: Settings,
+) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin()
+        worker_id = worker_of(strict_store, "s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+    outage = Outage(3.0)
+
+    def to_declare(send: settings.Transport) -> settings.Transport:
+        away = outage.wrap(send)
+
+        async def sent(operation: str, request: Any, /) -> dict[str, Any]:
+            names = str(request.get("ExpressionAttributeNames"))
+            declares = "died_at" in names and "draining" not in names  # which heartbeats say
+            if declares and not outage.begun:
+                outage.begin()
+            return await away(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, lease_seconds=1.2, transport=to_declare)):
+        await begin("own")  # its heartbeats miss the store, too
+        assert "owns it" in ((await resume_pipeline("s")).reason or "")
+    assert outage.begun
+    assert "died_at" not in (raw.item(strict_store, "pipeline-sessions", worker_id) or {})
+
+
+@pytest.mark.calm
 async def test_after_an_outage_of_the_store_nobody_is_dead(strict_store: Settings) -> None:
     outage = Outage(3.0)
     both = [elsewhere(strict_store, lease_seconds=0.9, transport=outage.wrap) for _ in range(2)]

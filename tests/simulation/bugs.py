@@ -134,14 +134,14 @@ BUGS = (
     (
         "a session is taken from a worker that was not declared dead",
         "workers/claims.py",
-        "not calm and await declare_dead(client, seen.worker_id)",
-        "not calm",
+        "return await declare_dead(client, seen.worker_id, calm_seconds)",
+        "return not calm_seconds()",
     ),
     (
         "nobody waits after an outage of the store",
-        "workers/claims.py",
-        "not calm and await declare_dead(client, seen.worker_id)",
-        "await declare_dead(client, seen.worker_id)",
+        "workers/liveness.py",
+        "if calm_seconds():",
+        "if False:",
     ),
     (
         "a claim of unknown outcome is forgotten",

@@ -250,6 +250,8 @@ class Presence:
         ]
         # A late copy of an earlier one never lowers it.
         later: Condition = WorkerItem.due_at.does_not_exist() | (WorkerItem.due_at < due_at)
+        if self._due_at:  # it was there: what has expired since may have been declared dead
+            later &= WorkerItem.status == WORKER
         update = partial(
             client.workers.update,
             self.worker_id,

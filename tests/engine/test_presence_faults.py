@@ -465,3 +465,16 @@ async def test_a_slow_heartbeat_counts_from_when_it_was_sent(strict_store: Setti
         slow.set()
         lost = lambda: session.owned.lost is not None  # noqa: E731
         assert await wait_until(lost, asyncio.sleep, 0.05, 3)
+
+
+async def test_a_worker_whose_item_has_expired_takes_a_new_id(strict_store: Settings) -> None:
+    with settings.use(elsewhere(strict_store, lease_seconds=1.2)):
+        await begin("s")
+        former = worker_of(strict_store, "s")
+        raw.delete(strict_store, "pipeline-sessions", former)
+
+        def has_another() -> bool:
+            return worker_of(strict_store, "s") != former
+
+        assert await wait_until(has_another, asyncio.sleep, 0.05, 3)
+        assert raw.item(strict_store, "pipeline-sessions", former) is None

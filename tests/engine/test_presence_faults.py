@@ -29,7 +29,7 @@ from tdev_models.settings import Transport
 from tdev_models.workers.presence import Presence
 from tests import raw
 from tests.dying import kill_worker, worker_of
-from tests.engine.pipelines import finish
+from tests.engine.pipelines import fail, finish
 from tests.engine.test_presence import begin, elsewhere
 from tests.faults import Fault, Outage, injected
 
@@ -93,7 +93,7 @@ async def test_an_end_that_could_not_be_stored_leaves_the_session_to_others(
 async def test_a_resume_that_cannot_mark_its_beginning_hands_the_session_back(
     strict_store: Settings,
 ) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
+    await fail("s")
     broken = Fault("broken", operation="TransactWriteItems")
     with settings.use(elsewhere(strict_store)):
         with injected(broken), pytest.raises(StoreError):

@@ -147,8 +147,12 @@ class Presence:
         try:
             if not self._beats:
                 await self._register(client, self._settings.retry_seconds)
-                self._started = time.monotonic()
-                self._start()
+                self._started, self._beats = time.monotonic(), True
+                try:
+                    self._start()
+                except BaseException:  # too many threads, say
+                    self._beats = False
+                    raise
         finally:
             self._registering_thread = 0
             self._registering.release()
@@ -177,12 +181,7 @@ class Presence:
         # A thread: agent code may block its own.
         client = BlockingClient.for_settings(self._settings)
         work = lambda: drive(self.beat(client))  # noqa: E731
-        self._beats = True
-        try:
-            threading.Thread(target=work, name="tdev-worker", daemon=True).start()
-        except BaseException:  # too many threads, say
-            self._beats = False
-            raise
+        threading.Thread(target=work, name="tdev-worker", daemon=True).start()
 
     async def beat(self, client: Client) -> None:
         """Renew the worker's lease again and again, until it has had nothing to run for a lease."""

@@ -46,6 +46,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{what}: {figures}")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of one of several test processes to the one that prints them."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["counts"] = dict(SENT), dict(SWEPT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    sent, swept = getattr(node, "workeroutput", {}).get("counts", ({}, {}))
+    SENT.update(sent)
+    SWEPT.update(swept)
+
+
 def missing(reason: str) -> None:
     """Skip for want of an engine, or fail where CI should have had it."""
     if os.environ.get("CI"):

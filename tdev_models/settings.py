@@ -82,8 +82,8 @@ class Settings:
         stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
-        release: which version of the program this is, such as "2.7.1"; at most 200 bytes. Sessions,
-            attempts and workers show it. Where two are numbers with dots between them, a worker of
+        release: which version of the program this is, such as "2.7.1"; at most 200 bytes. Sessions
+            and workers show it. Where two are numbers with dots between them, a worker of
             the lower one takes no session over that the higher one began.
         automatic_metrics: whether the package records metrics of its own; in the background.
         tracebacks: whether a failed attempt keeps the traceback of its error, which may hold what

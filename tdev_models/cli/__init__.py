@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     recover.add_argument("runner", help="module:function, called with each resumed session")
     recover.add_argument("--watch", action="store_true", help="go on until SIGTERM or Ctrl-C")
     for name, kind, default, meaning in (
-        ("--poll", float, 30.0, "seconds between two rounds, with --watch"),
+        ("--poll", float, 10.0, "seconds between two rounds, with --watch"),
         ("--older-than", float, 0.0, "leave out sessions updated in the last N seconds"),
         ("--max-attempts", int, 12, "resumes in a row without progress before it is abandoned"),
         ("--backoff", float, 30.0, "seconds to wait after a first failure, at most"),

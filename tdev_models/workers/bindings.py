@@ -12,6 +12,11 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.forks import after_fork_in_child
 from tdev_models.workers.lease import Lease
 
+MIXED = (
+    "a blocking call met an awaitable one of the same session; "
+    "use the awaitable functions in an event loop"
+)
+
 
 @dataclass(slots=True)
 class Binding:
@@ -44,6 +49,14 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
 def bound_leases() -> list[Lease]:
     """Return the leases under which this task, or thread, acts."""
     return [one.lease for one in _bound.get().values() if one.lease is not None]
+
+
+async def after_beginnings(client: Client, lease: Lease) -> None:
+    """Wait until the agents that have begun are stored as RUNNING, or this is given up."""
+    for written, thread in list(lease.beginnings.values()):
+        if not client.in_event_loop and thread == threading.get_ident():
+            raise RuntimeError(MIXED)
+        await client.wait_for(written)
 
 
 def bind_lease(client: Client, session_id: str) -> Binding:

@@ -280,17 +280,12 @@ class AgentRun(ClientContext[C, bool]):
         traceback: TracebackType | None,
     ) -> bool:
         lease, caught, was_done, self._runs = self._session.owned, error, self.done, False
-        if not was_done:
-            try:
-                await self._block.__aexit__(kind, error, traceback)
-            except TimeoutError:
-                error = self._beginning.refused or TimeoutError(
-                    f"{self.agent_name} took longer than {self._timeout:g} s"
-                )
-                error.__cause__ = caught  # its traceback says where
-            await self._beginning.end(self._session.is_interruption(error))
         lease.deadlines.pop(self.agent_name, None)
-        lease.blocks[self.agent_name] = Block.RAISED
+        try:
+            if not was_done:
+                error = await self._end_block(kind, error, traceback)
+        finally:
+            lease.blocks[self.agent_name] = Block.RAISED
         goes_on = await self._leave(error)
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
@@ -299,6 +294,22 @@ class AgentRun(ClientContext[C, bool]):
         elif error is not caught:
             raise error from caught
         return goes_on
+
+    async def _end_block(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> BaseException | None:
+        """Wait for the begin, too; return the error with which the block ends."""
+        try:
+            await self._block.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            caught, late = error, f"{self.agent_name} took longer than {self._timeout} s"
+            error = self._beginning.refused or TimeoutError(late)
+            error.__cause__ = caught  # its traceback says where
+        await self._beginning.end(self._session.is_interruption(error))
+        return error
 
     @property
     def _failed_optionally(self) -> bool:

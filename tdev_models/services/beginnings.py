@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 from tdev_models.dynamodb.client import Client, TimeLimit
-from tdev_models.errors import TdevError
 from tdev_models.retry import is_retried
 from tdev_models.workers.lease import Lease
 
@@ -26,7 +25,7 @@ class Beginning:
         self._client, self._lease, self._agent_name = client, lease, agent_name
         self._block, self._written = block, lease.begins(agent_name)
         self._work: Awaitable[None] | None = None
-        self.refused: TdevError | None = None
+        self.refused: Exception | None = None
 
     async def send(self, write: Coroutine[Any, Any, None]) -> None:
         """Send the write beside the agent's work.
@@ -38,11 +37,16 @@ class Beginning:
             await self._send(write)
         else:
             self._work = await self._client.start(self._send(write))
+            try:
+                await self._client.sleep(0)  # it leaves before what the agent sends
+            except BaseException:
+                await self.end(interrupted=True)
+                raise
 
     async def _send(self, write: Coroutine[Any, Any, None]) -> None:
         try:
             await write
-        except TdevError as error:
+        except Exception as error:
             if not is_retried(error):
                 self.refused = error
                 self._block.end_now()
@@ -54,7 +58,7 @@ class Beginning:
         """Wait until it is stored, or given up; at once where the agent was interrupted."""
         try:
             if self._work is not None:
-                with suppress(TdevError):  # the agent's end is stored, or refused, in its place
+                with suppress(Exception):  # the agent's end is stored, or refused, in its place
                     await self._client.shielded(self._work, 0 if interrupted else None)
         finally:
             self._settle()

@@ -160,6 +160,7 @@ async def get_agent_execution(
     )
     if user_id is not None:
         SESSION_RULES["user_id"]("user_id", user_id)
+    await after_beginnings(client, current_lease(client, project_id), writes=False)
     execution = await _read_execution(client, execution_id, agent_name)
     if user_id is not None:
         try:
@@ -210,6 +211,7 @@ async def get_agent_executions(
     if user_id is not None:
         SESSION_RULES["user_id"]("user_id", user_id)
         await _check_reader(client, project_id, user_id)
+    await after_beginnings(client, current_lease(client, project_id), writes=False)
     executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
     )

@@ -221,6 +221,7 @@ async def get_pipeline_session(
         NotFound: there is none, or it is not the given user's.
         InvalidRequest: an id cannot be a key.
     """
+    await after_beginnings(client, current_lease(client, session_id), writes=False)
     return result_of(Session, await read_session(client, session_id, user_id))
 
 

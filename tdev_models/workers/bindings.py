@@ -51,12 +51,16 @@ def bound_leases() -> list[Lease]:
     return [one.lease for one in _bound.get().values() if one.lease is not None]
 
 
-async def after_beginnings(client: Client, lease: Lease) -> None:
-    """Wait until the agents that have begun are stored as RUNNING, or this is given up."""
-    for written, thread in list(lease.beginnings.values()):
-        if not client.in_event_loop and thread == threading.get_ident():
+async def after_beginnings(client: Client, lease: Lease | None, *, writes: bool = True) -> None:
+    """Wait until the agents that have begun are stored as RUNNING, or this is given up.
+
+    What `writes` would else be overtaken, and what reads would show the moment before.
+    """
+    for written, thread in list(lease.beginnings.values()) if lease else ():
+        if client.in_event_loop or thread != threading.get_ident():
+            await client.wait_for(written)
+        elif writes:
             raise RuntimeError(MIXED)
-        await client.wait_for(written)
 
 
 def bind_lease(client: Client, session_id: str) -> Binding:

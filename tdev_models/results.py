@@ -187,9 +187,8 @@ class Attempt(Record):
 class Execution(Record):
     """One agent's work in one run; `agent_name` is `agent@key` where it ran under a key.
 
-    Tokens and cost are those of all attempts; `release` is that of the worker which wrote its status
-    last, and lists leave it out (None). Payloads are Python objects; lists leave them out
-    (None).
+    Tokens and cost are those of all attempts, `release` that of the worker which wrote its status
+    last. Payloads are Python objects. Lists leave payloads and release out (None).
     """
 
     execution_id: str

@@ -305,7 +305,7 @@ class AgentRun(ClientContext[C, bool]):
         try:
             await self._block.__aexit__(kind, error, traceback)
         except TimeoutError:
-            caught, late = error, f"{self.agent_name} took longer than {self._timeout} s"
+            caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
             error = self._beginning.refused or TimeoutError(late)
             error.__cause__ = caught  # its traceback says where
         await self._beginning.end(self._session.is_interruption(error))

@@ -42,6 +42,8 @@ class Beginning:
             except BaseException:
                 await self.end(interrupted=True)
                 raise
+            if self.refused:
+                raise self.refused
 
     async def _send(self, write: Coroutine[Any, Any, None]) -> None:
         try:

@@ -221,7 +221,6 @@ async def get_pipeline_session(
         NotFound: there is none, or it is not the given user's.
         InvalidRequest: an id cannot be a key.
     """
-    await after_beginnings(client, current_lease(client, session_id), writes=False)
     return result_of(Session, await read_session(client, session_id, user_id))
 
 
@@ -232,6 +231,7 @@ async def read_session(
     RULES["session_id"]("session_id", session_id)
     if user_id is not None:
         RULES["user_id"]("user_id", user_id)
+    await after_beginnings(client, current_lease(client, session_id), writes=False)
     return visible_to(await client.sessions.get(session_id), session_id, user_id)
 
 

@@ -117,15 +117,19 @@ async def round_trips(run_id: str, code: Mapping[str, str]) -> float:
     return ((all_seconds - seconds) / (len(agents) - 1) - AGENT_SECONDS) / ROUND_TRIP_SECONDS
 
 
-async def measure(
-    kilobytes: float, events: list[RequestEvent], *, all_so_far: bool, trips: bool
-) -> None:
-    code = json.loads(source_code(int(kilobytes * 1024) - 50))
+def code_of(kilobytes: float) -> dict[str, str]:
+    """Return so much of an agent's output."""
+    code: dict[str, str] = json.loads(source_code(int(kilobytes * 1024) - 50))
+    return code
+
+
+async def measure(kilobytes: float, events: list[RequestEvent], *, all_so_far: bool) -> None:
+    code = code_of(kilobytes)
     run_id = f"{kilobytes}-{all_so_far}"
     try:
         requests, plain = plain_run(f"plain-{run_id}", Inputs(code, all_so_far=all_so_far))
     except ItemTooLarge:  # input and output stand in one item
-        requests, plain = 0, float("nan")
+        requests, plain = 0, float("inf")
     events.clear()
     await our_run(f"ours-{run_id}", Inputs(code, all_so_far=all_so_far))
     writes = [event for event in events if event.operation in WRITES]
@@ -133,27 +137,26 @@ async def measure(
     print(
         f"{kilobytes:>5g} KB {requests / agents:>9.1f} {len(events) / agents:>9.1f}"
         f" {plain / agents:>9.1f} {units / agents:>9.1f} {units / plain:>6.2f}"
-        + (f" {await round_trips(f'slow-{run_id}', code):>8.1f}" if trips else "")
     )
 
 
 async def main() -> None:
     with fresh_tables() as events:
         for all_so_far, given in (False, "the output before"), (True, "all outputs so far"):
-            print(
-                f"an agent of a run of nine, begin and end of the session included; input: {given}"
-            )
+            print(f"an agent of nine, the session's begin and end included; input: {given}")
             print(f"{'':>8} {'requests':>19} {'write units':>19}")
-            print(
-                f"{'output':>8} {'plain':>9} {'ours':>9} {'plain':>9} {'ours':>9} {'ratio':>6}"
-                + (" round trips" if not all_so_far else "")
-            )
+            print(f"{'output':>8} {'plain':>9} {'ours':>9} {'plain':>9} {'ours':>9} {'ratio':>6}")
             for kilobytes in (0.3, 1, 20, 100):
-                await measure(kilobytes, events, all_so_far=all_so_far, trips=not all_so_far)
+                await measure(kilobytes, events, all_so_far=all_so_far)
             print()
         events.clear()
         await get_pipeline_session("ours-1-False")
-        print(f"reading progress: requests {len(events)}, read units {events[0].units:g}")
+        print(f"reading progress: requests {len(events)}, read units {events[0].units:g}\n")
+        print("round trips on the critical path of an agent")
+        for kilobytes in (1, 20):
+            print(
+                f"{kilobytes:>5} KB {await round_trips(f'slow-{kilobytes}', code_of(kilobytes)):>9.1f}"
+            )
 
 
 if __name__ == "__main__":

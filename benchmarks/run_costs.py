@@ -154,9 +154,8 @@ async def main() -> None:
         print(f"reading progress: requests {len(events)}, read units {events[0].units:g}\n")
         print("round trips on the critical path of an agent")
         for kilobytes in (1, 20):
-            print(
-                f"{kilobytes:>5} KB {await round_trips(f'slow-{kilobytes}', code_of(kilobytes)):>9.1f}"
-            )
+            trips = await round_trips(f"slow-{kilobytes}", code_of(kilobytes))
+            print(f"{kilobytes:>5} KB {trips:>9.1f}")
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ async def write_execution(
     """
     token = uuid.uuid4().hex[:16]
     seen = _same_item(seen, execution_id)
-    values = await _with_expiry(client, values, seen, lease)
-    if client.settings.release and "status" in values:
-        values = {**values, "release": client.settings.release}
+    values = _with_release(client, await _with_expiry(client, values, seen, lease))
     values = await with_chunks_written(client, execution_id, agent_name, values, seen, lease)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
@@ -121,6 +119,12 @@ async def write_execution(
         )
         return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+
+
+def _with_release(client: Client, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields with the release that writes them, where they change the status."""
+    release = client.settings.release
+    return {**values, "release": release} if release and "status" in values else values
 
 
 def _same_item(seen: AgentExecution | None, execution_id: str) -> AgentExecution | None:

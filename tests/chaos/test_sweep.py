@@ -7,6 +7,7 @@ from a lagging index less, never anything else.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -468,6 +469,7 @@ async def test_owners_follow_one_another_and_fences_only_rise(dynoxide: str) -> 
         assert [owner.owned.fence for owner in owners] == [1, 2, 3, 4, 5]
         for late in owners[:-1]:
             with pytest.raises(LeaseLost):
-                await late.agent("parser").__aenter__()
+                async with late.agent("parser"):
+                    await asyncio.sleep(30)
         async with owners[-1]:
             await world.finish(owners[-1])

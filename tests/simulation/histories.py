@@ -14,7 +14,7 @@ from tests.simulation.clients import simulated
 from tests.simulation.records import Violation
 from tests.simulation.world import History
 
-_AT_ONCE = 25
+_AT_ONCE = 10
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

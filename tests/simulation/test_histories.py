@@ -12,7 +12,7 @@ import pytest
 from tests.simulation import bugs
 from tests.simulation.histories import outcomes
 
-SECONDS = 30.0
+SECONDS, LEAST = 30.0, 50
 
 
 @pytest.mark.calm
@@ -21,9 +21,8 @@ def test_all_rules_hold_whatever_befalls_workers_and_requests() -> None:
     for seed, wrong in outcomes(0, 1_000_000):
         assert wrong is None, f"python -m tests.simulation --histories 1 --seed {seed}: {wrong}"
         seen += 1
-        if time.monotonic() > deadline:
+        if seen >= LEAST and time.monotonic() > deadline:
             break
-    assert seen > 10
 
 
 def test_a_seed_has_one_history() -> None:

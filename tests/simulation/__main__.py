@@ -3,60 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 
 from tests.simulation import bugs
 from tests.simulation.clients import simulated
+from tests.simulation.histories import CORES, outcomes
 from tests.simulation.records import Violation
 from tests.simulation.world import History
 
-_COLLECTED_AFTER = 50
 _SHOWN_AFTER_SECONDS = 10.0
-
-
-def broken(seed: int) -> str | None:
-    """Return what was wrong in the history of a seed, or None."""
-    try:
-        History(seed).run()
-    except Violation as violation:
-        return str(violation)
-    return None
 
 
 def replay(seed: int) -> int:
     """Print the history of a seed, and what was wrong in it."""
     history = History(seed, keep=True)
+    wrong: str | None = None
     try:
-        history.run()
+        with simulated():
+            history.run()
     except Violation as violation:
+        wrong = str(violation)
+    finally:
         print(*history.lines, sep="\n")
-        print(f"seed {seed}: {violation}")
-        return 1
-    print(*history.lines, sep="\n")
-    print(f"seed {seed}: all rules held")
-    return 0
+    print(f"seed {seed}: {wrong or 'all rules held'}")
+    return 1 if wrong else 0
 
 
-def many(first: int, count: int) -> int:
-    """Let many histories happen; print how many a second."""
+def many(first: int, count: int, rule: str) -> int:
+    """Let many histories happen, until one breaks a rule; print how many a second."""
     begun = shown = time.perf_counter()
-    gc.freeze()
-    gc.disable()  # it would look through everything again and again
-    for number in range(count):
-        if number % _COLLECTED_AFTER == 0:
-            gc.collect()
-        seed = first + number
-        if (wrong := broken(seed)) is not None:
-            print(f"seed {seed}, after {number} others: {wrong}")
+    for done, (seed, wrong) in enumerate(outcomes(first, count), 1):
+        if wrong is not None and rule in wrong:
+            print(f"seed {seed}, after {done - 1} others: {wrong}")
             print(f"its history: python -m tests.simulation --seed {seed} --histories 1")
             return 1
-        if time.perf_counter() > shown + _SHOWN_AFTER_SECONDS:
-            shown = time.perf_counter()
-            print(f"{number + 1:,} histories, {(number + 1) / (shown - begun):.0f} a second")
+        now = time.perf_counter()
+        if now > shown + _SHOWN_AFTER_SECONDS:
+            shown = now
+            print(f"{done:,} histories, {done / (now - begun):.0f} a second", flush=True)
     rate = count / (time.perf_counter() - begun)
-    print(f"{count:,} histories from seed {first}, {rate:.0f} a second: all rules held")
+    print(
+        f"{count:,} histories from seed {first}, {rate:.0f} a second on {CORES} cores: "
+        "all rules held"
+    )
     return 0
 
 
@@ -67,13 +57,13 @@ def main() -> int:
     parser.add_argument(
         "--bugs", nargs="*", metavar="WORD", help="put bugs in, each of which is to be found"
     )
+    parser.add_argument("--rule", default="", metavar="TEXT", help="stop only where it says so")
     chosen = parser.parse_args()
     if chosen.bugs is not None:
         return bugs.main(chosen.bugs, chosen.histories)
-    with simulated():
-        if chosen.histories == 1:
-            return replay(chosen.seed)
-        return many(chosen.seed, chosen.histories)
+    if chosen.histories == 1:
+        return replay(chosen.seed)
+    return many(chosen.seed, chosen.histories, chosen.rule)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from typing import Any, TypeVar
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.recorder import Recorder, _WriterCell
+from tdev_models.retry import CANCELLED_SECONDS, STOP_POLL_SECONDS, wait_until
 from tdev_models.services import due_queue
+from tdev_models.services.signal_handlers import handlers_code
 from tdev_models.settings import Settings
-from tdev_models.workers.lease import worker_name
+from tdev_models.workers.lease import Lease, worker_name
 from tdev_models.workers.presence import Presence
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Died, Process, current_process
@@ -63,6 +65,28 @@ def _beats_as_a_task(presence: Presence) -> None:
     asyncio.get_running_loop().create_task(
         presence.beat(process.client), context=process.new_context()
     )
+
+
+class _Draining:
+    """Whether the process whose step runs is to begin nothing more, as `Presence.draining`."""
+
+    def __bool__(self) -> bool:
+        return current_process().draining_since is not None
+
+
+async def drain(process: Process, grace_seconds: float) -> None:
+    """End what a process runs as `handle_sigterm` does, whose thread this task stands for."""
+    presence = Presence.of(process.client.settings)
+
+    def held() -> list[Lease]:
+        leases = presence._leases.values()
+        return [one for one in leases if not (one.over or one.lost or one.lease_expires)]
+
+    await wait_until(lambda: not held(), asyncio.sleep, STOP_POLL_SECONDS, grace_seconds)
+    for lease in held():
+        if lease.canceller is not None:
+            lease.canceller.cancel()
+    await wait_until(lambda: not held(), asyncio.sleep, STOP_POLL_SECONDS, CANCELLED_SECONDS)
 
 
 class SimulatedRecorder(Recorder):
@@ -113,6 +137,7 @@ _REPLACED: dict[int, Any] = {
     id(random): SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
     id(uuid): SimpleNamespace(uuid4=_World.uuid4),
     id(worker_name): lambda: current_process().name,
+    id(handlers_code): frozenset,  # no signals here, and each look for recovery would ask for all
 }
 
 
@@ -144,6 +169,7 @@ def simulated() -> Iterator[None]:
             if id(value) in _REPLACED:
                 put(module, name, _REPLACED[id(value)])
     put(Presence, "_start", _beats_as_a_task)
+    put(Presence, "draining", _Draining())
     put(due_queue, "STOP_POLL_SECONDS", _POLL_SECONDS)
     put(due_queue, "LOCK_POLL_SECONDS", _LONGEST_LOOK_SECONDS)
     logger = logging.getLogger("tdev_models")

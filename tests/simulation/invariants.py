@@ -7,24 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from tests.simulation.engine import Change, Engine
 from tests.simulation.network import Sent
-from tests.simulation.processes import EPOCH, Process
-from tests.simulation.records import Record, Samples, Violation
+from tests.simulation.processes import EPOCH
+from tests.simulation.records import Record, Samples, Violation, number, text
 from tests.simulation.values import Item
+from tests.simulation.workers import Workers
 
 FINAL = ("COMPLETED", "ABANDONED")
 METRIC = "samples"
-
-
-def text(item: Item, name: str) -> str | None:
-    """Return a text attribute."""
-    value = item.get(name)
-    return None if value is None else str(value["S"])
-
-
-def number(item: Item, name: str) -> float:
-    """Return a number attribute; 0 where it is absent."""
-    value = item.get(name)
-    return 0.0 if value is None else float(value["N"])
 
 
 class Invariants:
@@ -39,18 +28,15 @@ class Invariants:
         engine: Engine,
         records: Mapping[str, Record],
         samples: Samples,
+        workers: Workers,
         *,
         max_attempts: int,
         longest_wait: float,
-        clocks_are_right: bool,
-        lease_seconds: float,
     ) -> None:
-        self._lease_seconds = lease_seconds
+        self._workers = workers
         self._engine, self._records, self._samples = engine, records, samples
         self._max_attempts, self._longest_wait = max_attempts, longest_wait
-        self._clocks_are_right = clocks_are_right
         self.running: set[str] = set()
-        self._processes: dict[str, Process] = {}
         self._sessions = engine.items("pipeline-sessions")
         self._executions = engine.items("agent-executions")
 
@@ -71,7 +57,7 @@ class Invariants:
     def _check_session(self, change: Change, sent: Sent, now: float) -> None:
         old, new = change.old, change.new
         if change.key[0].startswith("#"):
-            self._check_worker(change, sent, now)
+            self._workers.check(change, sent, now)
             return
         record = self._records[change.key[0]]
         status, before = text(new, "status"), text(old, "status")
@@ -79,6 +65,8 @@ class Invariants:
             self._check_claim(record, old, new, sent, now)
         elif status == "ABANDONED":
             self._check_abandoned(record, old, new)
+            if "lease_token" in old and sent.lease_of(record.session_id) is None:
+                self._workers.is_taken_away(record, int(number(old, "fence")), sent.process)
         else:
             self._check_owner(record, old, sent)
         (self.running.discard if status in FINAL else self.running.add)(record.session_id)
@@ -90,6 +78,8 @@ class Invariants:
             record.failures += 1
         if status in ("ACTIVE", "FAILED"):
             self._check_found(record, new, now)
+        if status == "ACTIVE" and "lease_token" in old and "lease_token" not in new:
+            self._workers.is_handed_back(record)
 
     def _check_claim(self, record: Record, old: Item, new: Item, sent: Sent, now: float) -> None:
         fence, token = int(number(new, "fence")), text(new, "lease_token")
@@ -100,7 +90,8 @@ class Invariants:
         if was_owned:
             record.failures += 1
             if record.redone_from is None:  # nobody forces it
-                self._check_owner_is_gone(record, old, now)
+                self._workers.check_owner_is_gone(record, old, now)
+            self._workers.is_taken_away(record, fence - 1, sent.process)
         was_handed_back = text(old, "status") == "ACTIVE" and "lease_owner" not in old and fence > 1
         more = number(new, "resume_count") > number(old, "resume_count")
         if was_handed_back and more and record.redone_from is None:
@@ -111,33 +102,6 @@ class Invariants:
                 f"{record.session_id}: resumed in vain {in_vain:g} times, after only "
                 f"{record.failures} failures"
             )
-
-    def _check_owner_is_gone(self, record: Record, old: Item, now: float) -> None:
-        left = number(old, "lease_expires") - (EPOCH + now)
-        worker = self._sessions[(text(old, "worker_id"),)]
-        if "lease_expires" in old:
-            if self._clocks_are_right and left > 0:
-                raise Violation(f"{record.session_id}: taken over {left:.1f} s too early")
-        elif text(worker, "status") == "WORKER" and "died_at" not in worker:
-            raise Violation(f"{record.session_id}: its worker was not declared dead")
-
-    def _check_worker(self, change: Change, sent: Sent, now: float) -> None:
-        """Check that a worker is declared dead for a reason, and renews nothing from then on."""
-        old, new = change.old, change.new
-        if not old:
-            self._processes[change.key[0]] = sent.process
-        if "died_at" in old and number(new, "due_at") != number(old, "due_at"):
-            raise Violation(f"{change.key[0]}: renewed after it was declared dead")
-        if number(new, "due_at") < number(old, "due_at") and text(new, "status") == "WORKER":
-            raise Violation(f"{change.key[0]}: its lease was shortened")
-        if "died_at" in new and "died_at" not in old and self._clocks_are_right:
-            left = number(old, "due_at") - (EPOCH + now)
-            if left > 0:
-                raise Violation(f"{change.key[0]}: declared dead {left:.1f} s too early")
-            process = self._processes[change.key[0]]
-            troubled = max(process.frozen_until, process.cut_off_until)
-            if not process.dead and troubled + EPOCH < number(old, "due_at") - self._lease_seconds:
-                raise Violation(f"{change.key[0]}: declared dead, and the store was away")
 
     def _check_owner(self, record: Record, old: Item, sent: Sent) -> None:
         """Check that who wrote an item of the session owns it, if anybody does."""

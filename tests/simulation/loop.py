@@ -7,7 +7,7 @@ import heapq
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Protocol
 
 
@@ -21,7 +21,7 @@ class Frozen(Protocol):
     """
 
     frozen_until: float
-    waiting: list[asyncio.Handle]
+    waiting: list[_Step]
     tasks: list[asyncio.Task[Any]]
 
 
@@ -29,6 +29,22 @@ PROCESS: ContextVar[Frozen | None] = ContextVar("simulated_process", default=Non
 """Whose step it is; None for the world around the processes."""
 
 _KEPT_TASKS = 64
+
+
+class _Step(asyncio.TimerHandle):
+    """A callback and its context; made for each step of each task, so it holds no more."""
+
+    __slots__ = ("process",)
+    process: Frozen | None
+
+    def __init__(self, callback: Any, args: tuple[Any, ...], context: Context | None) -> None:
+        self._callback, self._args = callback, args
+        self._context = context = copy_context() if context is None else context
+        self._cancelled = False
+        self.process = context.get(PROCESS)
+
+    def cancel(self) -> None:
+        self._cancelled, self._args = True, ()
 
 
 class _Task(asyncio.Task[Any]):
@@ -56,8 +72,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self.now = 0.0
         self.failure: BaseException | None = None
-        self._ready: deque[asyncio.Handle] = deque()
-        self._timers: list[tuple[float, int, asyncio.Handle]] = []
+        self._ready: deque[_Step] = deque()
+        self._timers: list[tuple[float, int, _Step]] = []
         self._numbers = 0
 
     def run(self, is_over: Callable[[], bool], limit: float) -> None:
@@ -69,22 +85,22 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 if not ready:
                     if not timers or timers[0][0] > limit:
                         return
-                    when, _, handle = heapq.heappop(timers)
+                    when, _, step = heapq.heappop(timers)
                     self.now = max(self.now, when)
-                    ready.append(handle)
+                    ready.append(step)
                 while ready:
-                    self._step(ready.popleft())
+                    step = ready.popleft()
+                    if step._cancelled:
+                        continue
+                    process = step.process
+                    if process is not None and process.frozen_until > self.now:
+                        process.waiting.append(step)
+                    else:
+                        step._context.run(step._callback, *step._args)
+        except BaseException as error:
+            self.failure = self.failure or error
         finally:
             events._set_running_loop(None)
-
-    def _step(self, handle: asyncio.Handle) -> None:
-        if handle._cancelled:
-            return
-        process = handle._context.get(PROCESS)  # type: ignore[attr-defined]
-        if process is not None and process.frozen_until > self.now:
-            process.waiting.append(handle)
-            return
-        handle._run()
 
     def thaw(self, process: Frozen) -> None:
         """Run what waits in a process, unless it is still frozen."""
@@ -114,9 +130,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
+        step = _Step(callback, args, context)
+        self._ready.append(step)
+        return step
 
     call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
@@ -128,11 +144,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, self.numbered(), handle))
-        return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None: ...
+        step = _Step(callback, args, context)
+        self._numbers += 1
+        heapq.heappush(self._timers, (when, self._numbers, step))
+        return step
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)

@@ -21,6 +21,8 @@ _WRITES = ("UpdateItem", "TransactWriteItems")
 _AROUND = Context()  # no process's: neither freezes nor crashes stop what is on its way
 
 KINDS = (
+    "slow",
+    "slow",
     "lost",
     "unanswered",
     "late",
@@ -153,6 +155,9 @@ class Network:
         noticed = arrival if dice.random() < 0.5 else now + READ_TIMEOUT_SECONDS
         if fault in ("unanswered", "crash after"):
             self._at(arrival, self._deliver, sent, fault, None)
+        elif fault == "slow":
+            self._at(now + dice.uniform(0.1, 1.9), self._deliver, sent, fault, reply)
+            return
         elif fault == "late":
             self._at(now + dice.uniform(0.5, 60.0), self._deliver, sent, fault, None)
         elif fault == "doubled":

@@ -39,8 +39,10 @@ class Process:
         frozen_until: none of its steps runs before that moment.
         cut_off_until: its requests do not arrive before that moment.
         skew: by how much its clock is ahead.
+        born: when it began.
         dead: it crashed or has ended.
         stop: set when a deploy ends it.
+        draining_since: when SIGTERM told it to begin nothing more; None where it did not.
         roots: its main tasks.
         waiting: the steps that would have run while it was frozen.
         tasks: all that it has begun.
@@ -50,10 +52,11 @@ class Process:
         self._loop = loop
         self.name, self.skew = name, skew
         self.frozen_until = self.cut_off_until = 0.0
-        self.dead = False
+        self.born, self.dead = loop.now, False
+        self.draining_since: float | None = None
         self.stop = Stop()
         self.client: Any = None  # how its heartbeat sends
-        self.waiting: list[asyncio.Handle] = []
+        self.waiting: list[Any] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.roots: list[asyncio.Task[Any]] = []
         self._context = copy_context()
@@ -67,11 +70,12 @@ class Process:
         """Return the context of a task that shares nothing with the others of the process."""
         return self._context.copy()
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Begin a main task."""
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a main task, and return it."""
         task = self._loop.create_task(work, context=self.new_context())
         task.add_done_callback(self._check)
         self.roots.append(task)
+        return task
 
     def _check(self, task: asyncio.Task[Any]) -> None:
         """Let no program of a living process end with an error that nobody expects."""

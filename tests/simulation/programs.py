@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from tdev_models.errors import (
@@ -25,8 +26,10 @@ from tests.simulation.clients import SimulatedClient
 from tests.simulation.invariants import METRIC, output_text
 from tests.simulation.processes import Process
 from tests.simulation.records import Record, Samples
+from tests.simulation.workers import Workers
 
 AGAIN_SECONDS = 3.0
+_SENT_SECONDS = 1.0  # some requests, one after the other
 
 
 class Broken(Exception):
@@ -47,11 +50,12 @@ class Programs:
         breaks: float,
         max_attempts: int,
         poll_seconds: float,
+        workers: Workers,
     ) -> None:
         self._process, self._client, self._dice = process, client, dice
         self._records, self._samples = records, samples
         self._breaks, self._max_attempts = breaks, max_attempts
-        self._poll_seconds = poll_seconds
+        self._poll_seconds, self._workers = poll_seconds, workers
 
     # ------------------------------------------------------------------ pipelines
 
@@ -64,7 +68,7 @@ class Programs:
                     self.pipeline,
                     max_attempts=self._max_attempts,
                     backoff_seconds=3.0,
-                    concurrency=2,
+                    concurrency=4 if self._workers.quiet else 2,  # none waits for another
                     stop=self._process.stop,
                     poll_seconds=self._poll_seconds,
                 )
@@ -88,6 +92,7 @@ class Programs:
     async def pipeline(self, session: Tracker[Any]) -> None:
         """Run what is left of a session's agents."""
         record = self._records[session.session_id]
+        self._check_may_begin(record)
         for agent in record.agents:
             if self._dice.random() < 0.2:
                 await self._called(session, record, agent)
@@ -110,17 +115,22 @@ class Programs:
 
     async def _called(self, session: Tracker[Any], record: Record, agent: str) -> None:
         called = False
+        hangs = not self._workers.calm and self._dice.random() < 0.1
+        timeout = 3.0 if hangs else 200.0
 
         async def work() -> Any:
             nonlocal called
             called = True
-            output = await self._work(session, record, agent)
+            if hangs:
+                output = await self._hang(session, record, agent, timeout)
+            else:
+                output = await self._work(session, record, agent)
             self._break(record, agent)
             record.used += 1
             return output
 
         output = await session.run(
-            agent, work, attempts=2, timeout=200.0, usage=lambda result: {"cost_usd": 1}
+            agent, work, attempts=2, timeout=timeout, usage=lambda result: {"cost_usd": 1}
         )
         if called:
             self._finished(session, record, agent, output)
@@ -128,9 +138,37 @@ class Programs:
             self._check_output(record, agent, output)
 
     async def _work(self, session: Tracker[Any], record: Record, agent: str) -> dict[str, Any]:
-        record.begins(agent)
-        await asyncio.sleep(self._dice.expovariate(1 / self._dice.choice((0.2, 2.0, 8.0))))
+        self._check_may_begin(record)
+        record.begins(agent, session.owned.fence)
+        place = self._process, session.owned.fence
+        record.at_work.add(place)
+        try:
+            longest = 16.0 if self._workers.quiet else 8.0
+            await asyncio.sleep(self._dice.expovariate(1 / self._dice.choice((0.2, 2.0, longest))))
+        finally:
+            record.at_work.discard(place)
         return {"agent": agent, "fence": session.owned.fence}
+
+    async def _hang(
+        self, session: Tracker[Any], record: Record, agent: str, timeout_seconds: float
+    ) -> dict[str, Any]:
+        """Work on for a minute, whoever cancels it."""
+        record.begins(agent, session.owned.fence)
+        record.hangs = True
+        self._workers.is_hung(record, timeout_seconds)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 60.0
+        while (left := until - loop.time()) > 0 and not self._process.dead:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(left)
+        record.hangs = False
+        return {"agent": agent, "fence": session.owned.fence}
+
+    def _check_may_begin(self, record: Record) -> None:
+        """Check that nothing begins that was not about to when its process was told to end."""
+        since, now = self._process.draining_since, asyncio.get_running_loop().time()
+        if self._workers.quiet and since is not None and now > since + _SENT_SECONDS:
+            record.rules.report(f"{record.session_id}: begun by a worker that drains")
 
     def _break(self, record: Record, agent: str) -> None:
         if record.poisoned == agent or self._dice.random() < self._breaks:

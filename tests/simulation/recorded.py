@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 from tdev_models.dynamodb.blocking_client import drive
@@ -11,6 +13,8 @@ from tdev_models.errors import ConditionFailed, TdevError
 from tdev_models.settings import Settings, Transport
 from tests.chaos.test_sweep import CALLS, READS, World, seeded
 from tests.conftest import make_tables
+from tests.simulation.clients import simulated
+from tests.simulation.world import History
 
 Request = dict[str, Any]
 Sequel = tuple[str, Request]
@@ -30,6 +34,34 @@ async def requests_of_all_calls(endpoint: str) -> dict[str, list[Sequel]]:
         for read in READS.values():
             await read()
     return found
+
+
+def requests_of_histories(number: int) -> list[list[Sequel]]:
+    """Return what the workers of simulated histories send, in the order of its arrival.
+
+    So heartbeats, deaths, takeovers and what is refused after them are compared, too. In a process
+    of their own: there is no other time in one where histories happen.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_of_histories, number).result()
+
+
+def _of_histories(number: int) -> list[list[Sequel]]:
+    with simulated():
+        return [_of_a_history(History(seed)) for seed in range(number)]
+
+
+def _of_a_history(history: History) -> list[Sequel]:
+    sent: list[Sequel] = []
+    execute = history.engine.execute
+
+    def record(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        sent.append((operation, _moved(request, "sim", "HERE")))
+        return execute(operation, request)
+
+    history.engine.execute = record  # type: ignore[method-assign]
+    history.run()
+    return sent
 
 
 def _recording(endpoint: str) -> tuple[World, list[Sequel]]:

@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.simulation.processes import Process
+from tests.simulation.values import Item
+
+
+def text(item: Item, name: str) -> str | None:
+    """Return a text attribute."""
+    value = item.get(name)
+    return None if value is None else str(value["S"])
+
+
+def number(item: Item, name: str) -> float:
+    """Return a number attribute; 0 where it is absent."""
+    value = item.get(name)
+    return 0.0 if value is None else float(value["N"])
+
 
 class Violation(BaseException):
     """Something that must never happen has happened; no code of the package may catch it."""
@@ -46,6 +61,8 @@ class Record:
         owners: by fence, the token and the process of the claim.
         charges: how often the function of the effect was called, by whether its result is known.
         result: the effect's result, once it is known to be stored.
+        at_work: the process and the claim of each agent that works and can be cancelled.
+        hangs: an agent of it works on, whatever it is told.
     """
 
     session_id: str
@@ -60,9 +77,11 @@ class Record:
     reasons: set[str] = field(default_factory=set)
     failures: int = 0
     used: int = 0
-    owners: dict[int, tuple[str, object]] = field(default_factory=dict)
+    owners: dict[int, tuple[str, Process]] = field(default_factory=dict)
     charges: int = 0
     result: str | None = None
+    at_work: set[tuple[Process, int]] = field(default_factory=set)
+    hangs: bool = False
 
     def is_taken(self, number: int) -> None:
         """Note that somebody takes the session over, to begin again at an agent or after all."""
@@ -74,9 +93,13 @@ class Record:
         """Return whether somebody asked for an agent, or one before it, to run again."""
         return self.redone_from is not None and self.agents.index(agent) >= self.redone_from
 
-    def begins(self, agent: str) -> None:
-        """Note that an agent's work begins."""
-        if agent in self.finished and not self.may_be_redone(agent):
+    def begins(self, agent: str, fence: int) -> None:
+        """Note that an agent's work begins under a claim.
+
+        A former owner, which has not learned of it, may work: its begin is sent meanwhile.
+        """
+        owns = fence >= max(self.owners, default=0)
+        if owns and agent in self.finished and not self.may_be_redone(agent):
             self.rules.report(f"{self.session_id}: {agent} had finished, and runs again")
 
     def ends(self, agent: str, output: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from tdev_models.models.base import BaseModel
 from tests.simulation.values import Item, Typed, sortable
 
 Key: TypeAlias = tuple[Any, ...]
+KeyOf: TypeAlias = Callable[[Mapping[str, Typed]], Key]
 
 
 class Index:
@@ -47,7 +49,7 @@ class Table:
         key_of: returns the key of an item, or of a request's `Key`.
     """
 
-    def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, schema: Mapping[str, Any], key_of: KeyOf) -> None:
         self.name = name
         self.keys = _names(schema["KeySchema"])
         self.items: dict[Key, Item] = {}
@@ -57,7 +59,7 @@ class Table:
             index["IndexName"]: Index(_names(index["KeySchema"]), self._projected(index))
             for index in schema["GlobalSecondaryIndexes"]
         }
-        self.key_of = _key_of(self.keys, schema)
+        self.key_of = key_of
         self._numbers = 0
 
     def _projected(self, index: Mapping[str, Any]) -> frozenset[str] | None:
@@ -93,13 +95,19 @@ def _names(schema: Sequence[Mapping[str, str]]) -> list[str]:
     return [key["AttributeName"] for key in sorted(schema, key=lambda key: key["KeyType"])]
 
 
-def _key_of(names: list[str], schema: Mapping[str, Any]) -> Callable[[Mapping[str, Typed]], Key]:
+def _key_of(names: list[str], schema: Mapping[str, Any]) -> KeyOf:
     types = {one["AttributeName"]: one["AttributeType"] for one in schema["AttributeDefinitions"]}
     parts = "".join(f"item[{name!r}][{types[name]!r}]," for name in names)
-    function: Callable[[Mapping[str, Typed]], Key] = eval(f"lambda item: ({parts})")
+    function: KeyOf = eval(f"lambda item: ({parts})")
     return function
 
 
 def table_of(model: type[BaseModel], name: str) -> Table:
     """Return the empty table of a model."""
-    return Table(name, model.meta_table(name).data)
+    return Table(name, *_schema_of(model, name))
+
+
+@cache
+def _schema_of(model: type[BaseModel], name: str) -> tuple[Mapping[str, Any], KeyOf]:
+    schema = model.meta_table(name).data
+    return schema, _key_of(_names(schema["KeySchema"]), schema)

@@ -35,18 +35,27 @@ def recordings(endpoint: str) -> dict[str, list[recorded.Sequel]]:
     return asyncio.run(recorded.requests_of_all_calls(endpoint))
 
 
+@cache
+def lives() -> list[list[recorded.Sequel]]:
+    return recorded.requests_of_histories(30)
+
+
 @settings(
     max_examples=60,
     deadline=None,
     phases=[Phase.generate],  # the request that is answered otherwise says enough
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(data=strategies.data())
-def test_answers_and_items_are_those_of_dynoxide(dynoxide: str, data: Any) -> None:
+@given(data=strategies.data(), alterations=ALTERATIONS)
+def test_answers_and_items_are_those_of_dynoxide(
+    dynoxide: str, data: Any, alterations: list[Alteration]
+) -> None:
     calls = recordings(dynoxide)
     pool = [one for sent in calls.values() for one in sent]
-    name = data.draw(strategies.sampled_from([*calls]))
-    alterations = data.draw(ALTERATIONS)
+    if data.draw(strategies.booleans()):
+        recording = calls[data.draw(strategies.sampled_from([*calls]))]
+    else:
+        recording = data.draw(strategies.sampled_from(lives()))
     store = make_tables(dynoxide)
     engine = Engine(store, time.monotonic, counts_capacity=True)
 
@@ -56,7 +65,7 @@ def test_answers_and_items_are_those_of_dynoxide(dynoxide: str, data: Any) -> No
     async def simulated(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
         return engine.execute(operation, request)
 
-    for number, sent in enumerate(calls[name]):
+    for number, sent in enumerate(recording):
         sequels = alterations[number].of(sent, pool) if number < len(alterations) else [sent]
         for sequel in sequels:
             request = here(store, sequel)

@@ -9,19 +9,22 @@ from typing import Any
 from tdev_models.settings import Settings
 from tests.simulation import clients
 from tests.simulation.engine import Change, Engine
-from tests.simulation.invariants import FINAL, Invariants, text
+from tests.simulation.invariants import FINAL, Invariants
 from tests.simulation.lines import line
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network, Weather
 from tests.simulation.processes import Process
 from tests.simulation.programs import Programs
-from tests.simulation.records import Record, Rules, Samples, Violation
+from tests.simulation.records import Record, Rules, Samples, Violation, text
+from tests.simulation.workers import Workers
 
 AGENTS = ("parser", "generation", "assembly")
 LEASE_SECONDS = 24.0
 STALLED_AFTER_SECONDS = 48.0
+POLL_SECONDS = 12.0
 LONGEST_SKEW_SECONDS = 10.0
 FAULTS_SECONDS = 60.0
+FAULTS_BEGIN_SECONDS = 30.0  # later ones would find little that still runs
 LIMIT_SECONDS = 900.0
 MAX_ATTEMPTS = 3
 # What shares what it may: settings are checked when they are made, which takes long.
@@ -43,6 +46,7 @@ class History:
     """One history, from one seed.
 
     Attributes:
+        engine: the store.
         lines: what happened, where it is kept.
     """
 
@@ -55,48 +59,60 @@ class History:
         self._settings = _SHARED[dice.randint(2, 3)]
         self._samples, self._rules = Samples(), Rules()
         self._records: dict[str, Record] = {}
-        self._calm = dice.random() < 0.1
-        self._skewed = not self._calm and dice.random() < 0.3
-        self._engine = Engine(self._settings, lambda: self._loop.now)
-        self._sessions = self._engine.items("pipeline-sessions")
+        self._calm = dice.random() < 0.1  # nothing happens
+        # Processes end, and people meddle, but what goes on is in time.
+        self._quiet = self._calm or dice.random() < 0.3
+        self._skewed = not self._quiet and dice.random() < 0.3
+        self.engine = Engine(self._settings, lambda: self._loop.now)
+        self._sessions = self.engine.items("pipeline-sessions")
         self._network = Network(
             self._loop,
             dice,
-            self._engine,
+            self.engine,
             self._weather(),
             self._crash,
             self._log if keep else None,
         )
+        self._workers: list[Process] = []
+        self._worker_rules = Workers(
+            self._loop,
+            self._records,
+            self._sessions,
+            self._workers,
+            calm=self._calm,
+            quiet=self._quiet,
+            clocks_may_differ_by=2 * LONGEST_SKEW_SECONDS if self._skewed else 0.0,
+            lease_seconds=LEASE_SECONDS,
+            poll_seconds=POLL_SECONDS,
+        )
         self._invariants = Invariants(
-            self._engine,
+            self.engine,
             self._records,
             self._samples,
+            self._worker_rules,
             max_attempts=MAX_ATTEMPTS,
             longest_wait=STALLED_AFTER_SECONDS + 2 * LONGEST_SKEW_SECONDS,
-            clocks_are_right=not self._skewed,
-            lease_seconds=LEASE_SECONDS,
         )
-        self._engine.watch = self._watch
+        self.engine.watch = self._watch
         self._breaks = dice.choice((0.0, 0.05, 0.3))
         self._lives, self._ended = 0, False
         self._last = 0.0  # when the last of what is planned begins
-        self._workers: list[Process] = []
         self._programs: dict[Process, Programs] = {}
 
     @property
     def requests(self) -> int:
         """How many requests the store has carried out."""
-        return self._engine.requests
+        return self.engine.requests
 
     def _weather(self) -> Weather:
         dice = self._dice
-        if self._calm:
+        if self._quiet:
             return Weather(0.0, 0.0, (), (), 0.0)
 
         def windows(chance: float, longest: float) -> tuple[tuple[float, float], ...]:
             if dice.random() > chance:
                 return ()
-            begin = dice.uniform(0.0, FAULTS_SECONDS)
+            begin = dice.uniform(0.0, FAULTS_BEGIN_SECONDS)
             return ((begin, begin + dice.uniform(1.0, longest)),)
 
         return Weather(
@@ -116,9 +132,9 @@ class History:
             Violation: a rule was broken.
         """
         dice, loop = self._dice, self._loop
-        for _ in range(dice.randint(2, 4)):
+        for _ in range(dice.choice((2, 2, 2, 3))):
             self._new_worker()
-        for number in range(dice.randint(1, 4)):
+        for number in range(dice.choice((1, 1, 2, 3))):
             self._new_session(f"s{number}")
         if dice.random() < 0.5:
             self._plan(20.0, self._measure)
@@ -157,7 +173,8 @@ class History:
             self._samples,
             breaks=self._breaks,
             max_attempts=MAX_ATTEMPTS,
-            poll_seconds=12.0,
+            poll_seconds=POLL_SECONDS,
+            workers=self._worker_rules,
         )
         self._workers.append(process)
         process.spawn(programs.recover())
@@ -208,36 +225,42 @@ class History:
 
     def _plan_faults(self) -> None:
         dice = self._dice
+        stormy = not self._quiet
         for fault, most in (
-            (self._freeze, 2),
+            (self._freeze, 2 * stormy),
             (self._deploy, 2),
-            (self._cut_off, 1),
-            (self._jump, 1 if self._skewed else 0),
-            (self._crash_one, 2),
+            (self._cut_off, 1 * stormy),
+            (self._jump, 1 * self._skewed),
+            (self._crash_one, 1 + stormy),
         ):
             for _ in range(dice.randint(0, most)):
-                self._loop.call_at(dice.uniform(0.0, FAULTS_SECONDS), fault)
-        for _ in range(dice.choice((0, 0, 1, 2))):
-            self._plan(FAULTS_SECONDS, self._operate)
+                self._loop.call_at(dice.uniform(0.0, FAULTS_BEGIN_SECONDS), fault)
+        for _ in range(dice.choice((0, 0, 1, 2) if stormy else (0, 1, 2, 3))):
+            self._plan(FAULTS_BEGIN_SECONDS, self._operate)
+
+    def _victim(self) -> Process:
+        """Return a process, for the most part one that runs a session."""
+        busy = [one for one in self._workers if self._worker_rules.owned_by(one)]
+        return self._dice.choice(busy if busy and self._dice.random() < 0.8 else self._workers)
 
     def _freeze(self) -> None:
-        process = self._dice.choice(self._workers)
-        seconds = self._dice.uniform(1.0, 40.0)
+        process = self._victim()
+        seconds = self._dice.uniform(1.0, 60.0)
         process.freeze(seconds)
         self._log(process, f"frozen for {seconds:.0f} s")
 
     def _cut_off(self) -> None:
-        process = self._dice.choice(self._workers)
-        process.cut_off_until = self._loop.now + self._dice.uniform(1.0, 40.0)
+        process = self._victim()
+        process.cut_off_until = self._loop.now + self._dice.uniform(1.0, 60.0)
         self._log(process, f"cut off until {process.cut_off_until:.0f}")
 
     def _jump(self) -> None:
-        process = self._dice.choice(self._workers)
+        process = self._victim()
         process.skew = self._dice.uniform(-LONGEST_SKEW_SECONDS, LONGEST_SKEW_SECONDS)
         self._log(process, f"clock set to {process.skew:+.1f} s")
 
     def _crash_one(self) -> None:
-        self._crash(self._dice.choice(self._workers))
+        self._crash(self._victim())
 
     def _crash(self, process: Process) -> None:
         if process.dead or self._ended:
@@ -245,6 +268,7 @@ class History:
         self._log(process, "ends")
         process.die()
         self._workers.remove(process)
+        self._worker_rules.ends(process)
         del self._programs[process]
         if self._workers:
             self._loop.call_later(self._dice.uniform(0.5, 20.0), self._new_worker)
@@ -252,17 +276,28 @@ class History:
             self._new_worker()
 
     def _deploy(self) -> None:
-        process = self._dice.choice(self._workers)
-        self._log(process, "is to stop")
+        process, dice = self._victim(), self._dice
         process.stop.set()
-        grace = self._dice.uniform(0.0, 5.0)
-        self._loop.call_later(grace, process.interrupt)
-        self._loop.call_later(grace + 5.0, self._crash, process)
+        if dice.random() < 0.5:
+            self._log(process, "is to stop")
+            grace = dice.uniform(0.0, 5.0)
+            self._loop.call_later(grace, process.interrupt)
+            self._loop.call_later(grace + 5.0, self._crash, process)
+        elif process.draining_since is None:
+            self._log(process, "drains")
+            process.draining_since = self._loop.now
+            grace = dice.choice((2.0, 10.0, 25.0))
+            drained = process.spawn(clients.drain(process, grace))
+            drained.add_done_callback(lambda task: self._crash(process))
+            self._loop.call_later(dice.uniform(1.5, 4.0), self._operate_in, process)
 
     def _operate(self) -> None:
-        process = self._dice.choice(self._workers)
-        record = self._dice.choice(list(self._records.values()))
-        process.spawn(self._programs[process].operate(record))
+        self._operate_in(self._dice.choice(self._workers))
+
+    def _operate_in(self, process: Process) -> None:
+        if not process.dead:
+            record = self._dice.choice(list(self._records.values()))
+            process.spawn(self._programs[process].operate(record))
 
     # ------------------------------------------------------------------ what must come of it
 

@@ -191,8 +191,11 @@ def _ab(
     unit = _UNITS.get(options.metric, "")
     columns = ["count", "ok %"]
     columns += [f"{name}{unit}" for name in ("mean", "typical", "p50", "p95", "p99")]
+    what = f"{options.metric} of {options.agent}"
+    if not lines:
+        return comparison, [f"{plain(what)}: {comparison.verdict}"]
     return comparison, [
-        _table(f"{options.metric} of {options.agent}", "variant", *columns, lines=lines),
+        _table(what, "variant", *columns, lines=lines),
         _table(
             f"{options.b} against {options.a}",
             "measure",

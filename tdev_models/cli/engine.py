@@ -67,16 +67,8 @@ class Engine:
         Raises:
             ConfigurationError: no engine is available, or it does not start; the message says why.
         """
-        try:
-            command, name, notice = [str(_dynoxide()), "serve", "--port"], "dynoxide", ""
-        except _NoDynoxide as reason:
-            if find_spec("moto") is None:
-                raise ConfigurationError(
-                    f"no local engine: {reason}. Put dynoxide (or npm, which can fetch it) on "
-                    "PATH, or pip install 'tdev-models[local]'"
-                ) from None
-            command, name = [sys.executable, "-m", "tdev_models.cli.moto_server"], "moto"
-            notice = f"{reason}: moto stands in; nothing is kept, and capacity units are its own"
+        command, name, notice = _program()
+        if name == "moto":
             data = None
         if data is not None and find_spec("fcntl") is None:
             data, notice = None, f"nothing is kept: {sys.platform} cannot lock {data}"
@@ -103,6 +95,7 @@ class Engine:
         return {
             "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint,
             "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",  # other programs read this one alone
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
         }
@@ -128,6 +121,30 @@ class Engine:
         _end(self._process)
 
 
+def available() -> str | None:
+    """Return which engine `Engine.start` would run here, without fetching it, or None."""
+    if shutil.which("dynoxide") or _cached().exists():
+        return "dynoxide"
+    if _is_pinned() and shutil.which("npm"):
+        return "dynoxide, which npm will fetch"
+    return "moto, which keeps nothing" if find_spec("moto") else None
+
+
+def _program() -> tuple[list[str], str, str]:
+    """Return the command of the engine, its name, and why it is not dynoxide."""
+    try:
+        return [str(_dynoxide()), "serve", "--port"], "dynoxide", ""
+    except _NoDynoxide as reason:
+        if find_spec("moto") is None:
+            raise ConfigurationError(
+                f"no local engine: {reason}. Put dynoxide (or npm, which can fetch it) on "
+                "PATH, or pip install 'tdev-models[local]'"
+            ) from None
+        command = [sys.executable, "-m", "tdev_models.cli.moto_server"]
+        notice = f"{reason}: moto stands in; nothing is kept, and capacity units are its own"
+        return command, "moto", notice
+
+
 def cache_directory() -> Path:
     """Return the folder for files that can be fetched again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tdev-models"
@@ -136,9 +153,9 @@ def cache_directory() -> Path:
 def _dynoxide() -> Path:
     if installed := shutil.which("dynoxide"):
         return Path(installed)
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    if not _is_pinned():
         raise _NoDynoxide(f"dynoxide is pinned for linux x86_64, not {sys.platform}")
-    cached = cache_directory() / f"dynoxide-{VERSION}" / "dynoxide"
+    cached = _cached()
     if not cached.exists():
         if not shutil.which("npm"):
             raise _NoDynoxide("dynoxide is not on PATH, nor npm to fetch it")
@@ -152,6 +169,14 @@ def _dynoxide() -> Path:
         except OSError as error:
             raise _NoDynoxide(f"dynoxide could not be cached ({error})") from None
     return cached
+
+
+def _is_pinned() -> bool:
+    return (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
+def _cached() -> Path:
+    return cache_directory() / f"dynoxide-{VERSION}" / "dynoxide"
 
 
 def _fetch(target: Path) -> None:

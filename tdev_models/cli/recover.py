@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import inspect
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from tdev_models.services.resume import Runner
 from tdev_models.workers.presence import Presence
 
 
-def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -> int:
+def run(given: argparse.Namespace) -> int:
     """Recover once, or until Ctrl-C, which lets sessions under way finish first.
 
     SIGTERM lets running agents end, for 25 s, and hands the sessions back.
@@ -31,20 +34,42 @@ def run(runner_name: str, poll_seconds: float | None, options: dict[str, Any]) -
         InvalidRequest: there is no such function.
         TdevError: sessions could not be found.
     """
-    runner = load(runner_name)
+    runner = load(given.runner)
+    poll_seconds = given.poll if given.watch else None
+    options: dict[str, Any] = {
+        "older_than": timedelta(seconds=given.older_than),
+        "max_attempts": given.max_attempts,
+        "backoff_seconds": given.backoff,
+        "concurrency": given.concurrency,
+    }
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, drain)
     log = logging.getLogger("tdev_models")
-    log.addHandler(logging.StreamHandler(sys.stdout))
+    handler = logging.StreamHandler(sys.stdout)
+    if given.json:
+        handler.setFormatter(_AsJson())
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     options = {**options, "stop": stop, "poll_seconds": poll_seconds}
     if inspect.iscoroutinefunction(runner):
         done = asyncio.run(recover_sessions(runner, **options))
     else:
         done = sync.recover_sessions(runner, **options)
-    sys.stdout.write(summary(done) + "\n")
+    said = (
+        json.dumps({part: len(value) for part, value in vars(done).items()}) if given.json else ""
+    )
+    sys.stdout.write((said or summary(done)) + "\n")
     return 1 if poll_seconds is None and done.failed else 0
+
+
+class _AsJson(logging.Formatter):
+    """Formats what the log says as a line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = {"at": record.created, "level": record.levelname, "message": record.getMessage()}
+        return json.dumps(fields)
 
 
 def drain(number: int, frame: object) -> None:

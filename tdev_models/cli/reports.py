@@ -1,18 +1,19 @@
-"""`tdev metrics`, `usage`, `agents`, `ab`: what the metrics say, in at most 80 columns."""
+"""`tdev metrics`, `usage`, `agents`, `ab`: what the metrics say."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
+from tdev_models.cli.codes import DONE
+from tdev_models.cli.moments import moment
+from tdev_models.cli.screen import Screen
+from tdev_models.cli.tables import Column, Table, percent, plain, short
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import (
     Comparison,
@@ -23,33 +24,48 @@ from tdev_models.results import (
     UsageReport,
 )
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
-from tdev_models.validation import instant
 
 PERCENTILES = (50, 95, 99)
 
 
+# The units of the metrics that the package records by itself.
+_UNITS = {
+    "agent_execution_time": " s",
+    "session_duration": " s",
+    "agent_cost_usd": " $",
+}
+
+
 def run(options: argparse.Namespace) -> int:
-    """Print the report that the options name; return 0."""
+    """Print the report that the options name."""
     if not 0 < options.days <= 366:
         raise InvalidRequest("days", "must be above 0, and at most 366")
-    end = time.time() if options.end is None else instant("end", options.end)
+    end = time.time() if options.end is None else moment("end", options.end)
     start = end - 86400 * options.days
     if options.start is not None:
-        start = instant("start", options.start)
-    report, tables = _REPORTS[options.command](options, start, end)
-    if options.json:
-        sys.stdout.write(json.dumps(report, default=dict, indent=2) + "\n")
-        return 0
-    # Names are the users' own: nothing in them is markup.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.width = min(console.width, 80)
-    for table in tables:
-        console.print(table)
-        console.print()
-    return 0
+        start = moment("start", options.start)
+    screen = Screen(options.json)
+    with screen.counting():
+        report, parts = _REPORTS[options.command](options, start, end)
+        for record in report if isinstance(report, list) else [report]:
+            screen.line(_plain_dict(record))
+        for part in parts:
+            if not (isinstance(part, Table) and not part.rows):
+                screen.print(part, "")
+    return DONE
 
 
-def _metrics(options: argparse.Namespace, start: float, end: float) -> tuple[Any, list[Any]]:
+def _plain_dict(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record as JSON takes it, its mappings too."""
+    return {
+        name: dict(value) if isinstance(value, Mapping) and not hasattr(value, "to_dict") else value
+        for name, value in record.to_dict().items()  # type: ignore[attr-defined]
+    }
+
+
+def _metrics(
+    options: argparse.Namespace, start: float, end: float
+) -> tuple[Any, list[RenderableType]]:
     rows = query_metrics(
         options.name,
         start,
@@ -59,19 +75,20 @@ def _metrics(options: argparse.Namespace, start: float, end: float) -> tuple[Any
         group_by=options.by,
         percentiles=PERCENTILES,
     )
-    columns = ("count", "mean", "p50", "p95", "p99", "max", "failed")
+    unit = _UNITS.get(options.name, "")
+    values = [f"{name}{unit}" for name in ("mean", "p50", "p95", "p99", "max")]
     lines = [
         [
             _group(row, options.by),
             str(row.count),
-            *map(_short, (row.mean, *row.percentiles.values(), row.max)),
-            _percent(row.error_rate),
+            *map(short, (row.mean, *row.percentiles.values(), row.max)),
+            percent(row.error_rate),
         ]
         for row in rows
     ]
     if not rows:
-        return rows, [f"No samples of {_plain(options.name)} there."]
-    return rows, [_table(options.name, options.by, *columns, lines=lines)]
+        return rows, [f"No samples of {plain(options.name)} there."]
+    return rows, [_table(options.name, options.by, "count", *values, "failed %", lines=lines)]
 
 
 def _group(row: MetricRow, by: str) -> str:
@@ -80,17 +97,19 @@ def _group(row: MetricRow, by: str) -> str:
     return (row.agent_name if by == "agent" else row.dimension) or "(none)"
 
 
-def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[UsageReport, list[Any]]:
+def _usage(
+    options: argparse.Namespace, start: float, end: float
+) -> tuple[UsageReport, list[RenderableType]]:
     report = usage_report(start, end)
     all_of = report.sessions
-    rates = f"{_percent(report.success_rate)} of those that ended completed, "
-    rates += f"{_percent(report.abandonment_rate)} abandoned"
+    rates = f"{percent(report.success_rate)} % of those that ended completed, "
+    rates += f"{percent(report.abandonment_rate)} % abandoned"
     who = "session waits" if report.waiting == 1 else "sessions wait"
     waiting = f"{report.waiting} FAILED {who} to be resumed now, {report.due} of them due."
     lasted = []
     if (row := report.seconds) is not None:
         numbers = (row.mean, row.min, row.max, *row.percentiles.values())
-        lasted.append(["completed sessions", *map(_short, numbers)])
+        lasted.append(["completed sessions", *map(short, numbers)])
     funnel = [[step.agent_name, str(step.completed), str(step.stopped)] for step in report.funnel]
     made = [[name, str(count)] for name, count in report.technologies.items()]
     return report, [
@@ -99,13 +118,18 @@ def _usage(options: argparse.Namespace, start: float, end: float) -> tuple[Usage
         _sessions("Sessions by hour of the day (UTC)", "hour", report.by_hour),
         _sessions("Sessions by pipeline type", "type", report.by_type),
         _table("How far runs get", "agent", "completed", "stopped here", lines=funnel),
-        _table("Seconds", "what", "mean", "min", "max", "p50", "p90", "p99", lines=lasted),
+        _table(
+            "Durations",
+            "what",
+            *(f"{name} s" for name in ("mean", "min", "max", "p50", "p90", "p99")),
+            lines=lasted,
+        ),
         _table("Technologies", "name", "projects", lines=made),
         f"Downloads: {report.downloads}",
     ]
 
 
-def _sessions(title: str, group: str, counts: Iterable[SessionCounts]) -> Table:
+def _sessions(title: str, group: str, counts: Iterable[SessionCounts]) -> Table[Sequence[str]]:
     events = ("started", "completed", "failed", "abandoned", "resumed")
     lines = [[row.group or "(none)", *(str(row[event]) for event in events)] for row in counts]
     return _table(title, group, *events, lines=lines)
@@ -113,27 +137,29 @@ def _sessions(title: str, group: str, counts: Iterable[SessionCounts]) -> Table:
 
 def _agents(
     options: argparse.Namespace, start: float, end: float
-) -> tuple[PerformanceReport, list[Any]]:
+) -> tuple[PerformanceReport, list[RenderableType]]:
     report = agent_performance(start, end)
     lines = [
         [
             agent.agent_name,
             str(agent.runs),
-            _percent(agent.success_rate),
+            percent(agent.success_rate),
             str(agent.retries),
-            *map(_short, (agent.mean, agent.p50, agent.p95, agent.p99)),
-            "" if agent.trend is None else f"{100 * agent.trend:+.0f}%",
+            *map(short, (agent.mean, agent.p50, agent.p95, agent.p99)),
+            "" if agent.trend is None else f"{100 * agent.trend:+.0f}",
         ]
         for agent in report.agents
     ]
-    columns = ("runs", "ok", "again", "mean", "p50", "p95", "p99", "trend")
+    columns = ("runs", "ok %", "retries", "mean s", "p50 s", "p95 s", "p99 s", "trend %")
     summary = (
         f"Slowest (p95): {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
     )
-    return report, [_table("Agents, in seconds", "agent", *columns, lines=lines), summary]
+    return report, [_table("Agents", "agent", *columns, lines=lines), summary]
 
 
-def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparison, list[Any]]:
+def _ab(
+    options: argparse.Namespace, start: float, end: float
+) -> tuple[Comparison, list[RenderableType]]:
     comparison = compare_variants(
         options.agent,
         options.a,
@@ -147,9 +173,9 @@ def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparis
         [
             variant.name,
             str(variant.count),
-            _percent(variant.success_rate),
-            *("" if value is None else _short(value) for value in (variant.mean, variant.typical)),
-            *map(_short, (variant.p50, variant.p95, variant.p99)),
+            percent(variant.success_rate),
+            *("" if value is None else short(value) for value in (variant.mean, variant.typical)),
+            *map(short, (variant.p50, variant.p95, variant.p99)),
         ]
         for variant in (comparison.a, comparison.b)
         if variant is not None
@@ -162,9 +188,14 @@ def _ab(options: argparse.Namespace, start: float, end: float) -> tuple[Comparis
         )
         if line
     ]
-    columns = ("count", "ok", "mean", "typical", "p50", "p95", "p99")
+    unit = _UNITS.get(options.metric, "")
+    columns = ["count", "ok %"]
+    columns += [f"{name}{unit}" for name in ("mean", "typical", "p50", "p95", "p99")]
+    what = f"{options.metric} of {options.agent}"
+    if not lines:
+        return comparison, [f"{plain(what)}: {comparison.verdict}"]
     return comparison, [
-        _table(f"{options.metric} of {options.agent}", "variant", *columns, lines=lines),
+        _table(what, "variant", *columns, lines=lines),
         _table(
             f"{options.b} against {options.a}",
             "measure",
@@ -191,40 +222,15 @@ def _effect(name: str, difference: Difference | None, scale: float, same: float)
 _REPORTS = {"metrics": _metrics, "usage": _usage, "agents": _agents, "ab": _ab}
 
 
-def _short(value: float) -> str:
-    """Return about three digits, in six characters where a value lets them."""
-    size = abs(value)
-    if size == 0 or 0.001 <= size < 1:
-        return f"{value:.4f}" if size else "0"
-    if 1 <= size < 1000:
-        return f"{value:.3g}" if size < 999.5 else "1000"
-    return f"{value:.0f}" if 1000 <= size < 1e6 else f"{value:.0e}"
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.1f}%"
-
-
-def _table(title: str, *columns: str, lines: Sequence[Sequence[str]]) -> Table:
-    table = Table(
-        title=_plain(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    widest = max((len(line[0]) for line in lines), default=0)
-    table.add_column(columns[0], min_width=min(18, widest), overflow="fold")
-    for column in columns[1:]:
-        table.add_column(column, justify="right", overflow="fold")
-    for line in lines:
-        table.add_row(*map(_plain, line))
-    return table
-
-
-def _plain(text: str) -> str:
-    """Return a text without characters that control the terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
+def _table(title: str, *heads: str, lines: Sequence[Sequence[str]]) -> Table[Sequence[str]]:
+    """Return a table of a name and numbers, of which the last are left out first."""
+    columns: list[Column[Sequence[str]]] = [
+        Column(
+            head=head,
+            cell=itemgetter(number),
+            kind="number" if number else "name",
+            drop=max(0, number - 1),
+        )
+        for number, head in enumerate(heads)
+    ]
+    return Table(title, columns, lines)

@@ -251,7 +251,7 @@ class AgentRun(ClientContext[C, bool]):
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
         self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
-        await self._beginning.send(self._write(self._begins_with))
+        await self._beginning.send(self._write(self._begins_with, at=self._started))
         await self._block.__aenter__()
 
     async def _find_ended(self) -> None:
@@ -360,7 +360,8 @@ class AgentRun(ClientContext[C, bool]):
         if error is not None:
             self._session.owned.raised.append((real_error(error), self.agent_name))
         try:
-            await self._write(values, error, self._client.now() - self._started)
+            ended = self._client.now()
+            await self._write(values, error, ended - self._started, at=ended)
         except LeaseLost:
             raise
         except TdevError as unrecorded:
@@ -399,7 +400,9 @@ class AgentRun(ClientContext[C, bool]):
         values: Mapping[str, Any],
         error: BaseException | None = None,
         seconds: float | None = None,
+        at: float | None = None,
     ) -> None:
+        """Write the execution, with the moment of the agent's own begin or end."""
         lease = self._session.owned
         try:
             self._stored = await write_execution(
@@ -410,6 +413,7 @@ class AgentRun(ClientContext[C, bool]):
                 self._stored,
                 lease,
                 None if values["status"] == ExecutionStatus.PENDING else seconds,
+                at=at,
                 # Ending the session inside its last agent's block keeps what the agent made.
                 alone=lease.over,
                 retry_seconds=self._session.seconds_for(error),

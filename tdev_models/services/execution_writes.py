@@ -38,6 +38,7 @@ async def write_execution(
     lease: Lease | None,
     seconds: float | None = None,
     *,
+    at: float | None = None,
     alone: bool = False,
     retry_seconds: float | None = None,
     usage: Usage = NOTHING,
@@ -48,7 +49,8 @@ async def write_execution(
     Where others wrote it in between, the change is decided again from what they wrote. Where the
     reply of this call's own write was lost, the token in the attempt that it began or ended
     recognises it, and what others wrote since stays. An attempt that ends is counted in the
-    metrics, with its `seconds` where they are given. `alone`: this claim has ended the session,
+    metrics, with its `seconds` where they are given. What begins or ends with this write did so
+    `at` that moment, else now: storing it takes longer. `alone`: this claim has ended the session,
     which stays as it is. Tried for `retry_seconds`, or as long as an owner's writes are. The same
     write adds `usage` to the execution and the session, once, and keeps an attempt that failed,
     with what `failed_attempts.facts_of` says of its `error`, as an item of its own.
@@ -69,7 +71,7 @@ async def write_execution(
     values = await with_chunks_written(client, execution_id, agent_name, values, seen, lease)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
-        change = change_of(seen, execution_id, values, fence, client.now(), token)
+        change = change_of(seen, execution_id, values, fence, at or client.now(), token)
         actions = [*actions_of(seen, change), *usage.added_to_execution()]
         condition = seen_condition(seen)
         written = stored_after(seen, execution_id, agent_name, change)

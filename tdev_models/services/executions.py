@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,15 @@ from typing import Any
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest, LeaseHeld, NotFound, shown
+from tdev_models.errors import (
+    InvalidRequest,
+    ItemTooLarge,
+    LeaseHeld,
+    NotFound,
+    StoreError,
+    Throttled,
+    shown,
+)
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.models.execution import agent_of
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
@@ -23,6 +31,9 @@ from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.users import visible_to
 
 RULES, SESSION_RULES = AgentExecution.rules(), PipelineSession.rules()
+
+_KEYS, _FEWER_KEYS = 100, 10  # of one TransactGetItems
+_AT_ONCE = 10
 
 
 def execution_key(
@@ -186,17 +197,19 @@ async def get_agent_executions(
     project_id: str,
     *,
     user_id: str | None = None,
+    attempts: bool = False,
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page[Execution]:
     """Return a page of the executions of one project, by start time, oldest first.
 
     One Query on project-index, eventually consistent: a change shows after a moment. Without
-    payloads and attempts: read those with `get_agent_execution`.
+    payloads: read those with `get_agent_execution`.
 
     Args:
         project_id: the project, which is the session's id.
         user_id: only if the session is this user's, which costs one GetItem.
+        attempts: True: with their attempts, and as they are: one TransactGetItems for each 100.
         limit: 1..1000 executions.
         cursor: of the page before.
 
@@ -206,6 +219,7 @@ async def get_agent_executions(
     """
     RULES["project_id"]("project_id", project_id)
     validation.LIMIT("limit", limit)
+    validation.flag("attempts", attempts)
     query = ("get_agent_executions", client.executions.name, project_id)
     start = cursors.decode(query, cursor)
     if user_id is not None:
@@ -215,7 +229,38 @@ async def get_agent_executions(
     executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
     )
+    if attempts:
+        keys = [(one.execution_id, one.agent_name) for one in executions]
+        stored = await read_many(client, keys)
+        executions = [without_payloads(one) for one in stored if one is not None]
     return Page(map(execution_result, executions), cursors.encode(query, last) if last else None)
+
+
+async def read_many(client: Client, keys: Sequence[tuple[str, str]]) -> list[AgentExecution | None]:
+    """Return executions as they are, in the order of their keys; None where one cannot be read.
+
+    TransactGetItems of 100; of 10 where those hold more than the 4 MB that one may read, which
+    takes items of other programs, or are more than the table's capacity lets through at once.
+    """
+    unreadable: list[str] = []
+
+    async def read(some: Sequence[tuple[str, str]]) -> list[AgentExecution | None]:
+        return await client.executions.get_many(some, unreadable=unreadable)
+
+    def batches(size: int) -> list[Callable[[], Awaitable[list[AgentExecution | None]]]]:
+        return [partial(read, keys[at : at + size]) for at in range(0, len(keys), size)]
+
+    try:
+        found = await client.gather(batches(_KEYS), _AT_ONCE)
+    except (ItemTooLarge, StoreError, Throttled):
+        found = await client.gather(batches(_FEWER_KEYS), _AT_ONCE)
+    return [item for batch in found for item in batch]
+
+
+def without_payloads(execution: AgentExecution) -> AgentExecution:
+    """Return an execution as lists show it."""
+    execution.input_data = execution.output_data = None
+    return execution
 
 
 def execution_result(execution: AgentExecution) -> Execution:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from tdev_models import validation
@@ -16,13 +15,10 @@ from tdev_models.models.execution import FAILED_ATTEMPT, agent_of, attempt_key
 from tdev_models.models.worker import WORKER
 from tdev_models.results import ExecutionStatus, Failure, Page, Session
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, due_sessions
-from tdev_models.services.executions import RULES
+from tdev_models.services.executions import RULES, read_many
 
 _PAGE = validation.whole(1, 100)
-_CANDIDATES = 100
-# Keys of a transaction: it reads at most 4 MB, and other programs write items of 400 KB.
-_KEYS = 10
-_AT_ONCE = 10
+_CANDIDATES = 1000
 
 _Start: TypeAlias = Mapping[str, Any] | None
 
@@ -102,9 +98,9 @@ async def get_failed_executions(
     later attempts has COMPLETED.
 
     Queries on failure-index (eventually consistent: a change shows after a moment), which hold keys
-    alone; with `agent_name` those of other agents are read too, at least 100 at once. With
+    alone; with `agent_name` those of other agents are read too, at least 1000 at once. With
     `session_id` a Query on project-index instead, whatever else has failed. Then one
-    TransactGetItems for each 5 failures reads them and their executions: each was as returned when
+    TransactGetItems for each 50 failures reads them and their executions: each was as returned when
     it was read. With `session_id` each page reads all failures of the session. One that cannot be
     read is logged and left out.
 
@@ -222,12 +218,7 @@ async def _read(
     """Return what is stored of attempts, in their order, without those that have not failed."""
     attempts = list(dict.fromkeys(attempts))
     keys = list(dict.fromkeys(key for attempt in attempts for key in attempt.keys))
-    unreadable: list[str] = []
-    jobs = [
-        partial(client.executions.get_many, keys[first : first + _KEYS], unreadable=unreadable)
-        for first in range(0, len(keys), _KEYS)
-    ]
-    items = [item for batch in await client.gather(jobs, _AT_ONCE) for item in batch]
+    items = await read_many(client, keys)
     stored = dict(zip(keys, items, strict=True))
     found: list[Failure] = []
     for attempt in attempts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
+from pynamodb.indexes import Index
 
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
@@ -33,6 +35,9 @@ from tdev_models.workers.users import check_user, is_of_user, visible_to
 
 RULES = PipelineSession.rules()
 _TRANSACTION = 100
+_CANDIDATES = 100
+# How far the clocks of two workers may be apart.
+_CLOCKS_SECONDS = 3600
 
 # The statuses from which each may be reached; the same again is no error.
 _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
@@ -242,6 +247,9 @@ async def list_pipeline_sessions(
     user_id: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
+    created_after: Any = None,
+    created_before: Any = None,
+    progress: bool = True,
 ) -> Page[Session]:
     """Return a page of the sessions of one status or of one user, newest first.
 
@@ -249,16 +257,21 @@ async def list_pipeline_sessions(
     `created_at`), eventually consistent: a change shows after a moment. `progress`, `current_agent`
     and `last_updated` are those of the ACTIVE sessions alone, read consistently by one
     TransactGetItems for each 100; of others they are None. Without `metadata` and lease. A session
-    that cannot be read is logged and left out.
+    that cannot be read is logged and left out. Where only some by their creation are asked for, a
+    Query reads at least 100, and others follow until the page is full.
 
     Args:
         status: ACTIVE, COMPLETED, FAILED or ABANDONED; or else
         user_id: whose sessions.
         limit: 1..1000 sessions.
         cursor: of the page before.
+        created_after: only those created at this instant or later; epoch seconds, datetime (naive:
+            local time) or ISO text.
+        created_before: only those created before this instant.
+        progress: False saves the TransactGetItems, two read units a session.
 
     Raises:
-        InvalidRequest: both or neither given, limit out of range, or a cursor of another query.
+        InvalidRequest: both or neither given, a wrong value, or a cursor of another query.
     """
     if (status is None) == (user_id is None):
         raise InvalidRequest("status", "give either status or user_id")
@@ -268,16 +281,63 @@ async def list_pipeline_sessions(
         if status is not None
         else (PipelineSession.user_index, RULES["user_id"]("user_id", user_id))
     )
-    query = ("list_pipeline_sessions", client.sessions.name, index.Meta.index_name, value)
-    start = cursors.decode(query, cursor)
-    sessions, last = await client.sessions.page(
-        value, index=index, limit=limit, newest_first=True, start=start, unreadable=[]
+    validation.flag("progress", progress)
+    first, end = (
+        None if moment is None else validation.instant(name, moment)
+        for name, moment in (("created_after", created_after), ("created_before", created_before))
     )
-    await _fill_in_progress(client, sessions)
+    table = client.sessions.name
+    query = ("list_pipeline_sessions", table, index.Meta.index_name, value, first, end)
+    sessions, last = await _created_within(
+        client, index, value, limit, cursors.decode(query, cursor), (first, end)
+    )
+    if progress:
+        await _fill_in_progress(client, sessions)
     return Page(
         (result_of(Session, session) for session in sessions),
         cursors.encode(query, last) if last else None,
     )
+
+
+async def _created_within(
+    client: Client,
+    index: Index[Any],
+    value: str,
+    limit: int,
+    start: Mapping[str, Any] | None,
+    bounds: tuple[float | None, float | None],
+) -> tuple[list[PipelineSession], Mapping[str, Any] | None]:
+    """Return a page of an index, newest first, of sessions created within bounds."""
+    first, end = bounds
+    found: list[PipelineSession] = []
+    while True:
+        page, start = await client.sessions.page(
+            value,
+            index=index,
+            range_condition=_not_before(index, first),
+            limit=limit if end is None else max(limit, _CANDIDATES),
+            newest_first=True,
+            start=start,
+            unreadable=[],
+        )
+        for session in page:
+            if (first or 0) <= (session.created_at or 0) < (math.inf if end is None else end):
+                found.append(session)
+                if len(found) == limit:
+                    more = start is not None or session is not page[-1]
+                    return found, client.sessions.position(session, index) if more else None
+        if start is None or bounds == (None, None):
+            return found, start
+
+
+def _not_before(index: Index[Any], first: float | None) -> Condition | None:
+    """Return the condition on an index's sort key of sessions created at a moment or later."""
+    if first is None:
+        return None
+    if index is PipelineSession.user_index:
+        return PipelineSession.created_at >= first
+    # Nobody looks at a session before it is created, but by a wrong clock.
+    return PipelineSession.due_at >= first - _CLOCKS_SECONDS
 
 
 async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession]) -> None:

@@ -401,7 +401,11 @@ READS: dict[str, Callable[[], Awaitable[Any]]] = {
     "list_pipeline_sessions, of a status": lambda: pages(list_pipeline_sessions, status="FAILED"),
     "list_pipeline_sessions, of a user": lambda: pages(list_pipeline_sessions, user_id="u"),
     "get_agent_execution": lambda: get_agent_execution("p-parser"),
+    "list_pipeline_sessions, of an age": lambda: pages(
+        list_pipeline_sessions, status="FAILED", created_after=1e9
+    ),
     "get_agent_executions": lambda: pages(get_agent_executions, "p"),
+    "get_agent_executions, with attempts": lambda: pages(get_agent_executions, "p", attempts=True),
     "get_failed_executions": lambda: pages(get_failed_executions),
     "get_failed_executions, all": lambda: pages(get_failed_executions, include_recovered=True),
     "get_failed_executions, of a session": lambda: pages(get_failed_executions, session_id="p"),

@@ -21,7 +21,7 @@ from tdev_models.cli.demo import show
 from tdev_models.cli.demo.checks import Check
 from tdev_models.sync import get_pipeline_session, list_user_projects
 
-TICKS = 12
+TICKS = 13
 TDEV = [sys.executable, "-c", "import sys; from tdev_models.cli import main; sys.exit(main())"]
 
 

@@ -78,7 +78,7 @@ def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
 def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
     (place / "broken.py").write_text("def run(:")
     done = recover(place, runner)
-    assert done.returncode == 1
+    assert done.returncode == 64
     assert done.stderr.startswith("error: runner: ")
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +17,31 @@ from types import SimpleNamespace
 
 import pytest
 
-from tdev_models import cli, settings
-from tdev_models.cli import engine, main
-from tdev_models.sync import get_pipeline_session, save_pipeline_session
+import tdev_models
+from tdev_models import Settings, cli, settings
+from tdev_models.cli import codes, engine, main
+from tdev_models.cli.commands import COMMANDS, FORWARDED, parser
+from tdev_models.cli.local_state import LocalState
+from tdev_models.errors import (
+    AccessDenied,
+    InvalidRequest,
+    InvalidTransition,
+    LeaseHeld,
+    NotFound,
+    Throttled,
+)
+from tdev_models.sync import (
+    get_pipeline_session,
+    list_pipeline_sessions,
+    save_pipeline_session,
+)
 
-COMMANDS = ("demo", "local", "migrate", "metrics", "usage", "agents", "ab")
 TDEV = [sys.executable, "-c", "import sys; from tdev_models.cli import main; sys.exit(main())"]
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nope"], ["demo"], ["local", "--port", "x"], ["local", "extra"]]
+    "arguments",
+    [["nope"], ["show"], ["local", "--port", "x"], ["local", "extra"], ["abandon", "s"]],
 )
 def test_a_usage_error_exits_with_64(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -31,10 +50,95 @@ def test_a_usage_error_exits_with_64(
     assert "usage: tdev" in capsys.readouterr().err
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_names_every_command_and_exit_code(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert [name for name in COMMANDS if name not in printed] == []
+    assert [name for name in (*COMMANDS, *FORWARDED) if f"\n    {name}" not in printed] == []
+    assert codes.TEXT in printed
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tdev-models {tdev_models.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_has_an_example_that_parses(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    command = COMMANDS[name]
+    assert f"example:\n  {command.example}\n" in printed
+    assert "--json" in printed or name == "completion"
+    assert "[TDEV_ENV]" in printed or not command.reaches_store
+    if name not in ("local", "completion"):  # a command of its own, and one for a shell
+        parser().parse_args(shlex.split(command.example)[1:])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotFound("x"), 4),
+        (LeaseHeld("x"), 3),
+        (InvalidTransition("x", "ACTIVE", "FAILED"), 3),
+        (Throttled("x"), 5),
+        (InvalidRequest("x", "y"), 64),
+        (AccessDenied("x"), 1),
+        (OSError("x"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_expected_error_has_its_exit_code(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(options: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_loaded", lambda runs: fails)
+    assert main(["workers"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == (code != 130)
+
+
+def test_a_reader_that_has_gone_is_no_error(strict_store: Settings) -> None:
+    for number in range(50):
+        save_pipeline_session(session_id=f"{'s' * 1500}{number}")
+    environ = {
+        **os.environ,
+        "TDEV_ENV": strict_store.environment,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_DYNAMODB": str(strict_store.endpoint),
+    }
+    with subprocess.Popen(
+        [*TDEV, "sessions", "--limit", "50", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_commands_and_options(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    printed = capsys.readouterr().out
+    assert "failures" in printed
+    assert "--since" in printed
 
 
 def test_migrate_gets_its_arguments_and_gives_its_exit_code(
@@ -54,7 +158,7 @@ def test_an_error_is_one_line_and_exits_with_1(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
-    assert main(["local", "--data", str(tmp_path / "data.db")]) == 1
+    assert main(["local", "--data", str(tmp_path / "data.db"), "--port", free_port()]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("error: no local engine: ")
     assert printed.count("\n") == 1
@@ -82,16 +186,20 @@ def test_importing_the_package_imports_no_command() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
-    unwanted = {"tdev_models.cli", "rich", "moto", "argparse"}
+    unwanted = {"tdev_models.cli", "rich", "rich_argparse", "shtab", "moto", "argparse"}
     assert unwanted & set(done.stdout.split()) == set()
 
 
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return str(probe.getsockname()[1])
+
+
 @contextmanager
-def local(data: Path) -> Iterator[dict[str, str]]:
+def local(data: Path, *more: str) -> Iterator[dict[str, str]]:
     """Run `tdev local`; yield what it says to export; end it as a service manager would."""
-    process = subprocess.Popen(
-        [*TDEV, "local", "--data", str(data)], stdout=subprocess.PIPE, text=True
-    )
+    arguments = ["--data", str(data), "--port", free_port(), *more]
+    process = subprocess.Popen([*TDEV, "local", *arguments], stdout=subprocess.PIPE, text=True)
     with process:
         try:
             assert process.stdout is not None
@@ -115,3 +223,88 @@ def test_local_serves_the_tables_and_keeps_what_was_written(
                 if "nothing is kept" in exported["printed"]:
                     pytest.skip("moto stands in")
                 assert get_pipeline_session("saved").status == "ACTIVE"
+
+
+def test_local_says_whether_it_runs_and_ends(tmp_path: Path) -> None:
+    def run(action: str) -> tuple[int, dict[str, object]]:
+        done = subprocess.run(
+            [*TDEV, "local", action, "--data", str(tmp_path / "local.db"), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+    assert run("status") == (1, {"running": False})
+    assert run("stop") == (0, {"stopped": False})
+    process = subprocess.Popen(
+        [*TDEV, "local", "--data", str(tmp_path / "local.db"), "--port", free_port(), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        started = json.loads(process.stdout.readline())
+        assert started["environ"]["AWS_DEFAULT_REGION"] == "us-east-1"
+        code, status = run("status")
+        assert (code, status["pid"], status["endpoint"]) == (0, process.pid, started["endpoint"])
+        assert run("stop") == (0, {"stopped": True})
+        assert process.wait(10) == 0
+    assert run("status") == (1, {"running": False})
+
+
+def test_the_engine_that_a_killed_local_left_behind_is_found_and_ended(tmp_path: Path) -> None:
+    data = tmp_path / "local.db"
+    process = subprocess.Popen(
+        [*TDEV, "local", "--data", str(data), "--port", free_port(), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        json.loads(process.stdout.readline())
+        process.kill()
+        process.wait(10)
+    left = LocalState(data).running()
+    if left is None:
+        pytest.skip("moto stands in, and holds no lock")
+    assert left["pid"] != process.pid
+    assert main(["local", "stop", "--data", str(data)]) == 0
+    assert LocalState(data).running() is None
+
+
+PROGRAM = """
+import sys
+from tdev_models.sync import get_pipeline_session, save_pipeline_session
+save_pipeline_session(session_id=sys.argv[1])
+print(get_pipeline_session(sys.argv[1]).status)
+sys.exit(7)
+"""
+
+
+def test_local_runs_a_command_in_an_engine_of_its_own_or_in_the_one_that_runs(
+    tmp_path: Path,
+) -> None:
+    def run(name: str, *program: str) -> subprocess.CompletedProcess[str]:
+        data = ["--data", str(tmp_path / "local.db"), "--port", free_port()]
+        return subprocess.run(
+            [*TDEV, "local", *data, "--", *program, name],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    alone = run("alone", sys.executable, "-c", PROGRAM)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (7, "ACTIVE\n", "")
+    with local(tmp_path / "local.db") as exported:
+        beside = run("beside", sys.executable, "-c", PROGRAM)
+        assert (beside.returncode, beside.stdout, beside.stderr) == (7, "ACTIVE\n", "")
+        with settings.use(endpoint=exported["AWS_ENDPOINT_URL_DYNAMODB"], region="us-east-1"):
+            assert [one.session_id for one in list_pipeline_sessions(status="ACTIVE")] == [
+                "beside",
+                "alone",
+            ]
+    nothing = run("x", str(tmp_path / "nowhere"))
+    assert nothing.returncode == 64
+    assert nothing.stderr.startswith("error: command: ")

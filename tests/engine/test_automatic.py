@@ -385,3 +385,26 @@ def test_an_error_of_their_own_is_logged_only(
     with settings.use(strict_store, automatic_metrics=True):
         run_agents()
     assert "run_ended: not recorded" in caplog.text
+
+
+async def test_the_time_of_an_agent_is_that_of_its_attempt_however_long_storing_takes(
+    strict_store: Settings,
+) -> None:
+    chunk = Fault(
+        "before",
+        operation="UpdateItem",
+        table="agent-executions",
+        between=lambda: time.sleep(0.3),
+    )
+    with settings.use(strict_store, automatic_metrics=True):
+        with injected(chunk):
+            async with track_session("s") as session:
+                async with session.agent("parser") as run:
+                    run.output = {str(number): number * 7919 for number in range(100_000)}
+        await flush_metrics()
+        now = time.time()
+        (row,) = await query_metrics("agent_execution_time", now - 3600, now + 3600)
+        (attempt,) = (await get_agent_execution("s-parser")).attempts
+    assert attempt.start_time is not None
+    assert attempt.end_time is not None
+    assert row.mean == pytest.approx(attempt.end_time - attempt.start_time, abs=1e-5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from tdev_models import (
     LeaseHeld,
     LeaseLost,
     NotFound,
+    RequestEvent,
     SessionStatus,
     Settings,
     abandon_session,
@@ -21,6 +24,7 @@ from tdev_models import (
     list_pipeline_sessions,
     resume_pipeline,
     save_pipeline_session,
+    settings,
     track_session,
 )
 from tests import raw
@@ -117,7 +121,8 @@ async def test_sessions_are_listed_newest_first_page_by_page(store: Settings) ->
     for number in range(7):
         await save_pipeline_session(session_id=f"s{number}", user_id="u")
     await save_pipeline_session(session_id="other", status="FAILED", user_id="v")
-    for query in ({"status": "ACTIVE"}, {"user_id": "u"}):
+    queries: tuple[dict[str, Any], ...] = ({"status": "ACTIVE"}, {"user_id": "u"})
+    for query in queries:
         seen: list[str] = []
         cursor = None
         while True:
@@ -144,6 +149,46 @@ async def test_a_cursor_is_refused_where_it_does_not_belong(store: Settings) -> 
     ):
         with pytest.raises(InvalidRequest, match=r"^cursor: "):
             await list_pipeline_sessions(**query)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("query", [{"status": "COMPLETED"}, {"user_id": "u"}])
+async def test_a_list_can_be_of_sessions_of_an_age(store: Settings, query: dict[str, Any]) -> None:
+    for number in range(6):
+        with settings.use(clock=lambda number=number: 1e9 + 100 * number):
+            await save_pipeline_session(session_id=f"s{number}", user_id="u")
+    with settings.use(clock=lambda: 1e9 + 20_000):
+        for number in reversed(range(6)):  # the oldest is the one that ended last
+            await save_pipeline_session(session_id=f"s{number}", status="COMPLETED")
+
+    async def found(limit: int, **bounds: Any) -> list[str]:
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = await list_pipeline_sessions(limit=limit, cursor=cursor, **query, **bounds)
+            assert len(page) <= limit
+            seen += [session.session_id for session in page]
+            if (cursor := page.cursor) is None:
+                return sorted(seen)
+
+    for limit in (1, 2, 100):
+        assert await found(limit, created_after=1e9 + 200) == ["s2", "s3", "s4", "s5"]
+        assert await found(limit, created_before=1e9 + 200) == ["s0", "s1"]
+        assert await found(limit, created_after=1e9 + 100, created_before=1e9 + 300) == ["s1", "s2"]
+        assert await found(limit, created_before=1e9) == []
+    first = await list_pipeline_sessions(limit=1, created_after=1e9, **query)
+    with pytest.raises(InvalidRequest, match=r"^cursor: "):
+        await list_pipeline_sessions(created_after=1e9 + 1, cursor=first.cursor, **query)
+
+
+async def test_a_list_without_progress_is_one_request(strict_store: Settings) -> None:
+    await save_pipeline_session(session_id="s", current_agent="parser", progress=2)
+    events: list[RequestEvent] = []
+    with settings.use(replace(strict_store, on_request=events.append)):
+        (session,) = await list_pipeline_sessions(status="ACTIVE", progress=False)
+        assert (session.progress, session.current_agent) == (None, None)
+        (session,) = await list_pipeline_sessions(status="ACTIVE")
+        assert (session.progress, session.current_agent) == (2, "parser")
+    assert [event.operation for event in events] == ["Query", "Query", "TransactGetItems"]
 
 
 @pytest.mark.parametrize("query", [{}, {"status": "ACTIVE", "user_id": "u"}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,16 +39,18 @@ def venv(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environ(venv: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
     """What leads to a running `tdev local` that found neither dynoxide nor npm."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
     alone = {"PATH": str(venv / "bin"), "HOME": str(tmp_path), "TDEV_ENV": "local"}
     with subprocess.Popen(
-        [str(venv / "bin/tdev"), "local"],
+        [str(venv / "bin/tdev"), "local", "--port", port],
         cwd=tmp_path,
         env=alone,
         stdout=subprocess.PIPE,
         text=True,
     ) as local:
         assert local.stdout
-        lines = [local.stdout.readline() for _ in range(6)]
+        lines = [local.stdout.readline() for _ in range(7)]
         assert lines[0].startswith("# moto with the tables"), lines
         exports = dict(line.removeprefix("export ").strip().split("=") for line in lines[2:])
         yield {**alone, **exports}

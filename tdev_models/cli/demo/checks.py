@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 from tdev_models.cli.demo import bill
 from tdev_models.cli.demo.agents import RUN
 from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, Session
+
+_MOST_APART = 1e-4  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,12 @@ class Check(NamedTuple):
     actual: Any
     expected: Any
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return whether it holds, and the values where it does not."""
+        holds = self.actual == self.expected
+        values = {} if holds else {"found": repr(self.actual), "expected": repr(self.expected)}
+        return {"claim": self.claim, "holds": holds, **values}
+
 
 def check(facts: Facts, story: Story) -> list[Check]:
     """Return every claim of the demo with the actual and the expected value."""
@@ -89,6 +98,7 @@ def _store(facts: Facts, story: Story) -> list[Check]:
         made[name] = agent(story.request, made)
     requests = [event for _, event in bill.read(facts.bill)]
     return [
+        *_times(facts),
         Check(
             "the session is COMPLETED, 9 of 9, resumed once",
             (session.status, session.progress, session.fence, session.resume_count),
@@ -129,6 +139,19 @@ def _store(facts: Facts, story: Story) -> list[Check]:
             2 * len(AGENTS) + 1,
         ),
     ]
+
+
+def _times(facts: Facts) -> list[Check]:
+    """Check that metrics and attempts say the same of how long agents worked."""
+    stored = {run.agent_name: run.attempts[-1] for run in facts.executions}
+    told = {str(row.agent_name): row.mean for row in facts.metrics}
+    apart = [
+        name
+        for name, attempt in stored.items()
+        if abs((attempt.end_time or 0) - (attempt.start_time or 0) - told.get(name, math.inf))
+        > _MOST_APART
+    ]
+    return [Check("metrics and attempts say the same of how long each agent worked", apart, [])]
 
 
 def process_of(attempt: Attempt) -> int:

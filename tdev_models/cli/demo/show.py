@@ -1,24 +1,22 @@
-"""How the demo prints what it read: tables of at most 80 columns."""
+"""How the demo prints what it read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
+from tdev_models.cli import timeline
 from tdev_models.cli.demo import bill
-from tdev_models.cli.demo.checks import Check, Facts, Story, process_of
+from tdev_models.cli.demo.checks import Check, Facts, Story
 from tdev_models.cli.engine import Engine
-from tdev_models.results import AGENTS, Attempt, Execution, MetricRow, Project, Session
-
-Pair: TypeAlias = tuple[Execution, Attempt]
-
-_READS = ("GetItem", "Query", "TransactGetItems")
+from tdev_models.cli.screen import READS
+from tdev_models.cli.show import facts as facts_of
+from tdev_models.cli.tables import Column, Table, short
+from tdev_models.results import AGENTS, Execution, MetricRow, Project
 
 # What an agent's stored output says, in a few words.
 _SUMMARIES: dict[str, Callable[[Any], str]] = {
@@ -34,82 +32,90 @@ _SUMMARIES: dict[str, Callable[[Any], str]] = {
 }
 
 
-def tables(console: Console, facts: Facts, story: Story) -> None:
-    """Print the timeline, the attempts, the history, the metrics and the cost."""
-    attempts = [(run, attempt) for run in facts.executions for attempt in run.attempts]
-    attempts.sort(key=lambda pair: pair[1].start_time or 0)
-    for table in (
-        _timeline(facts.session, story, attempts),
-        _attempts(story, attempts),
+def tables(console: Console, facts: Facts, story: Story, prices: Mapping[str, float]) -> None:
+    """Print the session, what it made, the history, the metrics and the bill.
+
+    `prices`: USD for a million units of `read` and of `write`.
+    """
+    parts: list[RenderableType] = [
+        *facts_of(facts.session),
+        "",
+        timeline.of(facts.session, facts.executions),
+        f"Processes: {_processes(story)}",
+        "",
+        _outputs(facts.executions),
+        "",
         _history(facts.projects, story),
+        "",
         _metrics(facts.metrics),
-        _cost(facts.bill),
-    ):
-        console.print(table)
-        console.print()
+        "",
+        _bill(facts.bill, prices),
+        f"At ${prices['read']:g} a million read units, ${prices['write']:g} a million write units: "
+        "--read-price and --write-price set them.",
+        "",
+    ]
+    for part in parts:
+        console.print(part)
 
 
-def _timeline(session: Session, story: Story, attempts: Sequence[Pair]) -> Table:
-    def at(moment: float | None) -> str:
-        return "" if moment is None else f"+{moment - (session.created_at or 0):.2f} s"
-
-    table = _table(f"Session {session.session_id}", "from", "to", "what", "by", right=(0, 1))
-    table.add_row(at(session.created_at), "", "session created", _who(story, attempts[0][1]))
-    for _, group in groupby(attempts, lambda pair: (pair[1].worker, pair[1].status)):
-        (first, begun), *_, (last, ended) = 2 * list(group)
-        agents = " … ".join(dict.fromkeys([first.agent_name, last.agent_name]))
-        what = f"{agents} {ended.status}{'' if ended.end_time else ', never ended'}"
-        table.add_row(at(begun.start_time), at(ended.end_time), what, _who(story, ended))
-    what = f"session {session.status}, {session.progress} of {len(AGENTS)} agents"
-    table.add_row("", at(session.last_updated), what, _who(story, attempts[-1][1]))
-    return table
+def _processes(story: Story) -> str:
+    return ", ".join(f"{pid} is worker {number}" for number, pid in enumerate(story.pids, 1))
 
 
-def _attempts(story: Story, attempts: Sequence[Pair]) -> Table:
-    table = _table("Attempts", "agent", "#", "status", "took", "by", "output", right=(1, 3))
-    for execution, attempt in attempts:
-        took, output = "cut off", ""
-        if attempt.start_time and attempt.end_time:
-            took = _milliseconds(attempt.end_time - attempt.start_time)
-            output = _SUMMARIES[execution.agent_name](execution.output_data)
-        number, by = str(attempt.number), _who(story, attempt)
-        table.add_row(execution.agent_name, number, attempt.status, took, by, output)
-    return table
+def _outputs(executions: Sequence[Execution]) -> Table[Execution]:
+    ordered = sorted(executions, key=lambda one: AGENTS.index(one.agent_name))
+    columns: list[Column[Execution]] = [
+        Column(head="agent", cell=lambda one: one.agent_name, kind="name"),
+        Column(
+            head="output", cell=lambda one: _SUMMARIES[one.agent_name](one.output_data), kind="name"
+        ),
+    ]
+    return Table("What they made", columns, ordered)
 
 
-def _history(projects: Sequence[Project], story: Story) -> Table:
-    table = _table(
-        f"History of {story.user_id}", "project", "made of", "downloads", "size", right=(2, 3)
-    )
-    for project in projects:
-        size = f"{1000 * (project.size_mb or 0):.1f} KB"
-        made_of = ", ".join(project.tech_stack)
-        table.add_row(project.project_name, made_of, str(project.download_count), size)
-    return table
+def _history(projects: Sequence[Project], story: Story) -> Table[Project]:
+    columns: list[Column[Project]] = [
+        Column(head="project", cell=lambda one: one.project_name or "", kind="name"),
+        Column(head="made of", cell=lambda one: ", ".join(one.tech_stack), kind="name"),
+        Column(head="downloads", cell=lambda one: str(one.download_count), kind="number"),
+        Column(head="size KB", cell=lambda one: short(1000 * (one.size_mb or 0)), kind="number"),
+    ]
+    return Table(f"History of {story.user_id}", columns, projects)
 
 
-def _metrics(rows: Sequence[MetricRow]) -> Table:
-    columns = ("runs", "mean", "max", "failed")
-    table = _table("Metric agent_execution_time today", "agent", *columns, right=(1, 2, 3, 4))
-    for row in sorted(rows, key=lambda row: AGENTS.index(row.agent_name or "")):
-        mean, most = _milliseconds(row.mean), _milliseconds(row.max)
-        table.add_row(row.agent_name, str(row.count), mean, most, f"{row.error_rate:.0%}")
-    return table
+def _metrics(rows: Sequence[MetricRow]) -> Table[MetricRow]:
+    ordered = sorted(rows, key=lambda row: AGENTS.index(row.agent_name or ""))
+    columns: list[Column[MetricRow]] = [
+        Column(head="agent", cell=lambda one: one.agent_name or "", kind="name"),
+        Column(head="runs", cell=lambda one: str(one.count), kind="number"),
+        Column(head="mean s", cell=lambda one: short(one.mean), kind="number"),
+        Column(head="max s", cell=lambda one: short(one.max), kind="number"),
+        Column(head="failed %", cell=lambda one: f"{100 * one.error_rate:.0f}", kind="number"),
+    ]
+    return Table("Metric agent_execution_time today", columns, ordered)
 
 
-def _cost(file: Path) -> Table:
-    columns = ("requests", "read units", "write units", "refused")
-    table = _table("What it cost", "who", *columns, right=(1, 2, 3, 4))
+def _bill(file: Path, prices: Mapping[str, float]) -> Table[Sequence[Any]]:
     sums: dict[str, list[float]] = {}
     for sender, event in bill.read(file):
-        reads = event.units if event.operation in _READS else 0
-        line = [1, reads, event.units - reads, event.error is not None]
+        reads = event.units if event.operation in READS else 0
+        writes = event.units - reads
+        cents = 100 * (reads * prices["read"] + writes * prices["write"]) / 1e6
+        line = [1, event.error is not None, reads, writes, cents]
         for key in (sender, "all"):
-            sums[key] = [a + b for a, b in zip(sums.get(key, [0] * 4), line, strict=True)]
+            sums[key] = [a + b for a, b in zip(sums.get(key, [0] * 5), line, strict=True)]
     total = sums.pop("all")
-    for sender, line in [*sorted(sums.items()), ("all", total)]:
-        table.add_row(sender, *(f"{number:g}" for number in line), style="bold" * (sender == "all"))
-    return table
+    lines = [[who, *line] for who, line in [*sorted(sums.items()), ("all", total)]]
+    numbers = ("requests", "refused", "read units", "write units")
+    columns: list[Column[Sequence[Any]]] = [
+        Column(head="who", cell=itemgetter(0), kind="name"),
+        *(
+            Column(head=head, cell=lambda line, at=at: f"{line[at]:g}", kind="number", drop=at == 2)
+            for at, head in enumerate(numbers, 1)
+        ),
+        Column(head="cents", cell=lambda line: f"{line[5]:.4f}", kind="number"),
+    ]
+    return Table("What it cost", columns, lines)
 
 
 def checked(console: Console, checks: Sequence[Check]) -> bool:
@@ -134,21 +140,3 @@ def further(console: Console, engine: Engine, directory: Path, story: Story) -> 
         f"kill {engine.pid}; rm -r {directory}  # ends it",
         soft_wrap=True,
     )
-
-
-def _who(story: Story, attempt: Attempt) -> str:
-    pid = process_of(attempt)
-    return f"worker {story.pids.index(pid) + 1}" if pid in story.pids else f"process {pid}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms"
-
-
-def _table(title: str, *columns: str, right: tuple[int, ...] = ()) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
-    )
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number in right else "left")
-    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import os
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from typing import Any
 from rich.console import Console
 
 from tdev_models import configure, settings
+from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.demo import show
 from tdev_models.cli.demo.bill import Bill
-from tdev_models.cli.demo.checks import Facts, Story, check
+from tdev_models.cli.demo.checks import Check, Facts, Story, check
 from tdev_models.cli.engine import Engine
 from tdev_models.cli.local import prepare
-from tdev_models.errors import TdevError
+from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.sync import (
     get_agent_execution,
     get_agent_executions,
@@ -44,14 +46,18 @@ WORKER_SECONDS = 60
 _SETTINGS = {"TDEV_ENV": "dev", "TDEV_LEASE_SECONDS": "2", "TDEV_STALLED_AFTER_SECONDS": "4"}
 
 
-def run(request: str, keep: bool) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the demo of one request; return 0 if all checks of what is stored hold.
 
     Raises:
+        InvalidRequest: a price is below 0.
         TdevError: the engine, a worker or a call failed.
     """
-    console = Console(highlight=False)
-    console.width = min(console.width, 100)
+    prices = {"read": options.read_price, "write": options.write_price}
+    for name, price in prices.items():
+        if not 0 <= price < 1e6:
+            raise InvalidRequest(f"--{name}-price", "must be USD of a million units, from 0")
+    console = Console(highlight=False, quiet=options.json)
     directory = Path(tempfile.mkdtemp(prefix="tdev-demo-"))
     kept = False
     try:
@@ -61,16 +67,20 @@ def run(request: str, keep: bool) -> int:
             console.print(f"{engine.name} answers on {engine.endpoint}")
             if engine.notice:
                 console.print(f"[yellow]{engine.notice}[/]")
-            story = _run(console, request, directory)
-            right = _show(console, story, directory)
-            if keep:
+            story = _run(console, options.request, directory)
+            checks = _show(console, story, directory, prices)
+            right = show.checked(console, checks)
+            if options.json:
+                for one in checks:
+                    sys.stdout.write(json.dumps(one.to_dict()) + "\n")
+            if options.keep:
                 engine.detach()
                 kept = True
                 show.further(console, engine, directory, story)
     finally:
         if not kept:
             shutil.rmtree(directory)
-    return 0 if right else 1
+    return DONE if right else FAILED
 
 
 def _run(console: Console, request: str, directory: Path) -> Story:
@@ -116,7 +126,9 @@ def _run(console: Console, request: str, directory: Path) -> Story:
     )
 
 
-def _show(console: Console, story: Story, directory: Path) -> bool:
+def _show(
+    console: Console, story: Story, directory: Path, prices: Mapping[str, float]
+) -> list[Check]:
     with settings.use(on_request=Bill(directory / "bill", "history and download")):
         file = _download(story, directory)
     session = get_pipeline_session(story.session_id)
@@ -132,8 +144,8 @@ def _show(console: Console, story: Story, directory: Path) -> bool:
         file=file,
         bill=directory / "bill",
     )
-    show.tables(console, facts, story)
-    return show.checked(console, check(facts, story))
+    show.tables(console, facts, story, prices)
+    return check(facts, story)
 
 
 def _download(story: Story, directory: Path) -> Path:

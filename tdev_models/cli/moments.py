@@ -1,0 +1,63 @@
+"""Moments and durations as people write and read them: `2 hours ago`, `3h`."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime, timedelta
+
+from tdev_models.errors import InvalidRequest, shown
+from tdev_models.validation import instant
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(
+    r"(\d+(?:\.\d+)?)\s*"
+    r"(s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?)(?:\s+ago)?"
+)
+
+
+def moment(field: str, text: str) -> float:
+    """Return epoch seconds of `2 hours ago`, `90m`, `today`, `yesterday` or ISO 8601.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    words = text.strip().lower()
+    if match := _DURATION.fullmatch(words):
+        return time.time() - float(match[1]) * _UNITS[match[2][0]]
+    if words in ("today", "yesterday"):
+        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        return (midnight - timedelta(days=words == "yesterday")).timestamp()
+    try:
+        return instant(field, text)
+    except InvalidRequest:
+        problem = f"{shown(text)} is not like '2 hours ago', '90m', 'yesterday' or ISO 8601"
+        raise InvalidRequest(field, problem) from None
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its largest unit: `45s`, `12m`, `3h`, `5d`."""
+    for unit, size, most in (("s", 1, 100), ("m", 60, 100 * 60), ("h", 3600, 49 * 3600)):
+        if abs(seconds) < most:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def ago(moment: float | None) -> str:
+    """Return how long ago a moment was; empty without one."""
+    return "" if moment is None else duration(max(0.0, time.time() - moment))
+
+
+def due(moment: float | None) -> str:
+    """Return when something is due: `now`, `in 4m`; empty without a moment."""
+    if moment is None:
+        return ""
+    left = moment - time.time()
+    return f"in {duration(left)}" if left > 0 else "now"
+
+
+def local(moment: float | None) -> str:
+    """Return a moment as a local date and time; empty without one."""
+    if moment is None:
+        return ""
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,93 @@
+"""What a command prints: a screen for people, or JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from tdev_models import settings
+from tdev_models.errors import InvalidRequest
+from tdev_models.results import RequestEvent
+
+READS = ("GetItem", "Query", "TransactGetItems")
+
+
+class Screen:
+    """The screen of one command.
+
+    Attributes:
+        json: whether machines read it; then only `line` prints.
+        console: what it is printed on.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.json = as_json
+        # Names and messages are the users' own: nothing in them is markup.
+        self.console = Console(markup=False, emoji=False, highlight=False)
+        self._events: list[RequestEvent] = []
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Print where the calls inside go, and afterwards what they have cost."""
+        self.print(place())
+        with settings.use(on_request=self._events.append):
+            yield
+        self.print(Text(cost(self._events), style="dim"))
+
+    def line(self, record: Mapping[str, Any], **more: Any) -> None:
+        """Print one record as a line of JSON."""
+        if self.json:
+            sys.stdout.write(json.dumps({**more, **record}, default=str) + "\n")
+            sys.stdout.flush()
+
+    def hint(self, text: str) -> None:
+        """Print what to type next, in one line however long, so that it can be copied."""
+        if not self.json:
+            self.console.print(Text(text, style="dim"), soft_wrap=True)
+
+    def print(self, *what: RenderableType) -> None:
+        """Print for people."""
+        if not self.json:
+            for one in what:
+                self.console.print(Text(one) if isinstance(one, str) else one)
+
+
+def place() -> Text:
+    """Return which tables are meant; production is marked."""
+    chosen = settings.current()
+    tables = f"{chosen.table_name('*')} on {chosen.endpoint or chosen.region or 'AWS'}"
+    if chosen.environment == "prod":
+        return Text.assemble((" PROD ", "bold white on red"), f" {tables}")
+    return Text(tables, style="dim")
+
+
+def cost(events: list[RequestEvent]) -> str:
+    """Return how many requests there were, and their units."""
+    reads = sum(event.units for event in events if event.operation in READS)
+    writes = sum(event.units for event in events) - reads
+    units = [f"{reads:g} read units"] * bool(reads) + [f"{writes:g} write units"] * bool(writes)
+    requests = f"{len(events)} request{'s' * (len(events) != 1)}"
+    return ", ".join([requests, *units])
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Ask whether to do what cannot be undone; production wants its name typed.
+
+    Raises:
+        InvalidRequest: there is nobody to ask.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InvalidRequest("--yes", "is required, since the input is no terminal to ask on")
+    environment = settings.current().environment
+    wanted = "prod" if environment == "prod" else "yes"
+    sys.stderr.write(f"{place().plain}\n{question}\nType '{wanted}' to do it: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip() == wanted

@@ -1,0 +1,155 @@
+"""`tdev show`: one session, its agents against time, its errors, and its payloads on demand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from tdev_models import settings
+from tdev_models.cli import timeline
+from tdev_models.cli.codes import DONE
+from tdev_models.cli.moments import ago, due, duration, local
+from tdev_models.cli.screen import Screen
+from tdev_models.cli.tables import plain, short, status
+from tdev_models.results import Execution, Failure, Session
+from tdev_models.sync import (
+    get_agent_execution,
+    get_agent_executions,
+    get_failed_executions,
+    get_pipeline_session,
+)
+
+_MOST_EXECUTIONS = 1000
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print one session."""
+    screen = Screen(options.json)
+    with screen.counting():
+        session = get_pipeline_session(options.session)
+        executions = get_agent_executions(options.session, attempts=True, limit=_MOST_EXECUTIONS)
+        screen.line(session.to_dict(), kind="session")
+        for execution in executions:
+            screen.line(execution.to_dict(), kind="execution")
+        screen.print(*facts(session), "", timeline.of(session, executions), *errors(executions))
+        if executions.cursor is not None:
+            screen.print(f"The first {_MOST_EXECUTIONS} executions.")
+        if options.tracebacks:
+            found = get_failed_executions(
+                session_id=options.session, include_recovered=True, limit=1000
+            )
+            for failure in found:
+                screen.line(failure.to_dict(), kind="failure")
+            screen.print(*_tracebacks(found))
+        for name in options.payloads or ():
+            _print_payloads(screen, executions, session, name)
+    return DONE
+
+
+def facts(session: Session) -> Iterator[RenderableType]:
+    """Yield what is known of a session, in a few lines."""
+    agents = len(settings.current().agents)
+    done = f"{int(session.progress or 0)} of {agents} agents"
+    yield Text.assemble(
+        (plain(session.session_id), "bold"), "  ", status(session.status), f"  {done}"
+    )
+    yield from _joined(
+        f"created {local(session.created_at)}, {ago(session.created_at)} ago",
+        _lasted(session),
+        session.resume_count and f"resumes {int(session.resume_count)}",
+    )
+    yield from _joined(
+        session.user_id and f"user {session.user_id}",
+        session.project_name and f"project {session.project_name}",
+        session.pipeline_type,
+        session.release and f"release {session.release}",
+    )
+    if session.status in ("ACTIVE", "FAILED"):
+        yield from _work(session)
+    yield from _joined(
+        session.input_tokens and f"{int(session.input_tokens)} tokens in",
+        session.output_tokens and f"{int(session.output_tokens)} tokens out",
+        session.cost_usd and f"cost ${short(session.cost_usd)}",
+        session.budget_usd and f"budget ${short(session.budget_usd)}",
+    )
+    if session.error_message:
+        at = f" at {session.failed_agent}" if session.failed_agent else ""
+        yield Text(f"last failure{at}: {plain(session.error_message)}", style="red")
+
+
+def _work(session: Session) -> Iterator[Text]:
+    """Yield who runs it, or when it can be resumed."""
+    yield from _joined(
+        session.current_agent and f"at {session.current_agent}",
+        session.due_at and f"due {due(session.due_at)}",
+        session.deadline and f"its agent's time is over {due(session.deadline)}",
+        session.lease_owner and f"worker {session.lease_owner}",
+        session.fence and f"claim {int(session.fence)}",
+    )
+
+
+def _lasted(session: Session) -> str | None:
+    if not session.created_at or not session.last_updated:
+        return None
+    if session.status == "ACTIVE":
+        return f"changed {ago(session.last_updated)} ago"
+    return f"lasted {duration(session.last_updated - session.created_at)}"
+
+
+def _joined(*parts: Any) -> Iterator[Text]:
+    if present := [plain(str(part)) for part in parts if part]:
+        yield Text(" · ".join(present))
+
+
+def errors(executions: Sequence[Execution]) -> Iterator[Text]:
+    """Yield each error of each attempt, with its message."""
+    attempts = [
+        (attempt.end_time or 0, execution.agent_name, attempt)
+        for execution in executions
+        for attempt in execution.attempts
+        if attempt.error_message
+    ]
+    if attempts:
+        yield Text("\nErrors", style="bold")
+    for ended, name, attempt in sorted(attempts, key=lambda one: one[:2]):
+        yield Text.assemble(
+            (f"{plain(name)} #{attempt.number} {ago(ended)} ago: ", "red"),
+            plain(attempt.error_message or ""),
+        )
+
+
+def _tracebacks(failures: Sequence[Failure]) -> Iterator[Text]:
+    if not failures:
+        yield Text("\nNo failed attempt is kept.")
+    for failure in reversed(failures):
+        yield Text(
+            f"\n{plain(failure.agent_name)} #{failure.number}"
+            f" by {plain(failure.worker or 'unknown')}"
+            f"{', recovered' * failure.recovered}",
+            style="bold",
+        )
+        text = failure.traceback or failure.error_message or "(no message)"
+        yield Text("\n".join(map(plain, text.splitlines())))
+
+
+def _print_payloads(
+    screen: Screen, executions: Sequence[Execution], session: Session, name: str
+) -> None:
+    """Print the in- and the output of one agent."""
+    listed = [one for one in executions if one.agent_name == name]
+    execution_id = listed[-1].execution_id if listed else f"{session.session_id}-{name}"
+    execution = get_agent_execution(execution_id, name)
+    screen.line(
+        {"input_data": execution.input_data, "output_data": execution.output_data},
+        kind="payloads",
+        agent_name=name,
+    )
+    for field in ("input", "output"):
+        screen.print(Text(f"\n{field} of {plain(name)}", style="bold"))
+        text = json.dumps(execution[f"{field}_data"], indent=2, ensure_ascii=False)
+        screen.print(Text("\n".join(map(plain, text.splitlines()))))

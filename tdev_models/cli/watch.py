@@ -1,0 +1,91 @@
+"""`tdev watch`: one session, or all that are ACTIVE, live; one read a poll."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group
+from rich.live import Live
+
+from tdev_models.cli import timeline
+from tdev_models.cli.codes import DONE, FAILED
+from tdev_models.cli.lists import COLUMNS
+from tdev_models.cli.screen import Screen, place
+from tdev_models.cli.show import facts
+from tdev_models.cli.tables import Table, plain
+from tdev_models.errors import InvalidRequest
+from tdev_models.results import Execution, Session, SessionStatus
+from tdev_models.sync import get_agent_executions, get_pipeline_session, list_pipeline_sessions
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Show how one session goes on until it has ended, or which are ACTIVE until Ctrl-C.
+
+    Returns 1 where the session ended otherwise than COMPLETED.
+    """
+    if not 0.1 <= options.poll <= 3600:
+        raise InvalidRequest("--poll", "must be 0.1 to 3600 seconds")
+    screen = Screen(options.json)
+    if options.session is None:
+        return _watch_all(screen, options)
+    return _watch_one(screen, options)
+
+
+def _watch_one(screen: Screen, options: argparse.Namespace) -> int:
+    live = not screen.json and screen.console.is_terminal
+    printed: Session | None = None
+    with Live(console=screen.console, auto_refresh=False) as display:
+        for session, executions in progress(options.session, options.poll):
+            if live:
+                drawing = timeline.of(session, executions)
+                display.update(Group(place(), *facts(session), "", drawing), refresh=True)
+            elif session != printed:
+                screen.line(session.to_dict())
+                done, at = int(session.progress or 0), plain(session.current_agent or "")
+                screen.print(f"{session.status} {done} {at}".rstrip())
+            printed = session
+    return DONE if printed and printed.status == SessionStatus.COMPLETED else FAILED
+
+
+def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Sequence[Execution]]]:
+    """Yield a session and its executions at each poll, until it has ended.
+
+    Each poll is one read: of the session, or, when that had changed, of its executions, which an
+    index shows a moment later.
+    """
+    executions: Sequence[Execution] = ()
+    session, changed = get_pipeline_session(session_id), True
+    while True:
+        yield session, executions
+        if session.status != SessionStatus.ACTIVE and not changed:
+            return
+        time.sleep(poll_seconds)
+        if changed:
+            executions, changed = get_agent_executions(session_id), False
+        else:
+            seen, session = session, get_pipeline_session(session_id)
+            changed = (session.status, session.last_updated) != (seen.status, seen.last_updated)
+
+
+def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
+    seen: dict[str, Session] = {}
+    live = not screen.json and screen.console.is_terminal
+    with Live(console=screen.console, auto_refresh=False) as display:
+        while True:
+            page = list_pipeline_sessions(
+                status=SessionStatus.ACTIVE, limit=options.limit, progress=False
+            )
+            found = {session.session_id: session for session in page}
+            if live:
+                table = Table("ACTIVE sessions", COLUMNS, page, "No session is ACTIVE.")
+                display.update(Group(place(), table), refresh=True)
+            for change, ids in (("began", found.keys() - seen), ("left", seen.keys() - found)):
+                for session_id in sorted(ids):
+                    session = found.get(session_id) or seen[session_id]
+                    screen.line({"change": change, **session.to_dict()})
+                    if not live:
+                        screen.print(f"{change} {plain(session_id)}")
+            seen = found
+            time.sleep(options.poll)

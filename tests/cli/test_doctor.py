@@ -1,0 +1,151 @@
+"""`tdev doctor` and `tdev config`: what is wrong, what is set, and from where."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tdev_models import Settings, aws, settings
+from tdev_models.cli import doctor
+from tdev_models.errors import AccessDenied
+from tdev_models.migrations.apply import apply_all
+from tests.cli.conftest import Tdev
+
+
+@pytest.fixture
+def store(strict_store: Settings) -> Settings:
+    """Tables as migrations leave them."""
+    apply_all(strict_store)
+    return strict_store
+
+
+def states(tdev: Tdev, *arguments: str) -> dict[str, str]:
+    return {one["check"]: one["state"] for one in tdev("doctor", *arguments, "--json").lines}
+
+
+def test_a_good_set_up_is_all_well_and_nothing_is_written(store: Settings, tdev: Tdev) -> None:
+    printed = tdev("doctor")
+    assert printed.code == 0
+    assert printed.out.endswith("All well.\n")
+    assert set(states(tdev).values()) == {"ok"}
+    tables = ("pipeline-sessions", "agent-executions", "user-projects", "metrics")
+    assert {f"{what} {table}" for what in ("table", "access") for table in tables} <= set(
+        states(tdev)
+    )
+    client = aws.dynamodb(store)
+    for table in tables:
+        assert client.scan(TableName=store.table_name(table))["Items"] == []
+
+
+def test_missing_and_outdated_tables_are_wrong_and_have_their_remedy(
+    store: Settings, tdev: Tdev
+) -> None:
+    client = aws.dynamodb(store)
+    client.delete_table(TableName=store.table_name("metrics"))
+    client.update_table(
+        TableName=store.table_name("user-projects"),
+        GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": "recent-index"}}],
+    )
+    printed = tdev("doctor")
+    assert printed.code == 1
+    text = " ".join(printed.out.split())
+    assert "table metrics wrong does not exist" in text
+    assert "table user-projects wrong is not as declared: + index recent-index" in text
+    remedy = f"'tdev migrate apply --env {store.environment}'"
+    assert "table user-projects, table metrics: look with" in text
+    assert remedy in text
+    assert states(tdev)["access user-projects"] == "wrong"  # the index cannot be queried
+    assert "access metrics" not in states(tdev)
+
+
+def test_each_denied_permission_is_named(
+    store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denying(chosen: Settings, operation: str, request: Mapping[str, Any]) -> Any:
+        if operation == "UpdateItem" or request.get("IndexName") == "status-index":
+            raise AccessDenied(f"not authorized to perform: dynamodb:{operation}")
+        return call(chosen, operation, request)
+
+    call = aws.call
+    monkeypatch.setattr(aws, "call", denying)
+    found = {one["check"]: one for one in tdev("doctor", "--json").lines}
+    assert found["access pipeline-sessions"]["found"] == "denied: Query on status-index, UpdateItem"
+    assert found["access metrics"]["found"] == "denied: UpdateItem"
+    assert "tdev iam" in found["access metrics"]["remedy"]
+
+
+def test_a_clock_that_is_off_is_wrong(
+    store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 60)
+    (clock,) = (one for one in doctor.findings() if one.check == "clock")
+    assert clock.state == "wrong"
+    assert clock.found.startswith(("+59", "+60"))
+    assert "synchronise" in clock.remedy
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Neither region nor credentials."""
+    monkeypatch.setattr(settings, "_configured", None)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+def test_without_region_and_credentials_both_remedies_are_told(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev
+) -> None:
+    found = states(tdev)
+    assert (found["region"], found["credentials"]) == ("wrong", "wrong")
+    assert "endpoint" not in found
+    text = tdev("doctor").out
+    assert "region: export AWS_REGION" in text
+    assert "credentials: export AWS_PROFILE" in text
+
+
+def test_an_endpoint_without_an_answer_is_wrong(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        nothing_set.setenv(name, "x")
+    found = states(tdev, "--endpoint", "http://127.0.0.1:1")
+    assert found["endpoint"] == "wrong"
+    assert "clock" not in found
+
+
+def test_a_wrong_variable_is_named(nothing_set: pytest.MonkeyPatch, tdev: Tdev) -> None:
+    nothing_set.setenv("TDEV_LEASE_SECONDS", "soon")
+    printed = tdev("doctor")
+    assert printed.code == 1
+    assert "TDEV_LEASE_SECONDS is not a number" in printed.out
+    config = tdev("config")
+    assert (config.code, config.out) == (64, "")
+    assert "TDEV_LEASE_SECONDS is not a number" in config.err
+
+
+def test_config_says_what_is_set_and_from_where(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev
+) -> None:
+    nothing_set.setenv("TDEV_ENV", "production")
+    nothing_set.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    nothing_set.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
+    nothing_set.setenv("AWS_SECRET_ACCESS_KEY", "very secret")
+    given = tdev("config", "--endpoint", "http://127.0.0.1:1", "--json")
+    found = {one["name"]: (one["value"], one["source"]) for one in given.lines}
+    assert found["environment"] == ("prod", "TDEV_ENV")
+    assert found["region"] == ("eu-west-1", "AWS_DEFAULT_REGION")
+    assert found["endpoint"] == ("http://127.0.0.1:1", "--endpoint")
+    assert found["lease_seconds"] == ("30.0", "default")
+    assert found["aws credentials"] == ("(hidden)", "env")
+    assert "SECRET" not in given.out.upper()
+    variables = {one["variable"] for one in given.lines}
+    assert {"TDEV_AGENTS", "TDEV_JSON_NAN", "AWS_PROFILE"} <= variables
+    assert tdev("config", width=60).out.startswith(" PROD  t-developer-prod-* on eu-west-1\n")

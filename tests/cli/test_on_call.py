@@ -1,0 +1,312 @@
+"""What the person on call sees and does: sessions, show, watch, failures, resume, release, ..."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tdev_models import Settings, settings, sync
+from tdev_models.cli.failures import grouped
+from tdev_models.results import Failure
+from tests.cli.conftest import SESSIONS, Printed, Tdev
+
+WIDTHS = (60, 80, 160)
+
+
+def test_every_screen_fits_and_takes_at_most_5_requests(month: Settings, tdev: Tdev) -> None:
+    (failed,) = sync.list_pipeline_sessions(status="FAILED", limit=1)
+    for command in (
+        ["sessions"],
+        ["sessions", "--all", "--limit", "100"],
+        ["sessions", "--user", "u001"],
+        ["sessions", "--status", "failed", "--status", "ABANDONED", "--since", "30d"],
+        ["sessions", "--due"],
+        ["show", failed.session_id],
+        ["failures", "--since", "30d"],
+        ["failures", "--since", "30d", "--each", "--open"],
+        ["workers"],
+        ["projects", "u001"],
+    ):
+        for width in WIDTHS:
+            printed = tdev(*command, width=width)
+            assert (printed.code, printed.err) == (0, "")
+            long = [line for line in printed.out.splitlines() if len(line) > width]
+            assert all(line.startswith(("More: ", "These are")) for line in long), printed.out
+            (requests,) = re.findall(r"^(\d+) requests?, [\d.]+ read units$", printed.out, re.M)
+            assert int(requests) <= 5, printed.out
+        assert all(isinstance(line, dict) for line in tdev(*command, "--json").lines)
+
+
+def test_sessions_are_listed_by_status_user_age_and_due(month: Settings, tdev: Tdev) -> None:
+    def found(*arguments: str) -> list[dict[str, object]]:
+        return [one for one in tdev("sessions", *arguments, "--json").lines if "session_id" in one]
+
+    everyone = found("--all", "--limit", "1000")
+    assert len(everyone) == SESSIONS
+    assert {one["status"] for one in found()} == {"ACTIVE", "FAILED"}
+    assert {one["status"] for one in found("--status", "abandoned")} <= {"ABANDONED"}
+    of_user = [one["session_id"] for one in everyone if one["user_id"] == "u001"]
+    assert sorted(str(one["session_id"]) for one in found("--user", "u001", "--limit", "1000")) == (
+        sorted(map(str, of_user))
+    )
+    young = found("--all", "--since", "3d", "--limit", "1000")
+    old = found("--all", "--older-than", "3d", "--limit", "1000")
+    assert young
+    assert len(young) + len(old) == SESSIONS
+    due = {one["session_id"] for one in found("--due")}
+    assert due == {one.session_id for one in sync.get_failed_sessions()}
+
+
+def test_a_page_says_how_to_get_the_next(month: Settings, tdev: Tdev) -> None:
+    first = tdev("sessions", "--status", "COMPLETED", "--limit", "3", width=60)
+    (words,) = re.findall(r"^More: tdev (.*)$", first.out, re.M)
+    second = tdev(*words.split())
+    assert second.code == 0
+    shown = [re.findall(r"^project_\S+", page.out, re.M) for page in (first, second)]
+    assert [len(ids) for ids in shown] == [3, 3]
+    assert not {*shown[0]} & {*shown[1]}
+
+
+def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> None:
+    for arguments in (
+        ["sessions", "--user", "u", "--due"],
+        ["sessions", "--due", "--since", "2h"],
+        ["sessions", "--cursor", "x"],
+        ["sessions", "--limit", "0"],
+        ["failures", "--since", "soon"],
+        ["watch", "s", "--poll", "0"],
+    ):
+        printed = tdev(*arguments)
+        assert printed.code == 64, arguments
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+
+
+def three_attempts(session_id: str) -> None:
+    """Run a session in which an agent fails twice, then ends; the next one fails for good."""
+    calls: list[int] = []
+
+    def flaky() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise ValueError(f"try {len(calls)} of [red]\x1b[31m3")
+        return "made"
+
+    with pytest.raises(KeyError), sync.track_session(session_id, user_id="u") as session:
+        session.run("nl_input", flaky, attempts=3, usage=lambda _: {"input_tokens": 1234})
+        with session.agent("parser", {"for": "parser"}) as run:
+            run.usage(cost_usd=0.5)
+            raise KeyError("no such component")
+
+
+def test_show_has_attempts_errors_workers_tokens_and_cost(
+    strict_store: Settings, tdev: Tdev
+) -> None:
+    three_attempts("s")
+    wide = tdev("show", "s", width=160).out
+    assert re.search(r"^s  FAILED  1 of 9 agents$", wide, re.M)
+    rows = re.findall(r"^(nl_input|parser) +(\d) +(\w+) +([█▓▒: ]+) ", wide, re.M)
+    assert [row[:3] for row in rows] == [
+        ("nl_input", "1", "FAILED"),
+        ("nl_input", "2", "FAILED"),
+        ("nl_input", "3", "COMPLETED"),
+        ("parser", "1", "FAILED"),
+    ]
+    assert [{*row[3]} - {*": "} for row in rows] == [{"▓"}, {"▓"}, {"█"}, {"▓"}]
+    assert re.search(r"1234 +\S+:\d+$", wide, re.M)
+    assert re.search(r"0\.5000 +\S+:\d+$", wide, re.M)
+    assert re.search(r"nl_input #2 \d+s ago: ValueError: try 2 of \[red\]\ufffd\[31m3", wide)
+    assert "last failure at parser: KeyError: 'no such component'" in wide
+    narrow = tdev("show", "s", width=60).out
+    assert re.search("^Left out at this width: .*worker$", narrow, re.M)
+    assert "\x1b" not in wide + narrow
+
+
+def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev: Tdev) -> None:
+    three_attempts("s")
+    assert "for parser" not in tdev("show", "s").out
+    shown = tdev("show", "s", "--payloads", "parser", "--payloads", "nl_input", "--tracebacks")
+    assert '"for": "parser"' in shown.out
+    assert 'output of nl_input\n"made"' in shown.out
+    assert 'raise KeyError("no such component")' in shown.out
+    kinds = [line["kind"] for line in tdev("show", "s", "--tracebacks", "--json").lines]
+    assert kinds == ["session", "execution", "execution", "failure", "failure", "failure"]
+    assert tdev("show", "s", "--payloads", "download").code == 4
+    assert tdev("show", "nobody") == Printed(
+        4, tdev("show", "nobody").out, "error: there is no session nobody\n"
+    )
+
+
+def test_failures_are_grouped_by_what_their_messages_mean(
+    strict_store: Settings, tdev: Tdev
+) -> None:
+    for number in range(3):
+        sync.update_agent_execution(
+            execution_id=f"s{number}-generation",
+            status="FAILED",
+            error_message=f"no answer within {30 + number} s",
+        )
+    sync.update_agent_execution(execution_id="s0-generation", status="RUNNING")
+    sync.update_agent_execution(execution_id="s0-generation", status="COMPLETED")
+    sync.update_agent_execution(execution_id="s3-parser", status="FAILED", error_message="else")
+    everything = tdev("failures").out
+    assert re.search(r"^ +3 +1 +generation +\S+ +\S+ +no answer within \d+ s", everything, re.M)
+    assert re.search(r"^ +1 +0 +parser +\S+ +\S+ +else", everything, re.M)
+    assert re.search(r"^ +2 +0 +generation ", tdev("failures", "--open").out, re.M)
+    assert "generation" not in tdev("failures", "--agent", "parser").out
+    assert tdev("failures", "--since", "2099-01-01").out.count("No failures since 2099") == 1
+    each = tdev("failures", "--each", "--json").lines
+    assert [one["recovered"] for one in each].count(True) == 1
+
+
+def test_quotes_paths_ids_and_numbers_make_no_other_message() -> None:
+    texts = ("file '/a/b.py' of 9f2c41aa03b7 took 3.5 s", "file '/c.py' of 1f2c41aa03b7 took 12 s")
+    failures = [
+        Failure(execution_id="e", agent_name=f"parser@{at}", number=1, error_message=text)
+        for at, text in enumerate((*texts, "something else"))
+    ]
+    assert [len(group.failures) for group in grouped(failures)] == [2, 1]
+
+
+def test_100_failures_are_read_by_3_requests(strict_store: Settings, tdev: Tdev) -> None:
+    for number in range(100):
+        sync.update_agent_execution(execution_id=f"s{number}-parser", status="FAILED")
+    assert re.search(r"^3 requests, ", tdev("failures").out, re.M)
+
+
+def test_workers_show_their_state(month: Settings, tdev: Tdev) -> None:
+    printed = tdev("workers").out
+    states = dict(re.findall(r"^(worker-\d)\S+ +(\w+)", printed, re.M))
+    assert states == {
+        **dict.fromkeys(("worker-1", "worker-2", "worker-3"), "ALIVE"),
+        "worker-4": "DRAINING",
+        "worker-5": "SILENT",
+        "worker-6": "DEAD",
+    }
+
+
+def test_watch_follows_a_session_to_its_end(strict_store: Settings, tdev: Tdev) -> None:
+    def work() -> None:
+        with settings.use(strict_store), sync.track_session("s") as session:
+            for name in ("nl_input", "parser"):
+                with session.agent(name):
+                    time.sleep(0.5)
+
+    sync.save_pipeline_session(session_id="s")
+    worker = threading.Thread(target=work)
+    worker.start()
+    watched = tdev("watch", "s", "--poll", "0.1", "--json")
+    worker.join()
+    assert watched.code == 0
+    assert watched.lines[-1]["status"] == "COMPLETED"
+    assert {"nl_input", "parser"} <= {line["current_agent"] for line in watched.lines}
+    sync.save_pipeline_session(session_id="f", status="FAILED")
+    assert tdev("watch", "f", "--poll", "0.1").code == 1
+    assert tdev("watch", "nobody").code == 4
+
+
+def test_each_poll_of_watch_is_one_read_of_at_most_2_units(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tdev_models.cli.watch import progress
+
+    sync.save_pipeline_session(session_id="s")
+    events: list[float] = []
+    with settings.use(on_request=lambda event: events.append(event.units)):
+        polls = progress("s", 0.01)
+        for number in range(1, 6):
+            next(polls)
+            assert len(events) == number
+        with settings.use(on_request=None):
+            sync.save_pipeline_session(session_id="s", status="COMPLETED")
+        rest = list(polls)
+    assert len(events) == 5 + len(rest)
+    assert max(events) <= 2
+
+
+def test_abandon_asks_and_ends(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync.save_pipeline_session(session_id="s", user_id="u")
+    refused = tdev("abandon", "s", "--reason", "gave up")
+    assert refused.code == 64
+    assert "--yes" in refused.err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin.readline", lambda: "no\n", raising=False)
+    said_no = tdev("abandon", "s", "--reason", "gave up")
+    assert (said_no.code, said_no.out) == (3, "")
+    assert "End session s of user u (ACTIVE, 0 agents done) for good?" in said_no.err
+    assert sync.get_pipeline_session("s").status == "ACTIVE"
+    monkeypatch.setattr("sys.stdin.readline", lambda: "yes\n", raising=False)
+    assert tdev("abandon", "s", "--reason", "gave up").out == "Session s is ABANDONED.\n"
+    assert sync.get_pipeline_session("s").error_message == "gave up"
+    sync.save_pipeline_session(session_id="done", status="COMPLETED")
+    assert tdev("abandon", "done", "--reason", "x", "--yes").code == 3
+
+
+def test_production_is_marked_and_wants_its_name(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prod = tdev("sessions", "--env", "prod")
+    assert prod.out.startswith(" PROD  t-developer-prod-* on http://127.0.0.1:")
+    assert prod.code == 1  # it has no tables
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin.readline", lambda: "yes\n", raising=False)
+    sync.save_pipeline_session(session_id="s")
+    stored = sync.get_pipeline_session("s")
+    monkeypatch.setattr(sync, "get_pipeline_session", lambda session_id: stored)
+    said = tdev("abandon", "s", "--reason", "x", "--env", "production")
+    assert said.code == 3
+    assert "Type 'prod' to do it" in said.err
+
+
+def test_release_lets_the_next_worker_have_it_at_once(strict_store: Settings, tdev: Tdev) -> None:
+    three_attempts("s")
+    assert tdev("release", "s").out == "Session s waits for a worker, to go on at parser.\n"
+    session = sync.get_pipeline_session("s")
+    assert (session.status, session.lease_owner) == ("ACTIVE", session.lease_owner)
+    assert [one.session_id for one in sync.get_failed_sessions()] == ["s"]
+    with sync.track_session("live"):
+        held = tdev("release", "live")
+        assert held.code == 3
+        assert re.match(r"refused: \S+ owns it \(claim 1\); --force takes it over\n", held.err)
+        assert tdev("release", "live", "--force").code == 64  # nobody to ask
+    sync.save_pipeline_session(session_id="over", status="COMPLETED")
+    assert tdev("release", "over").code == 3
+    assert tdev("release", "nobody").code == 4
+    sync.save_pipeline_session(session_id="gone", status="ABANDONED")
+    assert tdev("release", "gone", "--force", "--yes").code == 0
+    assert sync.get_pipeline_session("gone").status == "ACTIVE"
+
+
+RUNNERS = """
+def run(session):
+    with session.agent("parser") as run:
+        run.output = 1
+
+async def broken(session):
+    raise RuntimeError("still broken")
+"""
+
+
+def test_resume_runs_the_rest_here(
+    strict_store: Settings, tdev: Tdev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "on_call_runners.py").write_text(RUNNERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    three_attempts("s")
+    failed = tdev("resume", "s", "on_call_runners:broken")
+    assert (failed.code, failed.out) == (1, "Session s is FAILED: RuntimeError: still broken.\n")
+    assert tdev("resume", "s", "on_call_runners:run", "--from-agent", "nl_input").code == 64
+    again = tdev(
+        "resume", "s", "on_call_runners:run", "--from-agent", "nl_input", "--yes", "--json"
+    )
+    assert (again.code, again.lines[0]["status"]) == (0, "COMPLETED")
+    over = tdev("resume", "s", "on_call_runners:run")
+    assert (over.code, over.err) == (3, "refused: it is COMPLETED; --force takes it over\n")
+    assert tdev("resume", "s", "nowhere:run").code == 64

@@ -71,7 +71,7 @@ def declare(settings: Settings, made: type[BaseModel], **profile: Any) -> list[T
 def apply(settings: Settings, tables: list[Table], allowed: Iterable[str] = ()) -> int:
     """Plan and apply, and return the number of calls that changed something."""
     calls, names = Calls(settings), set(allowed)
-    return Run(calls, names, timeout_seconds=60).apply(plan(calls, tables, names, whole=True))
+    return Run(calls, names, timeout_seconds=60).apply(plan(calls, tables, names))
 
 
 def everything_allowed(tables: Iterable[Table]) -> set[str]:

@@ -1,14 +1,14 @@
-"""Plans and applies: one step, wait, read the live state, next step. Nothing else is remembered."""
+"""Applies a plan: one step, wait, read the live state, next step. Nothing else is remembered."""
 
 from __future__ import annotations
 
 import heapq
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tdev_models.errors import AccessDenied, StoreError, TdevError
+from tdev_models.errors import StoreError, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import (
     RUN_SECONDS,
@@ -17,89 +17,24 @@ from tdev_models.migrations.calls import (
     Calls,
     InProgress,
     NotYet,
-    Unsupported,
 )
-from tdev_models.migrations.declared import KEYS, TTL, Property, Table
+from tdev_models.migrations.declared import KEYS, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
-from tdev_models.migrations.row_checks import RowCheck, estimate, parts
+from tdev_models.migrations.plan import (
+    Planned,
+    after_check,
+    plan,
+    stop_if_refused,
+    that_rows_may_forbid,
+)
+from tdev_models.migrations.row_checks import RowCheck, parts
 from tdev_models.migrations.steps import Step, next_step
 from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
 Pauses: TypeAlias = Generator[float, None, None]
 """Work that says how long it waits instead of waiting, so that others work meanwhile."""
-
-
-class Refused(TdevError):
-    """A change needs `--allow`, or is impossible; no call was sent for it."""
-
-
-@dataclass(slots=True)
-class Planned:
-    """One table: its declaration, its live state, and the changes between them."""
-
-    table: Table
-    live: Live
-    changes: list[Change]
-
-
-def plan(
-    calls: Calls, tables: Sequence[Table], allowed: Collection[str] = (), rows: bool = True
-) -> list[Planned]:
-    """Read every table and return what to change; changes nothing.
-
-    Args:
-        calls: sends the calls.
-        tables: the declared tables.
-        allowed: destructive changes that are allowed by name.
-        rows: read one page of rows where there is a new index or a new TTL.
-
-    Raises:
-        TdevError: a table could not be read. A part that the role may not read raises nothing: it
-            is unknown, and named in the plan.
-    """
-    planned = [Planned(table, read(calls, table, Live()), []) for table in tables]
-    for each in planned:
-        table, live = each.table, each.live
-        if live.vanished:  # unless another run has made it since
-            read(calls, table, live)
-        each.changes = diff(table, live, allowed)
-        if rows and (checked := _of_rows(live, each.changes, allowed)):
-            check = RowCheck(calls, table, live, checked)
-            next(check.read())
-            each.changes = _after_check(each, check, checked)
-    return planned
-
-
-def undeclared(calls: Calls, tables: Sequence[Table]) -> list[Change]:
-    """Return a line for each table of this environment that no model declares."""
-    prefix = tables[0].name.removesuffix(tables[0].short)
-    names: list[str] = []
-    more: dict[str, str] = {}
-    try:
-        while True:
-            answer = calls("ListTables", **more)
-            names += [n.removeprefix(prefix) for n in answer["TableNames"] if n.startswith(prefix)]
-            if "LastEvaluatedTableName" not in answer:
-                break
-            more = {"ExclusiveStartTableName": answer["LastEvaluatedTableName"]}
-    except (AccessDenied, Unsupported) as error:
-        note = f"tables that are not declared are not looked for: {error}"
-        return [Change("=", "*", Property("table"), note=note)]
-    known = {table.short for table in tables}
-    # `t-developer-prod-eu-metrics` belongs to the environment `prod-eu`, not to `prod`.
-    others = tuple(
-        name.removesuffix(short)
-        for name in names
-        for short in known
-        if name.endswith(f"-{short}") and name not in known
-    )
-    return [
-        Change("=", name, Property("table"), note="not declared, left alone")
-        for name in names
-        if name not in known and not name.startswith(others)
-    ]
 
 
 def apply_all(settings: Settings) -> int:
@@ -162,7 +97,7 @@ class Run:
         """
         self.check_rows(planned)
         for each in planned:
-            _stop_if_refused(each.live, each.changes)
+            stop_if_refused(each.live, each.changes)
         ways = [_Convergence(self, each) for each in planned]
         failed = _together([(way.table.name, way.converge()) for way in ways])
         final = [error for error in failed if not isinstance(error, InProgress)]
@@ -189,12 +124,12 @@ class Run:
             first = 0
             if not begun and name == each.table.short:
                 first, total, begun = *map(int, done.split("/")), True
-            checked = _of_rows(each.live, each.changes, self.allowed)
+            checked = that_rows_may_forbid(each.live, each.changes, self.allowed)
             if begun and checked:
                 check = RowCheck(self.calls, each.table, each.live, checked)
                 for part in range(first, total):
                     self._check_part(each, check, part, total)
-                each.changes = _after_check(each, check, checked)
+                each.changes = after_check(each, check, checked)
 
     def _check_part(self, each: Planned, check: RowCheck, part: int, total: int) -> None:
         for pause in check.read((part, total)):
@@ -265,7 +200,7 @@ class _Convergence:
     def _next_change(self) -> Change | None:
         """Return the next change, or None when the live state is as declared."""
         changes = diff(self.table, self._live, self._run.allowed)
-        _stop_if_refused(self._live, changes)
+        stop_if_refused(self._live, changes)
         return next((change for change in changes if change.pending), None)
 
     def _confirm(self, change: Change | None) -> bool:
@@ -287,7 +222,7 @@ class _Convergence:
     def _check_rows(self, change: Change) -> Pauses:
         """Check the rows for a change that the plan did not have."""
         self._checked.add(change.target)
-        checked = _of_rows(self._live, [change], self._run.allowed)
+        checked = that_rows_may_forbid(self._live, [change], self._run.allowed)
         if not checked or self._run.rows == "none":
             return
         check = RowCheck(self._calls, self.table, self._live, checked)
@@ -296,8 +231,8 @@ class _Convergence:
                 raise InProgress(f"{self.table.name}: the time is over; run again to go on")
             self._run.on_wait(self.table, self._live, f"the check of its rows: {check.count} read")
             yield seconds
-        _stop_if_refused(
-            self._live, _after_check(Planned(self.table, self._live, checked), check, checked)
+        stop_if_refused(
+            self._live, after_check(Planned(self.table, self._live, checked), check, checked)
         )
 
     def _send(self, step: Step, change: Change) -> Pauses:
@@ -346,42 +281,3 @@ class _Convergence:
             return
         self._run.on_wait(self.table, self._live, str(reason))
         yield seconds
-
-
-def _of_rows(live: Live, changes: Iterable[Change], allowed: Collection[str]) -> list[Change]:
-    """Return the changes that stored rows may forbid."""
-    return [
-        change
-        for change in changes
-        if change.pending
-        and live.description
-        and change.after is not None
-        and change.target.kind in ("index", "ttl")
-        and not (change.target == TTL and f"enable-ttl:{change.table}" in allowed)
-    ]
-
-
-def _after_check(each: Planned, check: RowCheck, checked: Collection[Change]) -> list[Change]:
-    """Return the changes: refused where rows forbid them, else with what was noticed."""
-
-    def after(change: Change) -> Change:
-        remedy = "correct or remove these attributes first"
-        if change.target == TTL:
-            remedy = f"--allow enable-ttl:{change.table}"
-        if problem := check.problem(change):
-            return replace(change, symbol="!", note=f"{problem}; {remedy}")
-        notes = (check.note(change), estimate(each.table, each.live, change))
-        return replace(change, note="; ".join(filter(None, notes)))
-
-    return [after(change) if change in checked else change for change in each.changes]
-
-
-def _stop_if_refused(live: Live, changes: Sequence[Change]) -> None:
-    if live.denied:
-        raise AccessDenied("; ".join(live.denied))
-    refused = [change for change in changes if change.symbol == "!"]
-    text = "; ".join(f"{c.table} {c.target}: {c.note}" for c in refused)
-    if live.dead:
-        raise TdevError(text)
-    if refused:
-        raise Refused(text)

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments, report
-from tdev_models.migrations.apply import Planned, Refused, Run, plan, undeclared
+from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
+from tdev_models.migrations.plan import Planned, Refused, plan, undeclared
 from tdev_models.settings import Settings
 
 _CODES = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from botocore.session import get_session
@@ -129,7 +130,11 @@ def _kms(environment: Environment | None, actions: list[str]) -> list[dict[str, 
     return [_allow(actions, [environment.encryption], via)]
 
 
-_POLICIES = {"runtime": runtime, "migrations": migrations, "plan": planning}
+_POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {
+    "runtime": runtime,
+    "migrations": migrations,
+    "plan": planning,
+}
 
 
 def _policy(statements: list[dict[str, Any]]) -> dict[str, Any]:

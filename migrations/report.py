@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tdev_models.errors import TdevError
-from tdev_models.migrations.apply import Planned
 from tdev_models.migrations.calls import Calls, Place
 from tdev_models.migrations.declared import BILLING, KEYS, Index, Key, Property, Scaling, Table
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
+from tdev_models.migrations.plan import Planned
 
 CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE, INTERRUPTED = 0, 1, 2, 3, 5, 64, 130
 """The exit codes."""
@@ -256,20 +256,18 @@ def _text(kind: str, value: Any) -> str:
 
 def _difference(kind: str, before: Any, after: Any) -> str:
     """Return both values; of what has many parts, those that differ."""
-    if kind == "index" and before and after and before.attributes != after.attributes:
-        more, less = sorted(after.attributes - before.attributes), before.attributes
-        changed = [*(f"+{n}" for n in more), *(f"-{n}" for n in sorted(less - after.attributes))]
-        kept = f" of {len(less & after.attributes)}, " if less & after.attributes else " "
-        if before[:2] == after[:2]:
-            return f"{_keys(after.keys)} {after.projection}{kept}{' '.join(changed)}"
     if kind == "alarm" and before and after:
-        names = [name for name in after if before.get(name) != after[name]]
         return ", ".join(
-            "other Metrics"
+            "another expression"
             if name == "Metrics"
             else f"{name} {_plain_text(before.get(name))} -> {_plain_text(after[name])}"
-            for name in names
+            for name in after
+            if before.get(name) != after[name]
         )
+    if kind == "index" and before and after and before[:2] == after[:2]:
+        more, less = after.attributes - before.attributes, before.attributes - after.attributes
+        changed = [*(f"+{name}" for name in sorted(more)), *(f"-{name}" for name in sorted(less))]
+        return f"{_keys(after.keys)} {after.projection}: {' '.join(changed)}"
     return f"{_text(kind, before)} -> {_text(kind, after)}"
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tdev_models.migrations import declared, environments
-from tdev_models.migrations.apply import plan
 from tdev_models.migrations.calls import OPERATIONS, Calls
 from tdev_models.migrations.command import main
 from tdev_models.migrations.live import Live
+from tdev_models.migrations.plan import plan
 from tdev_models.migrations.report import Progress
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run

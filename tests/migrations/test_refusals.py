@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tdev_models.errors import AccessDenied
-from tdev_models.migrations.apply import Refused, plan
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import Table
+from tdev_models.migrations.plan import Refused, plan
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws

@@ -15,8 +15,9 @@ from botocore.exceptions import ClientError
 
 from tdev_models.errors import StoreError
 from tdev_models.migrations import declared, environments
-from tdev_models.migrations.apply import Run, plan, undeclared
+from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.plan import plan, undeclared
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws, _error
@@ -120,7 +121,7 @@ def test_an_error_names_the_operation_and_the_resource_even_where_the_answer_is_
 ) -> None:
     def before(params: Any) -> None:
         answer = {"Error": {"Code": "400"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
-        raise ClientError(answer, "DescribeTimeToLive")  # type: ignore[arg-type]
+        raise ClientError(answer, "DescribeTimeToLive")
 
     tables = declare(settings, model({}))
     apply(settings, tables)

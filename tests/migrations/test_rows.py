@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tdev_models.migrations import command
+from tdev_models.migrations import command, declared
 from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.declared import Table
@@ -119,7 +119,7 @@ def test_how_many_rows_are_read_can_be_chosen(
     read: int,
 ) -> None:
     big = Big(aws, settings)
-    monkeypatch.setattr(command.declared, "tables", lambda *given: big.new)
+    monkeypatch.setattr(declared, "tables", lambda *given: big.new)
     monkeypatch.setenv("TDEV_ENV", environment)
     for what in ("plan", "apply"):
         aws.forget()
@@ -138,7 +138,7 @@ def test_the_plan_is_printed_before_the_rows_are_checked(
 ) -> None:
     big = Big(aws, settings)
     big.spoil()
-    monkeypatch.setattr(command.declared, "tables", lambda *given: big.new)
+    monkeypatch.setattr(declared, "tables", lambda *given: big.new)
     printed = []
 
     def before(params: dict[str, Any]) -> None:
@@ -146,7 +146,11 @@ def test_the_plan_is_printed_before_the_rows_are_checked(
             printed.append(capsys.readouterr().out)
 
     aws._before_Scan = before  # type: ignore[attr-defined]
-    monkeypatch.setattr(command, "plan", lambda *given, rows: plan(*given, rows=False))
+    monkeypatch.setattr(
+        command,
+        "plan",
+        lambda calls, tables, allowed, rows: plan(calls, tables, allowed, rows=False),
+    )
     assert run("apply", environment, "--set=like=dev", "--dry-run") == 3
     assert "+ things  index by-c" in printed[0]
     assert "1 with c of type N" in capsys.readouterr().err

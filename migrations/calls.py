@@ -31,6 +31,7 @@ OPERATIONS: Final = {
     "DescribeContinuousBackups": ("dynamodb", "table"),
     "ListTagsOfResource": ("dynamodb", "table"),
     "Scan": ("dynamodb", "table"),
+    "UpdateItem": ("dynamodb", "rows"),
     "CreateTable": ("dynamodb", "table"),
     "UpdateTable": ("dynamodb", "table"),
     "UpdateTimeToLive": ("dynamodb", "table"),

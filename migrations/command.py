@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,10 +16,13 @@ from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments, report
 from tdev_models.migrations.apply import Run
+from tdev_models.migrations.backfill import Backfill, Function, load
 from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
+from tdev_models.migrations.declared import Table
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
-from tdev_models.migrations.plan import Planned, Refused, plan, undeclared
+from tdev_models.migrations.live import Live, read
+from tdev_models.migrations.plan import Planned, Refused, plan, stop_if_refused, undeclared
 from tdev_models.settings import Settings
 
 _CODES = """\
@@ -43,9 +47,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
-    """Run `plan`, `apply` or `status` and return the exit code (see `--help`)."""
+    """Run `plan`, `apply`, `status` or `backfill` and return the exit code (see `--help`)."""
     try:
-        options = _parser(prog).parse_args(argv)
+        options = _parser(prog).parse_intermixed_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
     try:
@@ -103,10 +107,17 @@ def _run(options: argparse.Namespace) -> int:
     chosen, profile = chosen_environment(options)
     tables = declared.tables(chosen, profile)
     allowed = {*options.allow, *profile.allow}
+    if len(options.more) != 2 * (options.what == "backfill"):
+        raise InvalidRequest("backfill", "takes TABLE and module:function, others take neither")
+    options.table += options.more[:1]
     _check_names(options, allowed, [table.short for table in tables])
+    function = load(options.more[1]) if options.more else None
     tables = [table for table in tables if not options.table or table.short in options.table]
     calls = Calls(chosen)
     place = calls.place(profile.account, profile.region)
+    if function:
+        _show(report.where(chosen.environment, place, options.config))
+        return _backfill(options, calls, tables[0], function)
     planned = plan(calls, tables, allowed, rows=options.rows != "none")
     others = [] if options.table else undeclared(calls, tables)
     code = report.exit_code(planned)
@@ -154,6 +165,21 @@ def _go_on(
     sent = run.apply(planned)
     progress.end(f"Applied with {sent} calls. The tables are as declared.")
     return report.CLEAN
+
+
+def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function: Function) -> int:
+    live = read(calls, table, Live(), ("table",))
+    stop_if_refused(live, [])
+    if not live.description:
+        raise TdevError(f"there is no table {table.name}")
+    if not options.dry_run and not options.yes and not _agreed():
+        return report.PENDING
+    progress = report.Progress(sys.stderr, calls, 0)
+    deadline = time.monotonic() + options.timeout
+    work = Backfill(calls, table, live, function, deadline, options.dry_run, progress.wait)
+    work.run()
+    progress.end("; ".join([work.done, *work.samples]))
+    return report.PENDING if options.dry_run and work.filled else report.CLEAN
 
 
 def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[str]) -> None:
@@ -238,7 +264,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", choices=("plan", "apply", "status"))
+    parser.add_argument("what", choices=("plan", "apply", "status", "backfill"))
+    parser.add_argument(
+        "more",
+        nargs="*",
+        metavar="TABLE module:function",
+        help="of backfill: the function is given each row and returns what to set",
+    )
     add_environment(parser)
     parser.add_argument(
         "--table",

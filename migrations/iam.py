@@ -53,17 +53,28 @@ def runtime(
     return _policy([_allow(actions, arns), *_kms(environment, ["kms:Decrypt"])])
 
 
-def migrations(settings: Settings, environment: Environment, reads: bool = False) -> dict[str, Any]:
-    """Return the policy of the role that runs migrations in one environment.
+def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of the role that runs migrations in one environment."""
+    return _migrations(settings, environment)
 
-    Args:
-        settings: they name the tables.
-        environment: its encryption may need a key.
-        reads: only what `plan` and `status` need.
-    """
+
+def planning(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of a role that may run `plan` and `status`, and change nothing."""
+    return _migrations(settings, environment, reads=True)
+
+
+def backfilling(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of a role that may run `backfill`."""
+    return _migrations(settings, environment, reads=True, rows=True)
+
+
+def _migrations(
+    settings: Settings, environment: Environment, reads: bool = False, rows: bool = False
+) -> dict[str, Any]:
     arn, tables = _partition(settings), _tables(settings)
     arns = {
         "*": ["*"],
+        "rows": [f"{arn}:dynamodb:*:*:table/{name}" for name in tables],
         "table": [f"{arn}:dynamodb:*:*:table/{name}" for name in tables],
         "scalable-target": [f"{arn}:application-autoscaling:*:*:scalable-target/*"],
         # PutScalingPolicy creates alarms of auto scaling with the caller's permissions.
@@ -89,11 +100,13 @@ def migrations(settings: Settings, environment: Environment, reads: bool = False
         actions = [
             f"{service}:{name}"
             for name, (service, resource_kind) in OPERATIONS.items()
-            if resource_kind == kind and (is_read(name) or not reads)
+            if resource_kind == kind and (rows if kind == "rows" else is_read(name) or not reads)
         ]
         if actions:
             statements.append(_allow(actions, resources, conditions.get(kind)))
     needed = ["Decrypt", "DescribeKey"]
+    if rows:
+        needed += ["Encrypt", "GenerateDataKey*"]
     if not reads:
         role = "dynamodb.application-autoscaling.amazonaws.com"
         statements.append(
@@ -105,11 +118,6 @@ def migrations(settings: Settings, environment: Environment, reads: bool = False
         )
         needed += ["Encrypt", "ReEncrypt*", "GenerateDataKey*", "CreateGrant"]
     return _policy([*statements, *_kms(environment, [f"kms:{name}" for name in needed])])
-
-
-def planning(settings: Settings, environment: Environment) -> dict[str, Any]:
-    """Return the policy of a role that may run `plan` and `status`, and change nothing."""
-    return migrations(settings, environment, reads=True)
 
 
 def _partition(settings: Settings | None) -> str:
@@ -134,6 +142,7 @@ _POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {
     "runtime": runtime,
     "migrations": migrations,
     "plan": planning,
+    "backfill": backfilling,
 }
 
 

@@ -121,6 +121,6 @@ def stop_if_refused(live: Live, changes: Sequence[Change]) -> None:
     refused = [change for change in changes if change.symbol == "!"]
     text = "; ".join(f"{c.table} {c.target}: {c.note}" for c in refused)
     if live.dead:
-        raise TdevError(text)
+        raise TdevError(text or live.dead)
     if refused:
         raise Refused(text)

@@ -34,7 +34,9 @@ def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
     assert run("status", environment, *profile) == 0
 
 
-def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> None:
+@pytest.mark.parametrize("rules", [True, False], ids=["as documented", "moto alone"])
+def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str, rules: bool) -> None:
+    aws.rules = rules
     assert prod("apply", environment) == 0
     name = f"t-developer-{environment}-pipeline-sessions"
     live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]

@@ -34,8 +34,16 @@ _ORDER = (
     "ttl",
     "tag",
     "alarm",
+    "stream",
+    "replicas",
+    "class",
 )
 _SET_BY_CREATE_TABLE = {"protection", "encryption", "billing", "index", "capacity", "tag"}
+
+_WITHOUT_A_GAP = (
+    "give the new form another name, and drop the old one when its readers have turned to that"
+    " (docs/migrations.md); or, with calls that fail until it is built, "
+)
 
 ALLOWABLE = {
     "delete-index",
@@ -99,6 +107,11 @@ def diff(table: Table, live: Live, allowed: Collection[str] = ()) -> list[Change
     changes += [
         Change("=", table.short, Property(*what.split()), note=f"not checked: {error}")
         for what, error in live.unknown.items()
+    ]
+    changes += [
+        Change("=", table.short, item, note=f"{value}; not declared, left alone")
+        for noticed in live.noticed.values()
+        for item, value in noticed.items()
     ]
     # Indexes are dropped before others are created: a table holds 20, and an attribute of their
     # keys has one type.
@@ -166,7 +179,8 @@ def _change(
         if after is None:
             effect = "turns it off" if target == TTL else "drops it"
             return change("=", f"not declared; --allow {allowance} {effect}")
-        return change("!", f"destructive; --allow {allowance}")
+        way = _WITHOUT_A_GAP if loss == "replace-index" else ""
+        return change("!", f"destructive; {way}--allow {allowance}")
     if after is None:
         return change("-")
     if before in (None, 0):  # 0 days and False mean off

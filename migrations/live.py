@@ -24,6 +24,7 @@ from tdev_models.migrations.declared import (
     resource,
 )
 
+_USUAL_CLASSES = (None, "STANDARD")
 _DEAD = {
     "ARCHIVING": "its KMS key cannot be used: make the key usable again",
     "ARCHIVED": "its KMS key could not be used for 7 days: restore it from the backup of that time",
@@ -46,6 +47,7 @@ class Live:
         parts: the state of each part; empty for a part that is absent or could not be read.
         unknown: why a part, or the encryption, could not be read; unknown never means absent.
         policies: the names of scaling policies by resource and direction.
+        noticed: what no declaration can say, in each part: the property, and what it is.
         own_key: ARN of the account's own KMS key for DynamoDB; empty until it is needed.
     """
 
@@ -53,6 +55,7 @@ class Live:
     parts: dict[str, State] = field(default_factory=dict)
     unknown: dict[str, TdevError] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    noticed: dict[str, dict[Property, str]] = field(default_factory=dict)
     own_key: str = ""
 
     @property
@@ -123,6 +126,7 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
     }
     for part in parts:
         live.unknown.pop(part, None)
+        live.noticed[part] = {}
         try:
             if part in ("ttl", "pitr", "tag") and not live.readable:
                 raise NotYet(f"the table is {live.description['TableStatus']}")
@@ -146,6 +150,13 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
         BILLING: "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
         PROTECTION: description.get("DeletionProtectionEnabled", False),
     }
+    noticed = live.noticed["table"]
+    if description.get("StreamSpecification", {}).get("StreamEnabled"):
+        noticed[Property("stream")] = description["StreamSpecification"]["StreamViewType"]
+    if replicas := [replica["RegionName"] for replica in description.get("Replicas", ())]:
+        noticed[Property("replicas")] = ", ".join(replicas)
+    if (kind := description.get("TableClassSummary", {}).get("TableClass")) not in _USUAL_CLASSES:
+        noticed[Property("class")] = str(kind)
     staying = [
         index
         for index in description.get("GlobalSecondaryIndexes", ())
@@ -229,13 +240,18 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
             direction = _direction(policy)
             # moto, asked for an index's, returns those of its table too.
             if policy["ResourceId"] == name and direction in scalings:
-                percent = policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
+                tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+                percent = tracking["TargetValue"]
                 scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]
-    return {
-        Property("scaling", name.removeprefix(whole).removeprefix("/index/")): scalings
-        for name, scalings in scaled.items()
-    }
+                if tracking.get("DisableScaleIn"):
+                    item = Property("scaling", _index_of(name))
+                    live.noticed["scaling"][item] = "DisableScaleIn: units are never lowered"
+    return {Property("scaling", _index_of(name)): scalings for name, scalings in scaled.items()}
+
+
+def _index_of(resource_name: str) -> str:
+    return resource_name.partition("/index/")[2]
 
 
 def _all(calls: Calls, operation: str, field: str, **request: str) -> list[dict[str, Any]]:
@@ -260,7 +276,10 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
     while True:
         answer = calls("DescribeAlarms", AlarmNamePrefix=f"{table.name}/", **more)
         for alarm in answer["MetricAlarms"]:
-            state[declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))] = {
+            item = declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))
+            if alarm.get("OKActions") and declared.is_ours(item):
+                live.noticed["alarm"][item] = f"OKActions: {', '.join(alarm['OKActions'])}"
+            state[item] = {
                 name: alarm.get(name)
                 for name in (
                     "AlarmDescription",

@@ -235,6 +235,41 @@ def test_a_scaling_policy_made_at_the_console_is_changed_under_its_name(
     assert lines(environment, capsys) == (0, [])
 
 
+def test_what_no_declaration_can_say_is_reported_and_left(
+    hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand.table(StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"})
+    hand.alarm(OKActions=["arn:aws:sns:us-east-1:123456789012:well"], AlarmActions=[])
+    metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
+    hand.scaling(
+        "PutScalingPolicy",
+        PolicyName=f"DynamoDBWriteCapacityUtilization:table/{hand.name}",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 70.0,
+            "PredefinedMetricSpecification": metric,
+            "DisableScaleIn": True,
+        },
+    )
+    described = hand.aws._after_DescribeTable
+
+    def after(params: dict[str, Any], answer: Any) -> None:
+        described(params, answer)
+        answer["Table"]["TableClassSummary"] = {"TableClass": "STANDARD_INFREQUENT_ACCESS"}
+        answer["Table"]["Replicas"] = [{"RegionName": "eu-west-1"}]
+
+    hand.aws._after_DescribeTable = after  # type: ignore[method-assign]
+    hand.aws.forget()
+    expected = ["scaling", "alarm system-errors", "stream", "replicas", "class"]
+    assert lines(environment, capsys) == (0, [f"= {name}" for name in expected])
+    assert prod("plan", environment, *ONLY) == 0
+    shown = capsys.readouterr().out
+    for text in ("NEW_IMAGE", "eu-west-1", "STANDARD_INFREQUENT_ACCESS", "OKActions", "ScaleIn"):
+        assert text in shown
+    assert prod("apply", environment, *ONLY) == 0
+    assert hand.aws.mutations == []
+
+
 def test_an_index_under_construction_is_in_progress_and_no_drift(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,14 @@ from botocore import xform_name
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tdev_models import aws
-from tdev_models.errors import AccessDenied, StoreError, TdevError, Unavailable, from_response
+from tdev_models.errors import (
+    AccessDenied,
+    InvalidRequest,
+    StoreError,
+    TdevError,
+    Unavailable,
+    from_response,
+)
 from tdev_models.retry import Backoff
 from tdev_models.settings import Settings
 
@@ -24,6 +31,7 @@ OPERATIONS: Final = {
     "DescribeContinuousBackups": ("dynamodb", "table"),
     "ListTagsOfResource": ("dynamodb", "table"),
     "Scan": ("dynamodb", "table"),
+    "UpdateItem": ("dynamodb", "rows"),
     "CreateTable": ("dynamodb", "table"),
     "UpdateTable": ("dynamodb", "table"),
     "UpdateTimeToLive": ("dynamodb", "table"),
@@ -39,11 +47,26 @@ OPERATIONS: Final = {
     "PutMetricAlarm": ("cloudwatch", "alarm"),
     "DeleteAlarms": ("cloudwatch", "alarm"),
     "DescribeKey": ("kms", "aws-key"),
+    "GetCallerIdentity": ("sts", "*"),
 }
 """The service and the kind of resource of each operation that can be sent, in code and policy."""
 
+
+def is_read(operation: str) -> bool:
+    """Return whether an operation changes nothing."""
+    return operation.startswith(("Describe", "List", "Get", "Scan"))
+
+
 RUN_SECONDS: Final = 3600.0
 """How long one run of apply may take, unless `--timeout` says otherwise."""
+
+
+class Place(NamedTuple):
+    """Where calls go; an engine of this machine has no account."""
+
+    account: str
+    region: str
+    endpoint: str
 
 
 class Limits(NamedTuple):
@@ -157,17 +180,46 @@ class Calls:
             AccessDenied: the message names the action and the resource.
             TdevError: any other failure, with AWS's own message.
         """
-        reads = operation.startswith(("Describe", "List", "Get", "Scan"))
         backoff = None
         while True:
             try:
                 return self._send(operation, request)
             except Busy as error:
-                backoff = backoff or self.backoff(self.limits.read if reads else 0)
+                backoff = backoff or self.backoff(self.limits.read if is_read(operation) else 0)
                 pause = backoff.pause_after(error)
                 if pause is None:
                     raise
             time.sleep(pause)
+
+    def place(self, account: str = "", region: str = "") -> Place:
+        """Return where the calls go.
+
+        Args:
+            account: the account that it has to be, on AWS; empty means any.
+            region: the region that it has to be, on AWS; empty means any.
+
+        Raises:
+            InvalidRequest: it is another account or region.
+            TdevError: the account is unknown, and one was asked for.
+        """
+        try:
+            meta = _client("dynamodb", self.settings, self.settings.endpoint).meta
+        except BotoCoreError as error:
+            raise aws.error_of(error) from error
+        live, endpoint = meta.region_name, meta.endpoint_url
+        if self.local:
+            return Place("", live, endpoint)
+        if region not in ("", live):
+            raise _elsewhere("region", region, live, f"set AWS_REGION={region}")
+        try:
+            found = self("GetCallerIdentity")["Account"]
+        except TdevError:
+            if account:
+                raise
+            found = "unknown"
+        if account not in ("", found):
+            raise _elsewhere("account", account, found, "use credentials of that account")
+        return Place(found, live, endpoint)
 
     def backoff(self, budget_seconds: float = inf) -> Backoff:
         """Return the pauses of one thing that is waited for."""
@@ -194,6 +246,12 @@ class Calls:
             meaning = aws.error_of(error)
             raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
         return response
+
+
+def _elsewhere(name: str, wanted: str, found: str, remedy: str) -> InvalidRequest:
+    return InvalidRequest(
+        name, f"the environment is declared in {wanted}, but the calls go to {found}: {remedy}"
+    )
 
 
 @cache
@@ -248,4 +306,10 @@ def _meaning(
         InProgress: f"{text}; DynamoDB accepts this change later: run again then",
     }
     kind = _kind(code, status, message)
-    return kind(texts.get(kind, text)) if kind else from_response(error.response)
+    if kind:
+        return kind(texts.get(kind, text))
+    named = {
+        **error.response["Error"],
+        "Message": f"{service}:{operation} on {resource}: {message}",
+    }
+    return from_response({**error.response, "Error": named})

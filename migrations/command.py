@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,10 +15,14 @@ from typing import Any, NoReturn
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments, report
-from tdev_models.migrations.apply import Planned, Refused, Run, plan, undeclared
+from tdev_models.migrations.apply import Run
+from tdev_models.migrations.backfill import Backfill, Function, load
 from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
+from tdev_models.migrations.declared import Table
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
+from tdev_models.migrations.live import Live, read
+from tdev_models.migrations.plan import Planned, Refused, plan, stop_if_refused, undeclared
 from tdev_models.settings import Settings
 
 _CODES = """\
@@ -27,6 +33,7 @@ exit codes:
   3  refused: a change needs --allow, or is impossible
   5  still in progress: run again
   64 wrong usage
+  130 interrupted
 """
 
 
@@ -40,13 +47,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
-    """Run `plan`, `apply` or `status` and return the exit code (see `--help`)."""
+    """Run `plan`, `apply`, `status` or `backfill` and return the exit code (see `--help`)."""
     try:
-        options = _parser(prog).parse_args(argv)
+        options = _parser(prog).parse_intermixed_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
     try:
         return _run(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: nothing is half done; run again to go on\n")
+        return report.INTERRUPTED
     except TdevError as error:
         codes = {
             InvalidRequest: report.USAGE,
@@ -54,7 +64,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
             InProgress: report.IN_PROGRESS,
         }
         code = codes.get(type(error), report.ERROR)
-        sys.stderr.write(f"error: {error}\n")
+        _say("error", str(error))
         if options.json:
             sys.stdout.write(json.dumps({"error": str(error), "exit_code": code}, indent=2) + "\n")
         return code
@@ -67,7 +77,8 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="TOML file with a section for each environment",
+        help=f"TOML file with a section for each environment (default: {environments.FILE} of this"
+        " folder, or of the nearest one above)",
     )
     parser.add_argument(
         "--set",
@@ -80,7 +91,7 @@ def add_environment(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_environment(options: argparse.Namespace) -> tuple[Settings, Environment]:
-    """Return the settings and the environment that the options choose.
+    """Return the settings and the environment that the options choose, and note the file used.
 
     Raises:
         InvalidRequest: an unknown environment or setting, or a wrong value.
@@ -88,48 +99,100 @@ def chosen_environment(options: argparse.Namespace) -> tuple[Settings, Environme
     chosen = settings.current()
     if options.env:
         chosen = dataclasses.replace(chosen, environment=options.env)
+    options.config = options.config or environments.find_file(Path.cwd())
     return chosen, environments.load(chosen.environment, options.config, dict(options.set))
 
 
 def _run(options: argparse.Namespace) -> int:
     chosen, profile = chosen_environment(options)
     tables = declared.tables(chosen, profile)
-    _check_names(options, [table.short for table in tables])
+    allowed = {*options.allow, *profile.allow}
+    if len(options.more) != 2 * (options.what == "backfill"):
+        raise InvalidRequest("backfill", "takes TABLE and module:function, others take neither")
+    options.table += options.more[:1]
+    _check_names(options, allowed, [table.short for table in tables])
+    function = load(options.more[1]) if options.more else None
     tables = [table for table in tables if not options.table or table.short in options.table]
     calls = Calls(chosen)
-    applies = options.what == "apply"
-    planned = plan(calls, tables, options.allow, whole=applies)
+    place = calls.place(profile.account, profile.region)
+    if function:
+        _show(report.where(chosen.environment, place, options.config))
+        return _backfill(options, calls, tables[0], function)
+    planned = plan(calls, tables, allowed, rows=options.rows != "none")
     others = [] if options.table else undeclared(calls, tables)
     code = report.exit_code(planned)
 
+    def as_json() -> str:
+        return report.as_json(chosen.environment, place, planned, others, code) + "\n"
+
     if not options.json:
-        sys.stdout.write(report.as_text(planned, others, options.what == "status") + "\n")
-    for text in _warnings(profile, planned):
-        sys.stderr.write(f"{text}\n")
-    if applies and not options.dry_run and code in (report.PENDING, report.IN_PROGRESS):
-        code = _apply(options, calls, planned, code)
+        _show(report.where(chosen.environment, place, options.config))
+        _show(report.as_text(planned, others, options.what == "status"))
+    for kind, text in _warnings(profile, planned):
+        _say(kind, text)
+    if options.out:
+        options.out.write_text(as_json(), "utf-8")
+    if options.expect:
+        _stop_if_changed(options.expect, as_json())
+    if code in (report.PENDING, report.IN_PROGRESS):
+        code = _go_on(options, calls, allowed, planned, code)
     if options.json:
-        sys.stdout.write(report.as_json(chosen.environment, planned, others, code) + "\n")
+        sys.stdout.write(as_json())
     return code
 
 
-def _apply(options: argparse.Namespace, calls: Calls, planned: list[Planned], code: int) -> int:
+def _go_on(
+    options: argparse.Namespace,
+    calls: Calls,
+    allowed: set[str],
+    planned: list[Planned],
+    code: int,
+) -> int:
+    """Check the rows, and apply the plan, as the options say; return the exit code."""
+    applies = options.what == "apply" and not options.dry_run
     # Ask even without a pending change: a table that is being created may turn out to have some.
-    if not options.yes and not _agreed():
+    if applies and not options.yes and not _agreed():
         return code
     total = sum(change.pending for table in planned for change in table.changes)
     progress = report.Progress(sys.stderr, calls, total)
-    run = Run(calls, options.allow, options.timeout, progress.step, progress.wait)
+    rows = options.rows or ("all" if options.what == "apply" else "sample")
+    run = Run(calls, allowed, options.timeout, rows, progress.step, progress.wait)
+    if not applies:
+        run.check_rows(planned)
+        for kind, text in _warnings(None, planned):
+            _say(kind, text)
+        return report.exit_code(planned)
     sent = run.apply(planned)
-    sys.stderr.write(f"Applied with {sent} calls. The tables are as declared.\n")
+    progress.end(f"Applied with {sent} calls. The tables are as declared.")
     return report.CLEAN
 
 
-def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
+def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function: Function) -> int:
+    live = read(calls, table, Live(), ("table",))
+    stop_if_refused(live, [])
+    if not live.description:
+        raise TdevError(f"there is no table {table.name}")
+    if not options.dry_run and not options.yes and not _agreed():
+        return report.PENDING
+    progress = report.Progress(sys.stderr, calls, 0)
+    deadline = time.monotonic() + options.timeout
+    work = Backfill(calls, table, live, function, deadline, options.dry_run, progress.wait)
+    work.run()
+    progress.end("; ".join([work.done, *work.samples]))
+    return report.PENDING if options.dry_run and work.filled else report.CLEAN
+
+
+def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[str]) -> None:
     for table in options.table:
         if table not in tables:
             raise InvalidRequest("--table", f"{table!r} is not one of {', '.join(tables)}")
-    for name in options.allow:
+    if (options.rows or "all") not in ("all", "sample", "none"):
+        name, _, done = options.rows.partition(":")
+        part, _, total = done.partition("/")
+        usable = name in tables and part.isdecimal() and total.isdecimal()
+        if not usable or int(part) >= int(total):
+            raise InvalidRequest("--rows", "use sample, all, none, or TABLE:DONE/PARTS as printed")
+    for name in sorted(allowed):
         kind, _, rest = name.partition(":")
         table, _, index = rest.partition("/")
         if kind not in ALLOWABLE or table not in tables or kind.endswith("index") != bool(index):
@@ -137,11 +200,54 @@ def _check_names(options: argparse.Namespace, tables: list[str]) -> None:
             raise InvalidRequest("--allow", f"{name!r} is not KIND:TABLE[/INDEX]; kinds: {kinds}")
 
 
-def _warnings(profile: Environment, planned: list[Planned]) -> list[str]:
-    texts = [f"error: {denial}" for table in planned for denial in table.live.denied]
-    if profile.alarms and not profile.alarm_topic:
-        texts.append("warning: the alarms notify nobody: set alarm_topic to an SNS topic")
+def _stop_if_changed(file: Path, now: str) -> None:
+    """Refuse to apply another plan than the one that was written to a file."""
+    try:
+        then = json.loads(file.read_text("utf-8"))
+        expected, found = _essence(then), _essence(json.loads(now))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidRequest("--expect", f"{file} holds no plan of --out: {error}") from error
+    changed = [*(line for line in found if line not in expected)]
+    changed += [f"no longer: {line}" for line in expected if line not in found]
+    if changed:
+        raise Refused(f"the plan is not that of {file} any more: {'; '.join(changed)}")
+
+
+def _essence(plan: dict[str, Any]) -> list[str]:
+    """Return what has to be the same in two plans: where, and what is changed from what to what."""
+    names = ("environment", "account", "region", "endpoint")
+    values = ("symbol", "table", "target", "before", "after")
+    return [
+        *(f"{name} {plan[name]}" for name in names),
+        *(
+            " ".join(json.dumps(change[value]).strip('"') for value in values)
+            for change in plan["changes"]
+            if change["symbol"] != "="
+        ),
+    ]
+
+
+def _warnings(profile: Environment | None, planned: list[Planned]) -> list[tuple[str, str]]:
+    texts = [("error", denial) for table in planned for denial in table.live.denied]
+    changes = [change for table in planned for change in table.changes]
+    texts += [("error", report.line(change)[2:]) for change in changes if change.symbol == "!"]
+    if profile and profile.alarms and not profile.alarm_topic:
+        texts.append(("warning", "the alarms notify nobody: set alarm_topic to an SNS topic"))
     return texts
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(report.for_screen(text, sys.stdout) + "\n")
+    sys.stdout.flush()
+
+
+def _say(kind: str, text: str) -> None:
+    """Write an error or a warning; where GitHub runs the command, as its annotation."""
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        sys.stderr.write(f"::{kind}::{escaped}\n")
+    else:
+        sys.stderr.write(report.for_screen(f"{kind}: {text}", sys.stderr) + "\n")
 
 
 def _agreed() -> bool:
@@ -158,7 +264,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", choices=("plan", "apply", "status"))
+    parser.add_argument("what", choices=("plan", "apply", "status", "backfill"))
+    parser.add_argument(
+        "more",
+        nargs="*",
+        metavar="TABLE module:function",
+        help="of backfill: the function is given each row and returns what to set",
+    )
     add_environment(parser)
     parser.add_argument(
         "--table",
@@ -175,6 +287,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"allow one destructive change: {', '.join(sorted(ALLOWABLE))}",
     )
     parser.add_argument("--json", action="store_true", help="write the plan as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the plan to a file, for --expect"
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="HOW",
+        help="which rows to check before a new index or TTL: sample (plan), all (apply), none; or"
+        " TABLE:DONE/PARTS, as a run whose time was over prints it",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=RUN_SECONDS,
+        metavar="SECONDS",
+        help=f"how long the run may take in all ({RUN_SECONDS:.0f})",
+    )
     apply = parser.add_argument_group("apply")
     apply.add_argument("--yes", action="store_true", help="apply without asking")
     apply.add_argument(
@@ -183,11 +311,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="check everything, every row too; change nothing",
     )
     apply.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=RUN_SECONDS,
-        metavar="SECONDS",
-        help=f"how long the run may take in all ({RUN_SECONDS:.0f})",
+        "--expect", type=Path, metavar="FILE", help="refuse any other plan than that of --out"
     )
     return parser
 

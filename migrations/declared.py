@@ -52,6 +52,16 @@ OPERATIONS = (
 """What the services send; CloudWatch counts system errors by operation."""
 
 
+ALARMS = (
+    "throttled-reads",
+    "throttled-writes",
+    "read-capacity-near-maximum",
+    "write-capacity-near-maximum",
+    "system-errors",
+)
+"""The alarms that may belong to a table; to an index, all but the last."""
+
+
 class Key(NamedTuple):
     """One attribute of a key: `role` is HASH or RANGE, `type` is S, N or B."""
 
@@ -105,6 +115,11 @@ class Table:
 def indexes_in(state: State) -> list[str]:
     """Return the names of the indexes in a state."""
     return [item.index for item in state if item.kind == "index"]
+
+
+def is_ours(item: Property) -> bool:
+    """Return whether a property is an alarm of a name that this package gives."""
+    return item.kind == "alarm" and item.name.removeprefix(f"index/{item.index}/") in ALARMS
 
 
 def alarm(name: str) -> Property:

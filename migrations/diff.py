@@ -17,6 +17,7 @@ from tdev_models.migrations.declared import (
     Scaling,
     Table,
     indexes_in,
+    is_ours,
 )
 from tdev_models.migrations.live import PARTS, Live
 
@@ -33,17 +34,30 @@ _ORDER = (
     "ttl",
     "tag",
     "alarm",
+    "stream",
+    "replicas",
+    "class",
 )
 _SET_BY_CREATE_TABLE = {"protection", "encryption", "billing", "index", "capacity", "tag"}
+
+_WITHOUT_A_GAP = (
+    "give the new form another name, and drop the old one when its readers have turned to that"
+    " (docs/migrations.md); or, with calls that fail until it is built, "
+)
 
 ALLOWABLE = {
     "delete-index",
     "replace-index",
+    "recreate-table",
     "disable-protection",
     "disable-pitr",
     "disable-ttl",
     "shorten-pitr",
     "enable-ttl",
+    "lower-capacity",
+    "end-on-demand",
+    "change-key",
+    "silence-alarms",
 }
 """What `--allow` can name; each is followed by `:TABLE`, and those of an index by `/INDEX`."""
 
@@ -83,14 +97,21 @@ def diff(table: Table, live: Live, allowed: Collection[str] = ()) -> list[Change
         allowed: the destructive changes that are allowed, such as
             `delete-index:user-projects/old-index`.
     """
+    if problem := live.dead or _vanished(table, live, allowed):
+        return [Change("!", table.short, Property("table"), note=problem)]
     changes = []
     for target in {**table.state, **live.state}:
         before, after = _values(table, live, target)
         if before != after and _is_compared(table, live, target):
             changes.append(_change(table, live, target, before, after, allowed))
     changes += [
-        Change("=", table.short, Property(kind), note=f"not checked: {error}")
-        for kind, error in live.unknown.items()
+        Change("=", table.short, Property(*what.split()), note=f"not checked: {error}")
+        for what, error in live.unknown.items()
+    ]
+    changes += [
+        Change("=", table.short, item, note=f"{value}; not declared, left alone")
+        for noticed in live.noticed.values()
+        for item, value in noticed.items()
     ]
     # Indexes are dropped before others are created: a table holds 20, and an attribute of their
     # keys has one type.
@@ -148,14 +169,18 @@ def _change(
     def change(symbol: str, note: str = "") -> Change:
         return Change(symbol, table.short, target, before, after, note)
 
+    if after is None and target.kind == "alarm" and not is_ours(target):
+        return change("=", "not declared, left alone")
     if problem := _impossible(table, live, target, before, after, allowed):
         return change("!", problem)
-    allowance = _allowance(table, target, before, after)
-    if allowance and allowance not in allowed:
+    loss = _loss(table, target, before, after)
+    allowance = f"{loss}:{table.short}" + f"/{target.index}" * loss.endswith("-index")
+    if loss and allowance not in allowed:
         if after is None:
             effect = "turns it off" if target == TTL else "drops it"
             return change("=", f"not declared; --allow {allowance} {effect}")
-        return change("!", f"destructive; --allow {allowance}")
+        way = _WITHOUT_A_GAP if loss == "replace-index" else ""
+        return change("!", f"destructive; {way}--allow {allowance}")
     if after is None:
         return change("-")
     if before in (None, 0):  # 0 days and False mean off
@@ -181,18 +206,56 @@ def _impossible(
     return _type_conflict(table, live, after, allowed) if target.kind == "index" and after else ""
 
 
-def _allowance(table: Table, target: Property, before: Any, after: Any) -> str | None:
-    """Return the name by which `--allow` allows a change, or None when it destroys nothing."""
+def _loss(table: Table, target: Property, before: Any, after: Any) -> str:
+    """Return what a change loses, as `--allow` names it; empty when it loses nothing."""
     match target.kind:
         case "index" if before:
-            return f"{'replace' if after else 'delete'}-index:{table.short}/{target.index}"
+            return "replace-index" if after else "delete-index"
         case "protection" if before:
-            return f"disable-protection:{table.short}"
+            return "disable-protection"
         case "ttl" if after is None:
-            return f"disable-ttl:{table.short}"
+            return "disable-ttl"
         case "pitr" if after < before:
-            return f"{'shorten' if after else 'disable'}-pitr:{table.short}"
-    return None
+            return "shorten-pitr" if after else "disable-pitr"
+        case "encryption" if before != "aws-owned":
+            return "change-key"
+        case "billing" if after == "provisioned":
+            return "end-on-demand"
+        case "capacity" if any(new < old for old, new in zip(before, after, strict=True)):
+            return "lower-capacity"
+        case "scaling" if before and _scales_less(table, target, before, after):
+            return "lower-capacity"
+        case "alarm" if before and _silences(table, before, after):
+            return "silence-alarms"
+    return ""
+
+
+def _scales_less(
+    table: Table, target: Property, before: dict[str, Scaling], after: dict[str, Scaling] | None
+) -> bool:
+    if after is None:  # else it goes with its index, or with the provisioned billing
+        return table.state[BILLING] == "provisioned" and target.index in ("", *table.indexes)
+    return any(
+        new.min < old.min or new.max < old.max
+        for direction, old in before.items()
+        if (new := after.get(direction))
+    )
+
+
+def _silences(table: Table, before: dict[str, Any], after: dict[str, Any] | None) -> bool:
+    if after is None:  # else it goes with its index, or with the provisioned billing
+        return not any(item.kind == "alarm" for item in table.state)
+    return bool({*before.get("AlarmActions", ())} - {*after["AlarmActions"]})
+
+
+def _vanished(table: Table, live: Live, allowed: Collection[str]) -> str:
+    if not live.vanished or f"recreate-table:{table.short}" in allowed:
+        return ""
+    return (
+        "somebody deleted it: its alarms or scalable targets are still there. Restore it from its"
+        f" backup first, under this name; or --allow recreate-table:{table.short} makes it anew,"
+        " empty"
+    )
 
 
 def _creation_note(table: Table) -> str:

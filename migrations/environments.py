@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ class Environment:
         alarms: whether CloudWatch alarms exist.
         alarm_topic: ARN of the SNS topic that alarms notify; empty means none.
         tags: tags besides `application` and `environment`.
+        account: the AWS account that it is in, 12 digits; another is refused. Empty means any.
+        region: the region that it is in; another is refused. Empty means any.
+        allow: what `--allow` allows, such as `delete-index:user-projects/old-index`.
     """
 
     billing: str = "on-demand"
@@ -47,6 +50,9 @@ class Environment:
     alarms: bool = False
     alarm_topic: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    account: str = ""
+    region: str = ""
+    allow: Sequence[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -66,6 +72,7 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "bool": (bool, "true or false"),
     "float": (float, "a number"),
     "Mapping[str, str]": (dict, 'a table: {name = "value"}'),
+    "Sequence[str]": (list, 'a list: ["lower-capacity:metrics"]'),
 }
 _RULES: Mapping[str, Any] = {
     "billing": (
@@ -96,6 +103,8 @@ _RULES: Mapping[str, Any] = {
         lambda e: all(type(value) is str for value in e.tags.values()),
         "every value must be text",
     ),
+    "account": (lambda e: not e.account or re.fullmatch(r"\d{12}", e.account), "use 12 digits"),
+    "allow": (lambda e: all(type(name) is str for name in e.allow), "every name must be text"),
 }
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
@@ -111,6 +120,15 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+FILE = "tdev.toml"
+"""The file of environments that is used when none is named."""
+
+
+def find_file(folder: Path) -> Path | None:
+    """Return the file of environments of a folder, or of the nearest folder above that has one."""
+    return next((file for at in (folder, *folder.parents) if (file := at / FILE).is_file()), None)
+
+
 def load(
     name: str, file: Path | None = None, changes: Mapping[str, Any] | None = None
 ) -> Environment:
@@ -119,7 +137,7 @@ def load(
     Args:
         name: `dev`, `prod` or a section of the file.
         file: TOML; the section `[name]` holds fields of `Environment`, and `like = "prod"` to start
-            from a built-in environment other than its own.
+            from another environment: from its section, too, but for what that `allow`s.
         changes: fields that override the file's, `like` included.
 
     Raises:
@@ -129,20 +147,30 @@ def load(
         sections = tomllib.loads(file.read_text("utf-8")) if file else {}
     except (OSError, ValueError) as error:
         raise InvalidRequest("config", str(error)) from error
-    section = sections.get(name, {})
-    if not isinstance(section, dict):
-        raise InvalidRequest("config", f"{name} must be a section: [{name}]")
-    given = {**section, **(changes or {})}
-    base = given.pop("like", name)
+    given, base, passed = {**_section(sections, name), **(changes or {})}, name, {name}
+    while (like := given.pop("like", base)) != base:
+        if like in passed:
+            raise InvalidRequest("like", f"{name} is like {like}, which leads back to {like}")
+        passed.add(base := like)
+        inherited = _section(sections, base)
+        inherited.pop("allow", None)
+        given = {**inherited, **given}
     if base not in BUILT_IN:
         known = ", ".join(sorted({*BUILT_IN, *sections}))
         raise InvalidRequest(
             "environment",
-            f"{base!r} is not declared (known: {known}); give it a section in the file of --config,"
-            " or --set like='\"dev\"'",
+            f"{base!r} is not declared (known: {known}); give it a section in {FILE} or in"
+            " the file of --config, or --set like='\"dev\"'",
         )
     settings = [setting.name for setting in fields(Environment)]
     for key in given:
         if key not in settings:
             raise InvalidRequest(key, f"unknown setting; use one of like, {', '.join(settings)}")
     return Environment(**{**BUILT_IN[base], **given})
+
+
+def _section(sections: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = sections.get(name, {})
+    if not isinstance(section, dict):
+        raise InvalidRequest("config", f"{name} must be a section: [{name}]")
+    return {**section}

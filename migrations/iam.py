@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from botocore.session import get_session
+
 from tdev_models.errors import InvalidRequest, TdevError
-from tdev_models.migrations import report
-from tdev_models.migrations.calls import OPERATIONS
+from tdev_models.migrations import declared, report
+from tdev_models.migrations.calls import OPERATIONS, is_read
 from tdev_models.migrations.command import Parser, add_environment, chosen_environment
 from tdev_models.migrations.environments import Environment
-from tdev_models.settings import Settings
+from tdev_models.settings import Settings, current
 
 RUNTIME_ACTIONS = ["GetItem", "PutItem", "UpdateItem", "Query"]
 """What the services need; IAM authorises a transaction by the actions of its parts."""
@@ -20,15 +23,14 @@ RUNTIME_ACTIONS = ["GetItem", "PutItem", "UpdateItem", "Query"]
 def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
     parser = Parser(prog=prog, description="Print an IAM policy.", allow_abbrev=False)
-    parser.add_argument("role", choices=("runtime", "migrations"))
+    parser.add_argument("role", choices=_POLICIES)
     add_environment(parser)
     try:
         options = parser.parse_args(argv)
         if options.role == "runtime" and not (options.env or options.config or options.set):
             document = runtime()
         else:
-            make = runtime if options.role == "runtime" else migrations
-            document = make(*chosen_environment(options))
+            document = _POLICIES[options.role](*chosen_environment(options))
     except SystemExit as end:
         return int(end.code or 0)
     except TdevError as error:
@@ -42,25 +44,50 @@ def runtime(
     settings: Settings | None = None, environment: Environment | None = None
 ) -> dict[str, Any]:
     """Return the policy of the services: for one environment, or without settings for all."""
-    prefix = f"{settings.prefix}-{settings.environment}" if settings else "t-developer"
+    arn = _partition(settings)
+    names = [f"table/{name}" for name in _tables(settings)] if settings else ["table/t-developer-*"]
+    if settings:
+        names += [f"{name}/index/*" for name in names]
+    arns = [f"{arn}:dynamodb:*:*:{name}" for name in names]
     actions = [f"dynamodb:{action}" for action in RUNTIME_ACTIONS]
-    tables = _allow(actions, f"arn:aws:dynamodb:*:*:table/{prefix}-*")
-    return _policy([tables, *_kms(environment, ["kms:Decrypt"])])
+    return _policy([_allow(actions, arns), *_kms(environment, ["kms:Decrypt"])])
 
 
 def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
     """Return the policy of the role that runs migrations in one environment."""
-    prefix = f"{settings.prefix}-{settings.environment}-*"
+    return _migrations(settings, environment)
+
+
+def planning(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of a role that may run `plan` and `status`, and change nothing."""
+    return _migrations(settings, environment, reads=True)
+
+
+def backfilling(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of a role that may run `backfill`."""
+    return _migrations(settings, environment, reads=True, rows=True)
+
+
+def _migrations(
+    settings: Settings, environment: Environment, reads: bool = False, rows: bool = False
+) -> dict[str, Any]:
+    arn, tables = _partition(settings), _tables(settings)
     arns = {
         "*": ["*"],
-        "table": [f"arn:aws:dynamodb:*:*:table/{prefix}"],
-        "scalable-target": ["arn:aws:application-autoscaling:*:*:scalable-target/*"],
+        "rows": [f"{arn}:dynamodb:*:*:table/{name}" for name in tables],
+        "table": [f"{arn}:dynamodb:*:*:table/{name}" for name in tables],
+        "scalable-target": [f"{arn}:application-autoscaling:*:*:scalable-target/*"],
         # PutScalingPolicy creates alarms of auto scaling with the caller's permissions.
         "alarm": [
-            f"arn:aws:cloudwatch:*:*:alarm:{prefix}",
-            f"arn:aws:cloudwatch:*:*:alarm:TargetTracking-table/{prefix}",
+            f"{arn}:cloudwatch:*:*:alarm:{alarm}"
+            for name in tables
+            for alarm in (
+                f"{name}/*",
+                f"TargetTracking-table/{name}-*",
+                f"TargetTracking-table/{name}/index/*",
+            )
         ],
-        "aws-key": ["arn:aws:kms:*:*:key/*"],
+        "aws-key": [f"{arn}:kms:*:*:key/*"],
     }
     conditions = {
         "scalable-target": {
@@ -73,27 +100,50 @@ def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
         actions = [
             f"{service}:{name}"
             for name, (service, resource_kind) in OPERATIONS.items()
-            if resource_kind == kind
+            if resource_kind == kind and (rows if kind == "rows" else is_read(name) or not reads)
         ]
-        resource = resources[0] if len(resources) == 1 else resources
-        statements.append(_allow(actions, resource, conditions.get(kind)))
-    role = "dynamodb.application-autoscaling.amazonaws.com"
-    statements.append(
-        _allow(
-            ["iam:CreateServiceLinkedRole"],
-            f"arn:aws:iam::*:role/aws-service-role/{role}/*",
-            {"StringEquals": {"iam:AWSServiceName": role}},
+        if actions:
+            statements.append(_allow(actions, resources, conditions.get(kind)))
+    needed = ["Decrypt", "DescribeKey"]
+    if rows:
+        needed += ["Encrypt", "GenerateDataKey*"]
+    if not reads:
+        role = "dynamodb.application-autoscaling.amazonaws.com"
+        statements.append(
+            _allow(
+                ["iam:CreateServiceLinkedRole"],
+                [f"{arn}:iam::*:role/aws-service-role/{role}/*"],
+                {"StringEquals": {"iam:AWSServiceName": role}},
+            )
         )
-    )
-    needed = ["Encrypt", "Decrypt", "ReEncrypt*", "GenerateDataKey*", "DescribeKey", "CreateGrant"]
-    return _policy([*statements, *_kms(environment, [f"kms:{action}" for action in needed])])
+        needed += ["Encrypt", "ReEncrypt*", "GenerateDataKey*", "CreateGrant"]
+    return _policy([*statements, *_kms(environment, [f"kms:{name}" for name in needed])])
+
+
+def _partition(settings: Settings | None) -> str:
+    """Return what ARNs begin with, which differs in China and for governments."""
+    session = get_session()
+    region = (settings or current()).region or session.get_config_variable("region")
+    return f"arn:{session.get_partition_for_region(region or 'us-east-1')}"
+
+
+def _tables(settings: Settings) -> list[str]:
+    return [table.name for table in declared.tables(settings, Environment())]
 
 
 def _kms(environment: Environment | None, actions: list[str]) -> list[dict[str, Any]]:
     if environment is None or environment.encryption in ("aws-owned", "kms"):
         return []
-    via = {"StringLike": {"kms:ViaService": "dynamodb.*.amazonaws.com"}}
-    return [_allow(actions, environment.encryption, via)]
+    via = {"StringLike": {"kms:ViaService": "dynamodb.*"}}
+    return [_allow(actions, [environment.encryption], via)]
+
+
+_POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {
+    "runtime": runtime,
+    "migrations": migrations,
+    "plan": planning,
+    "backfill": backfilling,
+}
 
 
 def _policy(statements: list[dict[str, Any]]) -> dict[str, Any]:
@@ -101,7 +151,8 @@ def _policy(statements: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _allow(
-    actions: list[str], resource: str | list[str], condition: dict[str, Any] | None = None
+    actions: list[str], resources: list[str], condition: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    resource = resources[0] if len(resources) == 1 else resources
     statement = {"Effect": "Allow", "Action": actions, "Resource": resource}
     return {**statement, "Condition": condition} if condition else statement

@@ -24,6 +24,16 @@ from tdev_models.migrations.declared import (
     resource,
 )
 
+_USUAL_CLASSES = (None, "STANDARD")
+_DEAD = {
+    "ARCHIVING": "its KMS key cannot be used: make the key usable again",
+    "ARCHIVED": "its KMS key could not be used for 7 days: restore it from the backup of that time",
+    "INACCESSIBLE_ENCRYPTION_CREDENTIALS": "its KMS key cannot be used: enable the key, or its"
+    " grant, again",
+    "REPLICATION_NOT_AUTHORIZED": "its replicas may not be written: give the role that permission",
+}
+"""The statuses in which nothing can be read or written, and what ends them."""
+
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
 """What is read separately; properties of every other kind are read with `table`."""
 
@@ -37,6 +47,7 @@ class Live:
         parts: the state of each part; empty for a part that is absent or could not be read.
         unknown: why a part, or the encryption, could not be read; unknown never means absent.
         policies: the names of scaling policies by resource and direction.
+        noticed: what no declaration can say, in each part: the property, and what it is.
         own_key: ARN of the account's own KMS key for DynamoDB; empty until it is needed.
     """
 
@@ -44,12 +55,27 @@ class Live:
     parts: dict[str, State] = field(default_factory=dict)
     unknown: dict[str, TdevError] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    noticed: dict[str, dict[Property, str]] = field(default_factory=dict)
     own_key: str = ""
 
     @property
     def state(self) -> State:
         """Every property that is known."""
         return {item: value for part in self.parts.values() for item, value in part.items()}
+
+    @property
+    def dead(self) -> str:
+        """Why nothing can be read from or written to the table; empty when it is alive."""
+        status = self.description.get("TableStatus", "")
+        return f"the table is {status}: {_DEAD[status]}" if status in _DEAD else ""
+
+    @property
+    def vanished(self) -> bool:
+        """Whether there is no table, but what belongs to it: somebody has deleted it."""
+        left = self.parts.get("scaling") or any(
+            declared.is_ours(item) for item in self.parts.get("alarm", ())
+        )
+        return bool(left) and not self.description and "table" not in self.unknown
 
     @property
     def denied(self) -> list[str]:
@@ -100,6 +126,7 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
     }
     for part in parts:
         live.unknown.pop(part, None)
+        live.noticed[part] = {}
         try:
             if part in ("ttl", "pitr", "tag") and not live.readable:
                 raise NotYet(f"the table is {live.description['TableStatus']}")
@@ -113,7 +140,9 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
 
 def _table(calls: Calls, table: Table, live: Live) -> State:
     live.description = {}
-    live.unknown.pop("encryption", None)
+    for name in [*live.unknown]:
+        if name == "encryption" or name.startswith("capacity"):
+            del live.unknown[name]
     description = live.description = calls("DescribeTable", TableName=table.name)["Table"]
     billing = description.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
     state: State = {
@@ -121,6 +150,13 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
         BILLING: "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
         PROTECTION: description.get("DeletionProtectionEnabled", False),
     }
+    noticed = live.noticed["table"]
+    if description.get("StreamSpecification", {}).get("StreamEnabled"):
+        noticed[Property("stream")] = description["StreamSpecification"]["StreamViewType"]
+    if replicas := [replica["RegionName"] for replica in description.get("Replicas", ())]:
+        noticed[Property("replicas")] = ", ".join(replicas)
+    if (kind := description.get("TableClassSummary", {}).get("TableClass")) not in _USUAL_CLASSES:
+        noticed[Property("class")] = str(kind)
     staying = [
         index
         for index in description.get("GlobalSecondaryIndexes", ())
@@ -130,7 +166,12 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
     state |= {Property("index", name): index for name, index in indexes.items()}
     if billing == "PROVISIONED":
         state[CAPACITY] = _units(description)
-        state |= {Property("capacity", index["IndexName"]): _units(index) for index in staying}
+        for index in staying:
+            name, units = index["IndexName"], _units(index)
+            if any(units):
+                state[Property("capacity", name)] = units
+            else:  # dynoxide, of an index that was added, or that was on-demand before
+                live.unknown[f"capacity {name}"] = Unsupported("this endpoint reports no units")
     try:
         state[ENCRYPTION] = _encryption(calls, table, live)
     except (Unsupported, AccessDenied) as error:
@@ -183,25 +224,46 @@ def _tags(calls: Calls, table: Table, live: Live) -> State:
 
 
 def _scaling(calls: Calls, table: Table, live: Live) -> State:
-    live_indexes = declared.indexes(live.description) if live.description else {}
-    indexes = {resource(table.name, index): index for index in ("", *table.indexes, *live_indexes)}
-    answer = calls("DescribeScalableTargets", ServiceNamespace="dynamodb", ResourceIds=[*indexes])
+    # Those of an index that is gone stay registered. Only a list of all targets shows them.
+    whole = resource(table.name)
     scaled: dict[str, dict[str, Scaling]] = {}
-    for target in answer["ScalableTargets"]:
-        suspended = any(target.get("SuspendedState", {}).values())
-        least, most = target["MinCapacity"], target["MaxCapacity"]
-        # A suspended target scales nothing, so its range must never equal a declared one.
-        scaling = Scaling(0, 0, None) if suspended else Scaling(least, most, None)
-        scaled.setdefault(target["ResourceId"], {})[_direction(target)] = scaling
+    for target in _all(calls, "DescribeScalableTargets", "ScalableTargets"):
+        name = target["ResourceId"]
+        if name == whole or name.startswith(f"{whole}/index/"):
+            suspended = any(target.get("SuspendedState", {}).values())
+            least, most = target["MinCapacity"], target["MaxCapacity"]
+            # A suspended target scales nothing, so its range must never equal a declared one.
+            scaling = Scaling(0, 0, None) if suspended else Scaling(least, most, None)
+            scaled.setdefault(name, {})[_direction(target)] = scaling
     for name, scalings in scaled.items():
-        answer = calls("DescribeScalingPolicies", ServiceNamespace="dynamodb", ResourceId=name)
-        for policy in answer["ScalingPolicies"]:
+        for policy in _all(calls, "DescribeScalingPolicies", "ScalingPolicies", ResourceId=name):
             direction = _direction(policy)
-            if direction in scalings:
-                percent = policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
+            # moto, asked for an index's, returns those of its table too.
+            if policy["ResourceId"] == name and direction in scalings:
+                tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+                percent = tracking["TargetValue"]
                 scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]
-    return {Property("scaling", indexes[name]): scalings for name, scalings in scaled.items()}
+                if tracking.get("DisableScaleIn"):
+                    item = Property("scaling", _index_of(name))
+                    live.noticed["scaling"][item] = "DisableScaleIn: units are never lowered"
+    return {Property("scaling", _index_of(name)): scalings for name, scalings in scaled.items()}
+
+
+def _index_of(resource_name: str) -> str:
+    return resource_name.partition("/index/")[2]
+
+
+def _all(calls: Calls, operation: str, field: str, **request: str) -> list[dict[str, Any]]:
+    """Return what all pages of an answer of auto scaling hold."""
+    found: list[dict[str, Any]] = []
+    more: dict[str, str] = {}
+    while True:
+        answer = calls(operation, ServiceNamespace="dynamodb", **request, **more)
+        found += answer[field]
+        if not answer.get("NextToken"):
+            return found
+        more = {"NextToken": answer["NextToken"]}
 
 
 def _direction(scalable: dict[str, Any]) -> str:
@@ -214,7 +276,10 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
     while True:
         answer = calls("DescribeAlarms", AlarmNamePrefix=f"{table.name}/", **more)
         for alarm in answer["MetricAlarms"]:
-            state[declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))] = {
+            item = declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))
+            if alarm.get("OKActions") and declared.is_ours(item):
+                live.noticed["alarm"][item] = f"OKActions: {', '.join(alarm['OKActions'])}"
+            state[item] = {
                 name: alarm.get(name)
                 for name in (
                     "AlarmDescription",

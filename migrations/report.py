@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TextIO
 
 from tdev_models.errors import TdevError
-from tdev_models.migrations.apply import Planned
-from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.calls import Calls, Place
 from tdev_models.migrations.declared import BILLING, KEYS, Index, Key, Property, Scaling, Table
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
+from tdev_models.migrations.plan import Planned
 
-CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE = 0, 1, 2, 3, 5, 64
+CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE, INTERRUPTED = 0, 1, 2, 3, 5, 64, 130
 """The exit codes."""
 
 _SECONDS_BETWEEN_LINES = 15.0
+_COLOURS = {"+ ": "32", "~ ": "33", "- ": "31", "! ": "1;31", "= ": "2"}
 
 
 def exit_code(planned: Iterable[Planned]) -> int:
     """Return the exit code of a plan."""
     tables = list(planned)
     changes = [change for table in tables for change in table.changes]
-    if any(table.live.denied for table in tables):
+    if any(table.live.denied or table.live.dead for table in tables):
         return ERROR
     if any(change.symbol == "!" for change in changes):
         return REFUSED
@@ -46,7 +51,7 @@ def lines(changes: Sequence[Change]) -> list[str]:
             key = "alarms", change.table
         groups.setdefault(key, []).append(change)
     merged = [_merged(group) for group in groups.values()]
-    return [f"  {line(c)}" for c in sorted(merged, key=lambda change: change.symbol == "=")]
+    return [line(c) for c in sorted(merged, key=lambda change: change.symbol == "=")]
 
 
 def line(change: Change) -> str:
@@ -56,7 +61,7 @@ def line(change: Change) -> str:
     if change.symbol == "+" and change.after is not None:
         shown += f": {_text(kind, change.after)}"
     elif change.symbol in "~!" and change.before != change.after:
-        shown += f": {_text(kind, change.before)} -> {_text(kind, change.after)}"
+        shown += f": {_difference(kind, change.before, change.after)}"
     return shown + (f"  ({change.note})" if change.note else "")
 
 
@@ -74,7 +79,7 @@ def status(planned: Planned) -> str:
     """Return the line that `status` shows of a table."""
     name, live = planned.table.name, planned.live
     if not live.description:
-        return f"  {name}  {'unknown' if 'table' in live.unknown else 'absent'}"
+        return f"{name}  {'unknown' if 'table' in live.unknown else 'absent'}"
     indexes = live.description.get("GlobalSecondaryIndexes", ())
     pending = sum(change.symbol in "+~-!" for change in planned.changes)
     shown = [
@@ -85,7 +90,14 @@ def status(planned: Planned) -> str:
         f"{len(indexes)} indexes",
         f"{pending} changes pending" if pending else "as declared",
     ]
-    return "  " + "  ".join(shown)
+    return "  ".join(shown)
+
+
+def where(environment: str, place: Place, file: Path | None) -> str:
+    """Return the line that says where the command acts, and by which file."""
+    account = f"account {place.account}" if place.account else "a local engine"
+    declared_in = f", as {file} declares" if file else ""
+    return f"{environment}: {account}, region {place.region}, {place.endpoint}{declared_in}"
 
 
 def as_text(planned: Sequence[Planned], undeclared: Sequence[Change], with_status: bool) -> str:
@@ -95,13 +107,34 @@ def as_text(planned: Sequence[Planned], undeclared: Sequence[Change], with_statu
     return "\n".join([*statuses, *lines(changes), summary(changes)])
 
 
+def for_screen(text: str, out: TextIO) -> str:
+    """Return lines as a terminal shows them best: coloured, and broken between words."""
+    if not out.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    shown = []
+    for each in text.splitlines():
+        broken = textwrap.fill(
+            each, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        colour = _COLOURS.get(each[:2])
+        plain = colour is None or "NO_COLOR" in os.environ
+        shown.append(broken if plain else f"\033[{colour}m{broken}\033[0m")
+    return "\n".join(shown)
+
+
 def as_json(
-    environment: str, planned: Sequence[Planned], undeclared: Sequence[Change], code: int
+    environment: str,
+    place: Place,
+    planned: Sequence[Planned],
+    undeclared: Sequence[Change],
+    code: int,
 ) -> str:
     """Return a plan and the exit code of the command, as JSON."""
     changes = [*(change for table in planned for change in table.changes), *undeclared]
     document = {
         "environment": environment,
+        **place._asdict(),
         "exit_code": code,
         "summary": summary(changes),
         "changes": [
@@ -165,8 +198,12 @@ class Progress:
         if self.out.isatty():
             done = max(len(self._begun) - 1, 0) * 20 // max(self.total, 1)
             bar = f"[{'#' * done}{'.' * (20 - done)}] {table.short}: {reason}{self._percent}"
-            self.out.write(f"\r\033[K{bar[:100]}")
+            self.out.write(f"\r\033[K{bar[: shutil.get_terminal_size().columns - 1]}")
             self.out.flush()
+
+    def end(self, text: str) -> None:
+        """Show how the run ended."""
+        self._write_line(text)
 
     def _write_line(self, text: str) -> None:
         self._last_line = time.monotonic()
@@ -217,6 +254,29 @@ def _text(kind: str, value: Any) -> str:
     return _TEXTS.get(kind, str)(value)
 
 
+def _difference(kind: str, before: Any, after: Any) -> str:
+    """Return both values; of what has many parts, those that differ."""
+    if kind == "alarm" and before and after:
+        return ", ".join(
+            "another expression"
+            if name == "Metrics"
+            else f"{name} {_plain_text(before.get(name))} -> {_plain_text(after[name])}"
+            for name in after
+            if before.get(name) != after[name]
+        )
+    if kind == "index" and before and after and before[:2] == after[:2]:
+        more, less = after.attributes - before.attributes, before.attributes - after.attributes
+        changed = [*(f"+{name}" for name in sorted(more)), *(f"-{name}" for name in sorted(less))]
+        return f"{_keys(after.keys)} {after.projection}: {' '.join(changed)}"
+    return f"{_text(kind, before)} -> {_text(kind, after)}"
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _keys(keys: Iterable[Key]) -> str:
     return "(" + ", ".join(f"{key.name} {key.type}" for key in keys) + ")"
 
@@ -227,9 +287,16 @@ def _index(index: Index) -> str:
 
 
 def _scaling(directions: Mapping[str, Scaling]) -> str:
-    each = {d: f"{s.min}-{s.max} at {s.target} %" for d, s in directions.items()}
+    each = {d: _range(s) for d, s in directions.items()}
     same = len(each) == 2 and len({*each.values()}) == 1
     return each["Read"] if same else ", ".join(f"{d} {text}" for d, text in each.items())
+
+
+def _range(scaling: Scaling) -> str:
+    if not scaling.max:
+        return "suspended"
+    target = "without a policy" if scaling.target is None else f"at {scaling.target:g} %"
+    return f"{scaling.min}-{scaling.max} {target}"
 
 
 _TEXTS: Mapping[str, Callable[[Any], str]] = {

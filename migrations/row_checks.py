@@ -1,118 +1,176 @@
-"""Finds stored rows that forbid a change: an index would leave them out, or TTL delete them."""
+"""Reads stored rows for what a change does to them: an index leaves some out, TTL deletes some."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from tdev_models.migrations.calls import Calls
-from tdev_models.migrations.declared import CAPACITY, KEYS, Index, Table
+from tdev_models.migrations.declared import CAPACITY, KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
 
 Row: TypeAlias = Mapping[str, Mapping[str, Any]]
 
-_SEGMENTS = 4
 _MAX_KEY_BYTES = {"HASH": 2048, "RANGE": 1024}
 # TTL does not delete what expired longer ago.
 _TTL_REACH_SECONDS = 5 * 365 * 86400
+_PART_BYTES = 1 << 20
+_MOST_PARTS = 1_000_000
+# An eventually consistent read unit of one second.
+_UNIT_BYTES = 8192
+# What a scan may read in a second of a table that is on-demand: an assumption, for estimates only.
+_UNPACED_BYTES = 10 << 20
 
 
-def problem(calls: Calls, table: Table, live: Live, change: Change, whole: bool) -> str:
-    """Return which rows forbid a change, with counts and samples; empty when none does.
+def parts(live: Live) -> int:
+    """Return in how many parts the rows of a table are read: of about a megabyte each."""
+    size = live.description.get("TableSizeBytes", 0)
+    return int(min(max(size // _PART_BYTES, 1), _MOST_PARTS))
 
-    Scans the live table, eventually consistent, at no more than half of its provisioned read units.
+
+def scan(
+    calls: Calls, table: Table, live: Live, part: tuple[int, int] = (0, 1), **request: Any
+) -> Iterator[tuple[list[Row], float]]:
+    """Yield each page of one part of the rows, and the pause that keeps half of the units free.
 
     Args:
         calls: sends the calls.
         table: the declared table.
         live: its live state.
-        change: an index to create or a TTL to turn on; for any other nothing is read.
-        whole: read every row, in parallel segments; else one page, at most a megabyte.
+        part: the number of the part, from 0, and how many parts there are.
+        request: more parameters of Scan, which is eventually consistent without them.
     """
-    kind, wanted = change.target.kind, change.after
-    if not live.description or wanted is None or kind not in ("index", "ttl"):
-        return ""
-    if kind == "index":
-        faults = _unfit(wanted)
-        attributes = [key.name for key in wanted.keys]
-        verdict = "the index would leave rows out, and DynamoDB refuse later writes to them"
-    else:
-        faults = _expired(wanted, calls.settings.clock())
-        attributes = [wanted]
-        verdict = "rows have expired and would be deleted"
-    keys = [key.name for key in live.state[KEYS]]
-    names = {f"#{number}": name for number, name in enumerate(dict.fromkeys([*keys, *attributes]))}
-    segments = _SEGMENTS if whole else 1
     reads, _ = live.state.get(CAPACITY, (0, 0))
-
-    def scan(segment: int) -> tuple[Counter[str], dict[str, str]]:
-        counts: Counter[str] = Counter()
-        samples: dict[str, str] = {}
-        more: dict[str, Any] = {}
-        while True:
-            page = calls(
-                "Scan",
-                TableName=table.name,
-                ProjectionExpression=", ".join(names),
-                ExpressionAttributeNames=names,
-                ReturnConsumedCapacity="TOTAL",
-                Segment=segment,
-                TotalSegments=segments,
-                **more,
-            )
-            for row in page["Items"]:
-                for fault in faults(row):
-                    counts[fault] += 1
-                    samples.setdefault(fault, ", ".join(f"{key}={_text(row[key])}" for key in keys))
-            if not whole or "LastEvaluatedKey" not in page:
-                return counts, samples
-            more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
-            if reads:
-                used = page.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
-                time.sleep(used / (0.5 * reads / segments))
-
-    total: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(segments) as pool:
-        for counts, samples in pool.map(scan, range(segments)):
-            total += counts
-            for fault, sample in samples.items():
-                examples.setdefault(fault, []).append(sample)
-    counted = [
-        f"{count} with {fault}, such as {'; '.join(examples[fault])}"
-        for fault, count in total.items()
-    ]
-    return f"{verdict}: {'. '.join(counted)}" if counted else ""
+    more: dict[str, Any] = {}
+    while True:
+        page = calls(
+            "Scan",
+            TableName=table.name,
+            ReturnConsumedCapacity="TOTAL",
+            Segment=part[0],
+            TotalSegments=part[1],
+            **request,
+            **more,
+        )
+        used = page.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
+        yield page["Items"], 2 * used / reads if reads else 0.0
+        if "LastEvaluatedKey" not in page:
+            return
+        more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
 
-def _unfit(index: Index) -> Callable[[Row], Iterator[str]]:
-    def faults(row: Row) -> Iterator[str]:
-        for key in index.keys:
-            if key.name not in row:
-                continue
-            ((kind, value),) = row[key.name].items()
-            size = len(value.encode() if isinstance(value, str) else value) if kind in "SB" else 1
-            if kind != key.type:
-                yield f"{key.name} of type {kind} instead of {key.type}"
-            elif not size:
-                yield f"an empty {key.name}"
-            elif size > _MAX_KEY_BYTES[key.role]:
-                yield f"{key.name} over {_MAX_KEY_BYTES[key.role]} bytes"
+class RowCheck:
+    """The rows of one table against its new indexes and its new TTL.
 
-    return faults
+    Attributes:
+        count: how many rows were read.
+    """
+
+    def __init__(self, calls: Calls, table: Table, live: Live, changes: Iterable[Change]) -> None:
+        self._calls, self._table, self._live = calls, table, live
+        self._changes = [*changes]
+        self._keys = [key.name for key in live.state.get(KEYS, ())]
+        self._faults: dict[Property, Counter[str]] = {c.target: Counter() for c in self._changes}
+        self._samples: dict[tuple[Property, str], str] = {}
+        self._absent: Counter[Property] = Counter()
+        self.count = 0
+
+    def read(self, part: tuple[int, int] = (0, 1)) -> Iterator[float]:
+        """Read one part; yield after each page how long to pause."""
+        wanted = [name for change in self._changes for name in _attributes(change)]
+        names = {f"#{n}": name for n, name in enumerate(dict.fromkeys([*self._keys, *wanted]))}
+        projection = ", ".join(names)
+        pages = scan(
+            self._calls,
+            self._table,
+            self._live,
+            part,
+            ProjectionExpression=projection,
+            ExpressionAttributeNames=names,
+        )
+        for rows, pause in pages:
+            self.count += len(rows)
+            for row in rows:
+                self._look_at(row)
+            yield pause
+
+    def problem(self, change: Change) -> str:
+        """Return which rows forbid a change, with counts and samples; empty when none does."""
+        verdict = "the index would leave rows out, and DynamoDB refuse later writes to them"
+        if change.target == TTL:
+            verdict = "rows have expired and would be deleted"
+        counted = [
+            f"{count} with {fault}, such as {self._samples[change.target, fault]}"
+            for fault, count in self._faults[change.target].items()
+        ]
+        return f"{verdict}: {'. '.join(counted)}" if counted else ""
+
+    def note(self, change: Change) -> str:
+        """Return how many rows an index does not hold since they lack its key; empty for none."""
+        absent = self._absent[change.target]
+        if not absent or change.target == TTL:
+            return ""
+        names = " or ".join(_attributes(change))
+        return f"{absent} of {self.count} rows that were read lack {names}: it will not hold them"
+
+    def _look_at(self, row: Row) -> None:
+        for change in self._changes:
+            if change.target == TTL:
+                faults = _expired(row, change.after, self._calls.settings.clock())
+            else:
+                faults = _unfit(row, change)
+                self._absent[change.target] += any(n not in row for n in _attributes(change))
+            for fault in faults:
+                self._faults[change.target][fault] += 1
+                sample = ", ".join(f"{key}={_text(row[key])}" for key in self._keys)
+                self._samples.setdefault((change.target, fault), sample)
 
 
-def _expired(attribute: str, now: float) -> Callable[[Row], Iterator[str]]:
-    def faults(row: Row) -> Iterator[str]:
-        instant = row.get(attribute, {}).get("N")
-        if instant and now - _TTL_REACH_SECONDS < float(instant) <= now:
-            yield f"{attribute} in the past"
+def estimate(table: Table, live: Live, change: Change) -> str:
+    """Return how long the check of the rows for a new index and its creation take, about."""
+    size, items = (live.description.get(n, 0) for n in ("TableSizeBytes", "ItemCount"))
+    if not size or not items or change.target.kind != "index" or change.after is None:
+        return ""
+    reads, writes = live.state.get(CAPACITY, (0, 0))
+    speed = reads * _UNIT_BYTES / 2 if reads else _UNPACED_BYTES
+    texts = [f"{items} rows, {size / 1e6:.1f} MB: to check them takes about {_time(size / speed)}"]
+    if writes:
+        units = items * -(-size // items // 1024)
+        texts.append(f"to build it at most {_time(units / writes)} at {writes} write units")
+    return ", ".join(texts)
 
-    return faults
+
+def _time(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
+def _attributes(change: Change) -> list[str]:
+    return [change.after] if change.target == TTL else [key.name for key in change.after.keys]
+
+
+def _unfit(row: Row, change: Change) -> Iterator[str]:
+    for key in change.after.keys:
+        if key.name not in row:
+            continue
+        ((kind, value),) = row[key.name].items()
+        size = len(value.encode() if isinstance(value, str) else value) if kind in "SB" else 1
+        if kind != key.type:
+            yield f"{key.name} of type {kind} instead of {key.type}"
+        elif not size:
+            yield f"an empty {key.name}"
+        elif size > _MAX_KEY_BYTES[key.role]:
+            yield f"{key.name} over {_MAX_KEY_BYTES[key.role]} bytes"
+
+
+def _expired(row: Row, attribute: str, now: float) -> Iterator[str]:
+    instant = row.get(attribute, {}).get("N")
+    if instant and now - _TTL_REACH_SECONDS < float(instant) <= now:
+        yield f"{attribute} in the past"
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -9,11 +9,12 @@ from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.indexes import AllProjection, GlobalSecondaryIndex, IncludeProjection
 
 from tdev_models.migrations import declared, environments
-from tdev_models.migrations.apply import Run, plan
+from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.command import main
 from tdev_models.migrations.declared import Table
 from tdev_models.migrations.diff import ALLOWABLE
+from tdev_models.migrations.plan import plan
 from tdev_models.models.base import BaseModel, TableMeta
 from tdev_models.settings import Settings
 
@@ -71,7 +72,7 @@ def declare(settings: Settings, made: type[BaseModel], **profile: Any) -> list[T
 def apply(settings: Settings, tables: list[Table], allowed: Iterable[str] = ()) -> int:
     """Plan and apply, and return the number of calls that changed something."""
     calls, names = Calls(settings), set(allowed)
-    return Run(calls, names, timeout_seconds=60).apply(plan(calls, tables, names, whole=True))
+    return Run(calls, names, timeout_seconds=60).apply(plan(calls, tables, names))
 
 
 def everything_allowed(tables: Iterable[Table]) -> set[str]:

@@ -177,7 +177,8 @@ class StrictAws:
         if any(times):
             raise _error("UpdateTable", "ResourceInUseException", f"{table} is being updated")
         live = self._live(table)
-        on_demand = live["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+        billing = live.get("BillingModeSummary", {}).get("BillingMode")  # none after a restore
+        on_demand = billing == "PAY_PER_REQUEST"
         updates = params.get("GlobalSecondaryIndexUpdates", [])
         indexed = [u for u in updates if "Update" not in u]
         if len(indexed) > 1:

@@ -11,6 +11,7 @@ from tdev_models.migrations.apply import apply_all
 from tdev_models.migrations.calls import Calls
 from tdev_models.models import UserProject
 from tdev_models.settings import Settings
+from tests import raw
 from tests.migrations.runs import apply, declare, model, prod, run
 from tests.migrations.strict import StrictAws
 
@@ -33,7 +34,9 @@ def test_a_second_apply_sends_no_mutation_and_plan_is_clean(
     assert run("status", environment, *profile) == 0
 
 
-def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> None:
+@pytest.mark.parametrize("rules", [True, False], ids=["as documented", "moto alone"])
+def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str, rules: bool) -> None:
+    aws.rules = rules
     assert prod("apply", environment) == 0
     name = f"t-developer-{environment}-pipeline-sessions"
     live = aws.by_hand("dynamodb", "DescribeTable", TableName=name)["Table"]
@@ -53,12 +56,20 @@ def test_prod_is_what_the_plan_asks_for(aws: StrictAws, environment: str) -> Non
     assert len(ours) == 8
     alarms = aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNamePrefix=f"{name}/")["MetricAlarms"]
     assert len(alarms) == 17
+    policies = aws.by_hand(
+        "application-autoscaling", "DescribeScalingPolicies", ServiceNamespace="dynamodb"
+    )["ScalingPolicies"]
+    scaled = {(t["ResourceId"], t["ScalableDimension"]) for t in targets}
+    assert {(p["ResourceId"], p["ScalableDimension"]) for p in policies} == scaled
+    assert len(policies) == len(scaled) == 2 * 10
     assert all("FILL(" in alarm["Metrics"][-1]["Expression"] for alarm in alarms)
 
 
 def test_dev_becomes_prod_on_the_same_tables(aws: StrictAws, environment: str) -> None:
     assert run("apply", environment, "--set", "like=dev") == 0
-    assert prod("apply", environment) == 0
+    allow = [f"--allow=end-on-demand:{table}" for table in raw.KEYS]
+    assert prod("apply", environment) == 3
+    assert prod("apply", environment, *allow) == 0
     assert prod("plan", environment) == 0
     billing = [params for _, op, params in aws.calls if "BillingMode" in params and op[0] == "U"]
     assert len(billing) == 4
@@ -66,7 +77,7 @@ def test_dev_becomes_prod_on_the_same_tables(aws: StrictAws, environment: str) -
 
 def test_prod_becomes_dev_again_once_each_loss_is_allowed(aws: StrictAws, environment: str) -> None:
     only = ["--table=user-projects"]
-    losses = ("disable-protection", "disable-pitr")
+    losses = ("disable-protection", "disable-pitr", "change-key", "silence-alarms")
     allow = [f"--allow={kind}:user-projects" for kind in losses]
     assert prod("apply", environment, *only) == 0
     assert run("apply", environment, "--set", "like=dev", *only) == 3
@@ -130,7 +141,7 @@ def test_a_table_that_is_being_created_is_in_progress_and_no_part_of_it_reads_as
     aws.look_creating(name, times=1)
     capsys.readouterr()
     assert prod("plan", environment, "--table=metrics") == 5
-    assert " + " not in capsys.readouterr().out
+    assert "\n+ " not in capsys.readouterr().out
     aws.look_creating(name, times=3)
     aws.forget()
     assert prod("apply", environment, "--table=metrics") == 0

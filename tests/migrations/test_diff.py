@@ -39,7 +39,13 @@ def shown(changes: list[Change]) -> list[str]:
 
 
 ALARM = Property("alarm", name="system-errors")
+NEAR = Property("alarm", name="read-capacity-near-maximum")
 LEFT_OVER = Property("alarm", name="left-over")
+KEY = "arn:aws:kms:us-east-1:123456789012:key/own"
+TOLD = {
+    **table({}, alarms=True).state[ALARM],
+    "AlarmActions": ["arn:aws:sns:us-east-1:123456789012:pager"],
+}
 TEAM = Property("tag", name="team")
 
 # What is declared, what is live, and the lines of the plan.
@@ -49,7 +55,6 @@ CHANGES: dict[str, tuple[Table, Live, list[str]]] = {
     "backups": (table(backup_days=7), live(table()), ["+ pitr"]),
     "longer backups": (table(backup_days=9), live(table(backup_days=7)), ["~ pitr"]),
     "another key": (table(encryption="kms"), live(table()), ["~ encryption"]),
-    "units come with the billing": (table(**UNITS), live(table()), ["~ billing"]),
     "units go with the billing": (table(), live(table(**UNITS)), ["~ billing"]),
     "auto scaling goes with the billing": (
         table(),
@@ -64,7 +69,7 @@ CHANGES: dict[str, tuple[Table, Live, list[str]]] = {
     "units within the range": (table(**SCALED), live(table(**SCALED), {CAPACITY: (5, 50)}), []),
     "units outside the range": (
         table(**SCALED),
-        live(table(**SCALED), {CAPACITY: (4, 51)}),
+        live(table(**SCALED), {CAPACITY: (4, 50)}),
         ["~ capacity"],
     ),
     "auto scaling": (table(**SCALED), live(table(**UNITS)), ["+ scaling", "+ scaling by-a"]),
@@ -104,7 +109,12 @@ CHANGES: dict[str, tuple[Table, Live, list[str]]] = {
         live(table(alarms=True), {ALARM: {"Threshold": 9.0}}),
         ["~ alarm system-errors"],
     ),
-    "an undeclared alarm": (table(), live(table(), {LEFT_OVER: {}}), ["- alarm left-over"]),
+    "an alarm that is not needed any more": (
+        table(alarms=True),
+        live(table(alarms=True), {NEAR: {}}),
+        ["- alarm read-capacity-near-maximum"],
+    ),
+    "an alarm of others": (table(), live(table(), {LEFT_OVER: {}}), ["= alarm left-over"]),
 }
 
 
@@ -166,6 +176,62 @@ LOSSES: dict[str, tuple[Table, Live, str, str, str]] = {
         "~ pitr",
     ),
     "TTL off": (table(), live(table(ttl="old")), "= ttl", "disable-ttl:things", "- ttl"),
+    "provisioned again": (
+        table(**UNITS),
+        live(table()),
+        "! billing",
+        "end-on-demand:things",
+        "~ billing",
+    ),
+    "fewer units": (
+        table({}, **UNITS, write_units=4),
+        live(table({}, **UNITS)),
+        "! capacity",
+        "lower-capacity:things",
+        "~ capacity",
+    ),
+    "fewer units of an index": (
+        table(**UNITS),
+        live(table(**UNITS), {Property("capacity", "by-a"): (5, 300)}),
+        "! capacity by-a",
+        "lower-capacity:things",
+        "~ capacity by-a",
+    ),
+    "a lower range": (
+        table({}, **SCALED),
+        live(table({}, **SCALED, max_units=300)),
+        "! scaling",
+        "lower-capacity:things",
+        "~ scaling",
+    ),
+    "no range": (
+        table({}, **UNITS),
+        live(table({}, **SCALED)),
+        "= scaling",
+        "lower-capacity:things",
+        "- scaling",
+    ),
+    "another key": (
+        table(encryption="kms"),
+        live(table(encryption=KEY)),
+        "! encryption",
+        "change-key:things",
+        "~ encryption",
+    ),
+    "an alarm without its topic": (
+        table({}, alarms=True),
+        live(table({}, alarms=True), {ALARM: TOLD}),
+        "! alarm system-errors",
+        "silence-alarms:things",
+        "~ alarm system-errors",
+    ),
+    "no alarms": (
+        table({}),
+        live(table({}), {ALARM: TOLD}),
+        "= alarm system-errors",
+        "silence-alarms:things",
+        "- alarm system-errors",
+    ),
 }
 
 

@@ -38,11 +38,59 @@ def test_the_runtime_policy_is_the_plans_word_for_word(capsys: pytest.CaptureFix
     }
 
 
-def test_the_runtime_policy_is_narrowed_to_one_environment_on_request(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("role", ["runtime", "migrations", "plan"])
+def test_the_policy_of_an_environment_reaches_its_tables_and_none_of_another_of_like_name(
+    capsys: pytest.CaptureFixture[str], role: str
 ) -> None:
-    (statement,) = policy(capsys, "runtime", "--env", "prod")["Statement"]
-    assert statement["Resource"] == "arn:aws:dynamodb:*:*:table/t-developer-prod-*"
+    patterns = [
+        pattern
+        for statement in policy(capsys, role, "--env", "prod")["Statement"]
+        for pattern in as_list(statement["Resource"])
+        if "dynamodb:" in pattern or "alarm:" in pattern
+    ]
+    table = "arn:aws:dynamodb:eu-west-1:123456789012:table/t-developer-prod-{}metrics"
+    alarm = "arn:aws:cloudwatch:eu-west-1:123456789012:alarm:t-developer-prod-{}metrics/x"
+    arns = [table] if role == "runtime" else [table, alarm]
+    for arn in arns if role != "plan" else [table]:
+        for other, reached in (("", True), ("eu-", False)):
+            assert reached == any(
+                fnmatch.fnmatchcase(arn.format(other), pattern) for pattern in patterns
+            )
+
+
+def test_the_role_that_plans_may_change_nothing_and_all_that_plan_sends_is_allowed(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prod("apply", environment) == 0
+    aws.forget()
+    assert prod("plan", environment) == 0
+    statements = policy(capsys, "plan", "--env", environment, "--set", "like=prod")["Statement"]
+    actions = {action for statement in statements for action in as_list(statement["Action"])}
+    verbs = ("Describe", "List", "Get", "Scan")
+    assert all(action.split(":")[1].startswith(verbs) for action in actions)
+    assert {f"{service}:{operation}" for service, operation, _ in aws.calls} <= actions
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")]
+)
+@pytest.mark.parametrize("argv", [["runtime"], ["runtime", "--env=prod"], ["migrations"], ["plan"]])
+def test_policies_are_for_the_partition_of_the_region(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    region: str,
+    partition: str,
+    argv: list[str],
+) -> None:
+    monkeypatch.setenv("AWS_REGION", region)
+    resources = [
+        resource
+        for statement in policy(capsys, *argv)["Statement"]
+        for resource in as_list(statement["Resource"])
+        if resource != "*"
+    ]
+    assert resources
+    assert all(resource.startswith(f"arn:{partition}:") for resource in resources)
 
 
 @pytest.mark.parametrize("role", ["runtime", "migrations"])
@@ -54,7 +102,7 @@ def test_a_customer_key_brings_one_statement_on_that_key(
     assert same == without
     assert kms["Resource"] == KEY
     assert all(action.startswith("kms:") for action in kms["Action"])
-    assert kms["Condition"] == {"StringLike": {"kms:ViaService": "dynamodb.*.amazonaws.com"}}
+    assert kms["Condition"] == {"StringLike": {"kms:ViaService": "dynamodb.*"}}
 
 
 def test_a_typo_is_wrong_usage() -> None:
@@ -65,10 +113,11 @@ def test_a_typo_is_wrong_usage() -> None:
 def test_every_call_that_was_recorded_is_within_the_printed_migrations_policy(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    allow = [f"--allow={kind}:user-projects" for kind in ("disable-protection", "disable-pitr")]
+    losses = ("disable-protection", "disable-pitr", "change-key", "silence-alarms")
+    allow = [f"--allow={kind}:user-projects" for kind in (*losses, "end-on-demand")]
     assert prod("apply", environment) == 0
     assert run("apply", environment, "--set", "like=dev", "--table=user-projects", *allow) == 0
-    assert prod("apply", environment) == 0
+    assert prod("apply", environment, *allow) == 0
     statements = policy(capsys, "migrations", "--env", environment, "--set", "like=prod")[
         "Statement"
     ]

@@ -11,10 +11,11 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 from tdev_models.migrations import calls, declared, environments
-from tdev_models.migrations.apply import Refused, Run, plan
+from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import OPERATIONS, Calls, InProgress
 from tdev_models.migrations.command import main
 from tdev_models.migrations.declared import Table
+from tdev_models.migrations.plan import Refused, plan
 from tdev_models.settings import Settings
 from tests.migrations.conftest import ENDPOINT
 from tests.migrations.runs import apply, declare, model, prod
@@ -70,10 +71,11 @@ def test_an_index_that_another_run_has_replaced_is_not_replaced_again(
 def test_capacity_that_was_scaled_since_the_plan_stays(aws: StrictAws, settings: Settings) -> None:
     apply(settings, declare(settings, model({})))
     new = declare(settings, model({}), **SCALED)
-    planned = plan(Calls(settings), new)
-    apply(settings, new)
+    allowed = {"end-on-demand:things"}
+    planned = plan(Calls(settings), new, allowed)
+    apply(settings, new, allowed)
     scale_to_40(aws, new[0])
-    Run(Calls(settings), timeout_seconds=20).apply(planned)
+    Run(Calls(settings), allowed, timeout_seconds=20).apply(planned)
     assert units_of(aws, new[0]) == 40
 
 
@@ -220,10 +222,12 @@ def test_every_operation_stands_one_transient_failure(
     old = declare(settings, model({"by-a": ["a"]}), **SCALED, encryption="kms", backup_days=7)
     new = declare(settings, model({"by-b": ["b"]}, ttl="gone_at"), tags={"team": "x"})
     allowed = {"disable-pitr:things", "delete-index:things/by-a"}
+    allowed |= {"change-key:things", "silence-alarms:things"}
     for tables in (old, new):
         apply(settings, tables, allowed)
         assert apply(settings, tables, allowed) == 0
-    assert failed >= OPERATIONS.keys() - {"ListTables", "GetMetricStatistics"}
+    of_the_command = {"ListTables", "GetMetricStatistics", "GetCallerIdentity"}
+    assert failed >= OPERATIONS.keys() - of_the_command
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,304 @@
+"""Rows of an earlier release get what they lack, while workers write."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdev_models import aws as client_of, settings as configured, sync
+from tdev_models.migrations import backfills, declared, environments
+from tdev_models.migrations.backfill import Backfill
+from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.command import main
+from tdev_models.migrations.live import Live, read
+from tdev_models.settings import Settings
+from tests import raw
+from tests.migrations.runs import apply
+from tests.migrations.strict import StrictAws
+
+SESSIONS, EXECUTIONS = "pipeline-sessions", "agent-executions"
+MODULE = "tdev_models.migrations.backfills"
+
+
+@pytest.fixture
+def store(dynoxide: str, environment: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The tables on dynoxide, for the command too."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", dynoxide)
+    made = Settings(
+        environment=environment, region="us-east-1", endpoint=dynoxide, automatic_metrics=False
+    )
+    apply(made, declared.tables(made, environments.load("dev")))
+    return made
+
+
+def backfill(store: Settings, *more: str) -> int:
+    chosen = ("--env", store.environment, "--set", "like=dev")
+    return main(["backfill", *chosen, *more, *([] if "--dry-run" in more else ["--yes"])])
+
+
+def earlier_session(store: Settings, name: str, status: str, **more: dict[str, Any]) -> None:
+    at = {"N": "1700000000.5"}
+    values = {"status": {"S": status}, "created_at": at, "last_updated": at, **more}
+    raw.put_attribute(store, SESSIONS, name, **values)
+
+
+def work(
+    store: Settings, function: Callable[..., Any], short: str = SESSIONS, **more: Any
+) -> Backfill:
+    tables = declared.tables(store, environments.load("dev"))
+    table = next(table for table in tables if table.short == short)
+    calls = Calls(store)
+    live = read(calls, table, Live(), ("table",))
+    return Backfill(calls, table, live, function, time.monotonic() + 60, **more)
+
+
+def test_sessions_and_failures_of_an_earlier_release_are_found_again(
+    store: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier_session(store, "failed", "FAILED")
+    earlier_session(store, "active", "ACTIVE", lease_expires={"N": "1700000030"})
+    earlier_session(store, "bare", "ACTIVE")
+    raw.put_attribute(
+        store,
+        EXECUTIONS,
+        "failed-parser",
+        "parser",
+        status={"S": "FAILED"},
+        end_time={"N": "1700000001"},
+    )
+    with configured.use(store):
+        sync.save_pipeline_session(session_id="of today", status="ACTIVE")
+        with sync.track_session("done"):
+            pass
+        of_today = raw.everything(store, SESSIONS)
+        assert sync.get_failed_sessions() == []
+        assert sync.get_failed_executions() == []
+    for options, code in ((("--dry-run",), 2), ((), 0), (("--dry-run",), 0)):
+        capsys.readouterr()
+        assert backfill(store, SESSIONS, f"{MODULE}:session_due_at", *options) == code
+        if code:
+            assert "3 would be changed, 0 failed; session_id=" in capsys.readouterr().err
+            assert raw.everything(store, SESSIONS) == of_today
+    assert backfill(store, EXECUTIONS, f"{MODULE}:execution_failed_at") == 0
+    due = {
+        row["session_id"]["S"]: float(row["due_at"]["N"])
+        for row in raw.everything(store, SESSIONS)
+        if row["session_id"]["S"] in ("failed", "active", "bare")
+    }
+    assert due == {"failed": 1700000000.5, "active": 1700000030, "bare": 1700003600.5}
+    with configured.use(store):
+        assert {one.session_id for one in sync.get_failed_sessions()} == {
+            "failed",
+            "active",
+            "bare",
+        }
+        assert [one.execution_id for one in sync.get_failed_executions()] == ["failed-parser"]
+    kept = [row for row in raw.everything(store, SESSIONS) if row["session_id"]["S"] not in due]
+    assert kept == [row for row in of_today if row["session_id"]["S"] not in due]
+
+
+def test_a_worker_keeps_its_place_in_the_index() -> None:
+    stopped = {"session_id": {"S": "#worker:h:1:x"}, "status": {"S": "STOPPED"}}
+    assert backfills.session_due_at({**stopped, "last_updated": {"N": "1"}}) is None
+
+
+def test_what_a_live_writer_changes_meanwhile_is_seen_and_never_overwritten(
+    store: Settings,
+) -> None:
+    for name in ("changed", "deleted", "other"):
+        earlier_session(store, name, "FAILED")
+    asked: list[str] = []
+
+    def function(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        name, status = row["session_id"]["S"], row["status"]["S"]
+        asked.append(name)
+        if name == "changed" and asked.count(name) == 1:
+            raw.put_attribute(store, SESSIONS, name, status={"S": "COMPLETED"})
+        if name == "other" and asked.count(name) == 1:
+            raw.put_attribute(store, SESSIONS, name, note={"S": "of a newer release"})
+        if name == "deleted":
+            raw.delete(store, SESSIONS, name)
+        return {"due_at": {"N": "1" if status == "FAILED" else "2"}}
+
+    done = work(store, function)
+    done.run()
+    assert (done.filled, done.failed) == (2, 0)
+    changed, other = (raw.item(store, SESSIONS, name) for name in ("changed", "other"))
+    assert changed
+    assert (changed["status"], changed["due_at"]) == ({"S": "COMPLETED"}, {"N": "2"})
+    assert other
+    assert (other["note"], other["due_at"]) == ({"S": "of a newer release"}, {"N": "1"})
+    assert raw.item(store, SESSIONS, "deleted") is None
+    assert asked.count("changed") == 2
+    assert asked.count("other") == 1  # what the function did not look at may change
+
+
+def test_an_attribute_that_appears_after_the_function_missed_it_is_seen(store: Settings) -> None:
+    earlier_session(store, "s", "FAILED")
+    asked = []
+
+    def function(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        asked.append("worker_id" in row)
+        if len(asked) == 1:
+            raw.put_attribute(store, SESSIONS, "s", worker_id={"S": "w"})
+        return None if asked[-1] else {"due_at": {"N": "1"}}
+
+    work(store, function).run()
+    assert asked == [False, True]
+    assert "due_at" not in (raw.item(store, SESSIONS, "s") or {})
+
+
+def test_rows_that_fail_are_named_and_the_others_are_filled(
+    store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        earlier_session(store, name, "FAILED")
+    (tmp_path / "fill_some.py").write_text(
+        "def fill(row):\n"
+        "    name = row['session_id']['S']\n"
+        "    if name == 'a': raise RuntimeError('odd')\n"
+        "    if name == 'b': return {'session_id': {'S': 'x'}}\n"
+        "    if name == 'c': return {'due_at': {'S': 'late'}}\n"
+        "    return {'due_at': {'N': '1'}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert backfill(store, SESSIONS, "fill_some:fill") == 1
+    shown = capsys.readouterr().err
+    assert "3 rows failed" in shown
+    for text in ("session_id=a: RuntimeError: odd", "session_id=b: ValueError: a key cannot"):
+        assert text in shown
+    assert (raw.item(store, SESSIONS, "d") or {})["due_at"] == {"N": "1"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["metrics"],
+        ["metrics", "nothing"],
+        ["metrics", "no_such:module"],
+        ["metrics", f"{MODULE}:no_such"],
+        ["metric", f"{MODULE}:session_due_at"],
+        ["metrics", f"{MODULE}:session_due_at", "more"],
+    ],
+)
+def test_a_typo_is_wrong_usage_before_anything_is_sent(aws: StrictAws, more: list[str]) -> None:
+    assert main(["backfill", "--env", "dev", "--yes", *more]) == 64
+    assert main(["plan", "--env", "dev", "metrics"]) == 64
+    assert aws.calls == []
+
+
+def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
+    aws: StrictAws, settings: Settings
+) -> None:
+    tables = declared.tables(settings, environments.load("dev", None, {"billing": "provisioned"}))
+    apply(settings, [table for table in tables if table.short == SESSIONS])
+    for number in range(4):
+        earlier_session(settings, f"s{number}", "FAILED")
+    done = work(settings, backfills.session_due_at)
+    pauses: list[str] = []
+    done.on_wait = lambda table, live, reason: pauses.append(reason)
+
+    def before(params: dict[str, Any]) -> Any:
+        aws.by_hand("dynamodb", "UpdateItem", **params)
+        return {"ConsumedCapacity": {"CapacityUnits": 500.0}}
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    # 4 rows of 500 units at half of 5 units a second: 800 s.
+    with pytest.raises(InProgress, match="4 rows read, 4 were changed, 0 failed; run again"):
+        done.run()
+    done.deadline = time.monotonic() + 801
+    aws._before_UpdateItem = None  # type: ignore[attr-defined]
+    done.run()
+    assert done.filled == 4
+    assert pauses == ["8 rows read, 4 were changed, 0 failed"]
+
+
+# ------------------------------------------------------------------------ killed, beside writers
+
+
+def killed_beside_writers(
+    store: Settings, rows: int, kills: int, pause: float = 0.01
+) -> list[float]:
+    """Fill rows beside 4 writers, kill the command, run it again; return when each kill was."""
+    client = client_of.dynamodb(store)
+    name = store.table_name(SESSIONS)
+    at = {"N": "1700000000"}
+    for first in range(0, rows, 25):
+        client.batch_write_item(
+            RequestItems={
+                name: [
+                    {
+                        "PutRequest": {
+                            "Item": {
+                                "session_id": {"S": f"s{number}"},
+                                "status": {"S": "FAILED"},
+                                "created_at": at,
+                                "last_updated": at,
+                            }
+                        }
+                    }
+                    for number in range(first, min(first + 25, rows))
+                ]
+            }
+        )
+    stop, written = threading.Event(), dict[str, int]()
+
+    def write(writer: int) -> None:
+        for count in range(1_000_000):
+            if stop.is_set():
+                return
+            session = f"s{random.randrange(writer, rows, 4)}"  # each has its own rows
+            values = {"status": {"S": "COMPLETED"}, "last_updated": {"N": f"{1800000000 + count}"}}
+            raw.put_attribute(store, SESSIONS, session, **values)
+            written[session] = 1800000000 + count
+            time.sleep(pause)
+
+    command = [sys.executable, "-m", "migrations", "backfill", SESSIONS]
+    command += [f"{MODULE}:session_due_at", "--env", store.environment, "--set", "like=dev"]
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    times: list[float] = []
+    try:
+        while True:
+            begun = time.monotonic()
+            process = subprocess.Popen(
+                [*command, "--yes"], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
+            )
+            try:
+                limit = 2 + random.random() * rows / 250 if len(times) < kills else None
+                _, errors = process.communicate(timeout=limit)
+                assert process.returncode == 0, errors
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                times.append(time.monotonic() - begun)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    found = {row["session_id"]["S"]: row for row in raw.everything(store, SESSIONS)}
+    assert len(found) == rows
+    for session, row in found.items():
+        last = written.get(session)
+        assert row["status"]["S"] == ("COMPLETED" if last else "FAILED")
+        assert float(row["last_updated"]["N"]) == (last or 1700000000)
+        assert float(row["due_at"]["N"]) >= 1700000000
+    return times
+
+
+def test_killed_and_run_again_beside_writers_every_row_is_right(
+    store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    assert killed_beside_writers(store, rows=500, kills=2)

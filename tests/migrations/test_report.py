@@ -1,0 +1,172 @@
+"""What a person reads: on a terminal, in a log, and in the summary of a pull request."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdev_models.migrations import report
+from tdev_models.migrations.declared import Index, Key, Property, Scaling
+from tdev_models.migrations.diff import Change
+
+ROOT = Path(__file__).parents[2]
+KEY = (Key("status", "HASH", "S"), Key("due_at", "RANGE", "N"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def index(*names: str) -> Index:
+    return Index(KEY, "INCLUDE", frozenset(names))
+
+
+def alarm(**more: Any) -> dict[str, Any]:
+    return {"Threshold": 40.0, "AlarmActions": ["arn:a"], "EvaluationPeriods": 5, **more}
+
+
+BOTH = {"Read": Scaling(5, 50, 70.0), "Write": Scaling(5, 50, 70.0)}
+# What differs, and how the line says so.
+DIFFERENCES = {
+    "one attribute for another": (
+        "index",
+        index("a", "b"),
+        index("a", "c"),
+        "(status S, due_at N) INCLUDE: +c -b",
+    ),
+    "another action": (
+        "alarm",
+        alarm(),
+        alarm(AlarmActions=["arn:b"]),
+        "AlarmActions arn:a -> arn:b",
+    ),
+    "another number of periods": (
+        "alarm",
+        alarm(EvaluationPeriods=9),
+        alarm(),
+        "EvaluationPeriods 9 -> 5",
+    ),
+    "another expression": ("alarm", alarm(Metrics=[1]), alarm(Metrics=[2]), "another expression"),
+    "suspended": (
+        "scaling",
+        {**BOTH, "Read": Scaling(0, 0, None)},
+        BOTH,
+        "Read suspended, Write 5-50 at 70 % -> 5-50 at 70 %",
+    ),
+    "no policy": (
+        "scaling",
+        {**BOTH, "Write": Scaling(5, 50, None)},
+        BOTH,
+        "Read 5-50 at 70 %, Write 5-50 without a policy -> 5-50 at 70 %",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_a_line_says_what_differs(case: str) -> None:
+    kind, before, after, expected = DIFFERENCES[case]
+    shown = report.line(Change("~", "metrics", Property(kind), before, after))
+    assert shown == f"~ metrics  {kind}: {expected}"
+
+
+PLAN = """\
+prod: account 123456789012, region eu-west-1, https://dynamodb.eu-west-1.amazonaws.com
++ metrics  pitr: 35 days
+~ metrics  scaling: 5-20 at 70 % -> 5-50 at 70 %
+- metrics  alarm index/old-index/read-capacity-near-maximum
+! metrics  capacity: 300 read, 300 write -> 50 read, 50 write  (destructive; --allow lower-capacity:metrics)
+= user-projects  index old-index  (not declared; --allow delete-index:user-projects/old-index drops it)
+Plan: 1 to add, 1 to change, 1 to remove, 1 refused."""  # noqa: E501
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_terminal_shows_colours_and_breaks_lines_between_words(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = report.for_screen(PLAN, Terminal())
+    assert [re.findall(r"\033\[([\d;]+)m[-+~!=]", shown)] == [["32", "33", "31", "1;31", "2"]]
+    plain = re.sub(r"\033\[[\d;]*m", "", shown)
+    assert plain.split() == PLAN.split()
+    longest = max(len(word) for word in PLAN.split()) + 4
+    assert all(len(line) <= max(columns, longest) for line in plain.splitlines())
+    assert (len(plain.splitlines()) == len(PLAN.splitlines())) == (columns == 160)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert report.for_screen(PLAN, Terminal()) == plain
+    assert report.for_screen(PLAN, io.StringIO()) == PLAN
+
+
+def workflow_step(name: str) -> str:
+    """Return the commands of a step of the documented workflow."""
+    text = (ROOT / "docs/migrations.md").read_text()
+    step = (
+        text.partition(f"- name: {name}\n")[2].partition("      - name")[0].partition("```\n\n")[0]
+    )
+    return textwrap.dedent(step.partition("run: |\n")[2] or step.partition("run: ")[2])
+
+
+@pytest.mark.parametrize(("code", "fails"), [(0, 0), (2, 0), (5, 0), (3, 3), (1, 1), (64, 64)])
+def test_the_documented_workflow_shows_a_diff_and_fails_as_it_should(
+    tmp_path: Path, code: int, fails: int
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\ncat <<'E'\n{PLAN}\nE\necho '::error::refused' >&2\nexit {code}\n")
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [shutil.which("bash") or "bash", "-e", "-c", workflow_step("Plan")],
+        cwd=tmp_path,
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+            "RUNNER_TEMP": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == fails
+    summary = (tmp_path / "summary.md").read_text()
+    # In a fence of the language `diff`, `+` and `-` differ; as Markdown, both are bullets.
+    assert summary == f"```diff\n{PLAN}\n```\n"
+    assert PLAN in done.stdout
+    assert "::error::refused" in done.stderr
+
+
+def test_the_documented_workflow_runs_the_real_command(
+    dynoxide: str, environment: str, tmp_path: Path
+) -> None:
+    steps = [workflow_step("Plan"), workflow_step("Apply"), workflow_step("Plan")]
+    for number, step in enumerate(steps):
+        done = subprocess.run(
+            ["bash", "-e", "-c", step.replace("--env prod", f"--env {environment} --set like=dev")],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+                "RUNNER_TEMP": str(tmp_path),
+                "AWS_ENDPOINT_URL": dynoxide,
+                "AWS_REGION": "us-east-1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("Plan: 6 to add" in done.stdout) == (number < 2)
+    assert (
+        (tmp_path / "summary.md")
+        .read_text()
+        .endswith("No changes. The tables are as declared.\n```\n")
+    )

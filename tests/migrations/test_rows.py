@@ -1,0 +1,190 @@
+"""The check of stored rows before a new index: when, how long, how much, and where it goes on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tdev_models.migrations import command, declared
+from tdev_models.migrations.apply import Run
+from tdev_models.migrations.calls import Calls, InProgress
+from tdev_models.migrations.declared import Table
+from tdev_models.migrations.plan import Refused, plan
+from tdev_models.settings import Settings
+from tests.migrations.runs import apply, declare, model, prod, run
+from tests.migrations.strict import StrictAws
+
+MEGABYTE = 1 << 20
+UNITS: dict[str, Any] = {"billing": "provisioned", "read_units": 5}
+
+
+class Big:
+    """A table of 40 rows, 30 without the key of a new index, that says it has 8 MB."""
+
+    def __init__(self, aws: StrictAws, settings: Settings, **profile: Any) -> None:
+        self.old = declare(settings, model({"by-a": ["a"]}), **profile)
+        self.new = declare(settings, model({"by-a": ["a"], "by-c": ["c"]}), **profile)
+        apply(settings, self.old)
+        self.name, self.aws = self.old[0].name, aws
+        for number in range(40):
+            item = {"thing_id": {"S": f"{number}"}, "note": {"S": "x"}}
+            item |= {"c": {"S": "x"}} if number < 10 else {}
+            aws.by_hand("dynamodb", "PutItem", TableName=self.name, Item=item)
+        described = aws._after_DescribeTable
+
+        def after(params: dict[str, Any], answer: Any) -> None:
+            described(params, answer)
+            answer["Table"] |= {"TableSizeBytes": 8 * MEGABYTE, "ItemCount": 40}
+
+        aws._after_DescribeTable = after  # type: ignore[method-assign]
+        aws.forget()
+
+    def spoil(self) -> None:
+        item = {"thing_id": {"S": "bad"}, "c": {"N": "1"}}
+        self.aws.by_hand("dynamodb", "PutItem", TableName=self.name, Item=item)
+
+    @property
+    def read(self) -> list[tuple[int, int]]:
+        return [
+            (params["Segment"], params["TotalSegments"])
+            for _, operation, params in self.aws.calls
+            if operation == "Scan"
+        ]
+
+
+def note(calls: Calls, tables: list[Table]) -> str:
+    (planned,) = plan(calls, tables)
+    return next(c.note for c in planned.changes if c.target.kind == "index")
+
+
+def test_the_plan_counts_rows_that_lack_the_key_and_estimates_both_times(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings, **UNITS)
+    assert note(Calls(settings), big.new) == (
+        "30 of 40 rows that were read lack c: it will not hold them; 40 rows, 8.4 MB: to check them"
+        " takes about 7 min, to build it at most 27 min at 5 write units"
+    )
+    assert big.read == [(0, 1)]
+
+
+def test_the_check_stops_at_the_timeout_and_another_run_goes_on_where_it_stopped(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings, **UNITS)
+    scan = aws.by_hand
+
+    def slow(params: dict[str, Any]) -> Any:
+        answer = scan("dynamodb", "Scan", **params)
+        # Each part used half a unit: 0.2 s at half of 5 units.
+        return {**answer, "ConsumedCapacity": {"CapacityUnits": 0.5}}
+
+    aws._before_Scan = slow  # type: ignore[attr-defined]
+    with pytest.raises(InProgress) as over:
+        planned = plan(Calls(settings), big.new)
+        Run(Calls(settings), timeout_seconds=0.7).apply(planned)
+    assert aws.mutations == []
+    found = re.search(r"--rows (things:(\d)/8) to go on", str(over.value))
+    assert found
+    aws.forget()
+    planned = plan(Calls(settings), big.new)
+    Run(Calls(settings), rows=found[1]).apply(planned)
+    assert big.read == [(0, 1), *((part, 8) for part in range(int(found[2]), 8))]
+    assert apply(settings, big.new) == 0
+
+
+def test_no_change_is_made_while_rows_are_checked_and_none_where_they_forbid_it(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings)
+    big.spoil()
+    calls = Calls(settings)
+    planned = plan(calls, big.new, rows=False)
+    assert big.read == []
+    with pytest.raises(Refused, match="1 with c of type N instead of S, such as thing_id=bad"):
+        Run(calls).apply(planned)
+    assert aws.mutations == []
+
+
+@pytest.mark.parametrize(("rows", "read"), [("none", 0), ("sample", 1), ("all", 9)])
+def test_how_many_rows_are_read_can_be_chosen(
+    aws: StrictAws,
+    settings: Settings,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: str,
+    read: int,
+) -> None:
+    big = Big(aws, settings)
+    monkeypatch.setattr(declared, "tables", lambda *given: big.new)
+    monkeypatch.setenv("TDEV_ENV", environment)
+    for what in ("plan", "apply"):
+        aws.forget()
+        assert run(what, environment, "--set=like=dev", "--rows", rows) == (
+            2 if what == "plan" else 0
+        )
+        assert len(big.read) == read
+
+
+def test_the_plan_is_printed_before_the_rows_are_checked(
+    aws: StrictAws,
+    settings: Settings,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    big = Big(aws, settings)
+    big.spoil()
+    monkeypatch.setattr(declared, "tables", lambda *given: big.new)
+    printed = []
+
+    def before(params: dict[str, Any]) -> None:
+        if params["TotalSegments"] > 1:
+            printed.append(capsys.readouterr().out)
+
+    aws._before_Scan = before  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        command,
+        "plan",
+        lambda calls, tables, allowed, rows: plan(calls, tables, allowed, rows=False),
+    )
+    assert run("apply", environment, "--set=like=dev", "--dry-run") == 3
+    assert "+ things  index by-c" in printed[0]
+    assert "1 with c of type N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["some", "things:9/8", "things:8/8", "thing:1/8", "metrics:a/b"])
+def test_a_mistyped_choice_of_rows_is_wrong_usage(
+    aws: StrictAws, environment: str, rows: str
+) -> None:
+    assert prod("plan", environment, "--rows", rows) == 64
+    assert aws.calls == []
+
+
+def test_the_check_is_shown_while_it_runs(aws: StrictAws, settings: Settings) -> None:
+    big = Big(aws, settings)
+    shown: list[str] = []
+    planned = plan(Calls(settings), big.new)
+    Run(Calls(settings), on_wait=lambda table, live, reason: shown.append(reason)).apply(planned)
+    assert "the check of its rows: 40 read, 7 of 8 parts" in shown
+
+
+# ------------------------------------------------------------------------ a plan that was reviewed
+
+
+def test_another_plan_than_the_reviewed_one_is_not_applied(
+    aws: StrictAws, environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only, file = ("--table", "metrics"), str(tmp_path / "plan.json")
+    assert prod("plan", environment, *only, "--out", file) == 2
+    assert prod("apply", environment, *only, "--expect", file, "--set", "backup_days=7") == 3
+    assert "the plan is not that of" in capsys.readouterr().err
+    assert aws.mutations == []
+    assert prod("apply", environment, *only, "--expect", file) == 0
+    assert prod("apply", environment, *only, "--expect", file) == 3
+    for text in ("", "[]", '{"changes": 1}'):
+        Path(file).write_text(text)
+        assert prod("apply", environment, *only, "--expect", file) == 64

@@ -78,9 +78,16 @@ class Table(Generic[M]):
 
         Items that cannot be read are logged and left out where `unreadable` takes their ids.
         """
+        page, start = await self.raw_page(hash_key, retry_seconds=retry_seconds, **query)
+        items = [self.live(raw, unreadable) for raw in page]
+        return [item for item in items if item is not None], start
+
+    async def raw_page(
+        self, hash_key: Any, *, retry_seconds: float | None = None, **query: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, Mapping[str, Any]] | None]:
+        """Return one page of a query as DynamoDB sends it, and where the next begins."""
         response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
-        items = [self.live(raw, unreadable) for raw in response["Items"]]
-        return [item for item in items if item is not None], response.get("LastEvaluatedKey")
+        return response["Items"], response.get("LastEvaluatedKey")
 
     async def count(self, hash_key: Any, most: int, **query: Any) -> int:
         """Return how many items a query finds, at most so many. One Query for each MB it reads."""

@@ -94,7 +94,6 @@ async def save_pipeline_session(
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
     condition &= _is_not_expired(client)
-    actions = upsert_actions(client, values)
     if user_id is not None:
         condition &= is_of_user(user_id)
     if status is not None:

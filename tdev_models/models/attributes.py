@@ -59,10 +59,14 @@ class Declared:
         super().__init__(**{"null": not key, **options})
         self.given, self.listed, self.returned, self.lease = given, listed, returned, lease
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        super().__set_name__(owner, name)  # type: ignore[misc]  # every subclass is an Attribute
+        self.name = name
+
     @cached_property
     def path(self) -> Path:
         """Where it is in an item; PynamoDB makes one anew for each use of an attribute."""
-        return Path(self)  # type: ignore[arg-type]  # every subclass is an Attribute, too
+        return Path(self)  # type: ignore[arg-type]
 
 
 def _on_path(name: str) -> Callable[..., Any]:
@@ -80,6 +84,13 @@ for _name in (
     *("set", "remove", "add", "delete"),
 ):
     setattr(Declared, _name, _on_path(_name))
+
+
+def _value(self: Declared, instance: Any, owner: type) -> Any:
+    return self if instance is None else instance.attribute_values.get(self.name)
+
+
+Declared.__get__ = _value  # type: ignore[attr-defined]  # as PynamoDB's, without what maps need
 
 
 def declared(model: type) -> dict[str, Declared]:

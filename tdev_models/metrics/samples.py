@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -207,7 +208,7 @@ def _days(first: float, last: float) -> list[str]:
 
 async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
     # Merged page by page: all cells of a day with many writers would take too much memory.
-    merged: dict[tuple[int, str, str], Totals] = {}
+    merged: defaultdict[tuple[int, str, str], Totals] = defaultdict(Totals)
     start = None
     while True:
         page, start = await client.metrics.raw_page(
@@ -219,11 +220,12 @@ async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
 
 
 def _merge(
-    merged: dict[tuple[int, str, str], Totals], day: str, page: Iterable[Mapping[str, Any]]
+    merged: defaultdict[tuple[int, str, str], Totals], day: str, page: Iterable[Mapping[str, Any]]
 ) -> None:
     """Add the writers' cells of a page to the totals of their hour, agent and dimension."""
+    cell = Metric.cell.attr_name
     for item in page:
-        name = item[Metric.cell.attr_name]["S"]
+        name = item[cell]["S"]
         try:
             _, agent, hour, dimension, _ = name.split("#")
             key, totals = (int(hour), agent, dimension), from_item(Metric.loaded(item))
@@ -231,4 +233,4 @@ def _merge(
             # Of another program: it hides no other cell.
             _log.warning("metric %s of %s cannot be read: %s", name, day, error)
             continue
-        merged.setdefault(key, Totals()).add(totals)
+        merged[key].add(totals)

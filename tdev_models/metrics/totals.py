@@ -17,7 +17,7 @@ _WIDTH = 0.0396
 # Added to the number of each bucket, so that even 1e-60 has a number above that of 0.
 _ONE = 4000
 _BELOW_ALL = -2 * _ONE
-_VERSION = 1
+_VERSION = b"\x01"
 _COUNT_BITS = 63
 
 
@@ -135,7 +135,7 @@ def pack(buckets: Mapping[int, int]) -> bytes:
 
     Both as numbers of 7 bits a byte, the lowest first; two or three bytes a bucket in all.
     """
-    out, last = bytearray([_VERSION]), _BELOW_ALL
+    out, last = bytearray(_VERSION), _BELOW_ALL
     for number in sorted(buckets):
         for part in (number - last, buckets[number]):
             while part > 127:
@@ -152,37 +152,39 @@ def unpack(data: bytes) -> dict[int, int]:
     Raises:
         PayloadDamaged: another form, of a newer release perhaps.
     """
-    if data[:1] != bytes([_VERSION]):
+    if data[:1] != _VERSION:
         raise PayloadDamaged(
             f"histogram of version {data[:1].hex() or 'none'}: upgrade tdev-models to read it"
         )
-    parts = _numbers(data)
-    if len(parts) % 2:
+    if len(data) == 1:
+        return {}
+    distance, rest = _numbers(data)
+    counts, distances = rest[::2], rest[1::2]
+    numbers = [*accumulate(distances, initial=_BELOW_ALL + distance)]
+    if len(numbers) != len(counts):
         raise PayloadDamaged("histogram that ends in the middle of a bucket")
-    distances, counts = parts[::2], parts[1::2]
-    numbers = [*accumulate(distances, initial=_BELOW_ALL)][1:]
-    if 0 in distances or (numbers and numbers[-1] >= -_BELOW_ALL):
+    if not distance or 0 in distances or numbers[-1] >= -_BELOW_ALL:
         raise PayloadDamaged("histogram with a bucket that no value has")
     return dict(zip(numbers, counts, strict=True))
 
 
-def _numbers(data: bytes) -> list[int]:
-    """Return the numbers behind the version."""
+def _numbers(data: bytes) -> tuple[int, Sequence[int]]:
+    """Return the first number behind the version, and the others."""
     parts, part, shift = list[int](), 0, 0
     for at, byte in enumerate(data[1:], 2):
         part |= (byte & 127) << shift
         shift += 7
         if byte < 128:
+            # As a rule all but the first have one byte, and are there already.
+            if not parts and (rest := data[at:]).isascii():
+                return part, rest
             parts.append(part)
             part = shift = 0
-            # As a rule all but the first have one byte: they are read at once.
-            if len(parts) == 1 and (rest := data[at:]).isascii():
-                return [*parts, *rest]
         elif shift > _COUNT_BITS:  # else a long number would take time by its square
             raise PayloadDamaged("histogram with a number of too many digits")
     if shift:
         raise PayloadDamaged("histogram that ends in the middle of a bucket")
-    return parts
+    return parts[0], parts[1:]
 
 
 def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:

@@ -36,9 +36,11 @@ class Requests(Connection):
             "GetItem", self._of_item(hash_key, range_key, consistent_read=True)
         )
 
-    def get_part(self, hash_key: Any, range_key: Any = None) -> dict[str, Any]:
-        """Return one read of a transaction."""
-        return {"Get": self._of_item(hash_key, range_key)}
+    def get_part(
+        self, hash_key: Any, range_key: Any = None, *, only: Sequence[Attribute[Any]] = ()
+    ) -> dict[str, Any]:
+        """Return one read of a transaction: of the whole item, or of some attributes `only`."""
+        return {"Get": self._of_item(hash_key, range_key, only=only)}
 
     def update(
         self,
@@ -82,6 +84,7 @@ class Requests(Connection):
         range_key: Any,
         condition: Condition | None = None,
         actions: Sequence[Action] | None = None,
+        only: Sequence[Attribute[Any]] = (),
         **options: Any,
     ) -> dict[str, Any]:
         raw_keys = self.model.serialized_keys(hash_key, range_key)
@@ -91,11 +94,12 @@ class Requests(Connection):
             if attribute is not None and raw is not None
         }
         return prepared(
-            (self.model, *key, *options.items()),
+            (self.model, *key, *options.items(), *(attribute.attr_name for attribute in only)),
             lambda: self.get_operation_kwargs(
                 self.table_name,
                 raw_keys[0],
                 range_key=raw_keys[1],
+                attributes_to_get=[*only] or None,
                 actions=actions,
                 condition=condition,
                 **options,

@@ -190,25 +190,26 @@ def _numbers(data: bytes) -> tuple[int, Sequence[int]]:
 def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
     """Return the item of a writer's cell that holds these totals; `seq` numbers its writes."""
     _, agent_name, hour, _, _ = cell.split("#")
-    return Metric(
-        date,
-        cell,
-        value=totals.sum,
-        sample_count=totals.count,
-        avg_response_time=totals.mean,
-        error_rate=totals.error_rate,
-        agent_name=agent_name or None,
-        hour=int(hour),
-        seq=seq,
-        error_count=totals.errors,
-        smallest=totals.min,
-        largest=totals.max,
-        sum_squares=totals.squares,
-        log_count=totals.positives,
-        log_sum=totals.logs,
-        log_sum_squares=totals.log_squares,
-        histogram=pack(totals.buckets),
-    )
+    values = {
+        "date": date,
+        "cell": cell,
+        "value": totals.sum,
+        "sample_count": totals.count,
+        "avg_response_time": totals.mean,
+        "error_rate": totals.error_rate,
+        "agent_name": agent_name or None,
+        "hour": int(hour),
+        "seq": seq,
+        "error_count": totals.errors,
+        "smallest": totals.min,
+        "largest": totals.max,
+        "sum_squares": totals.squares,
+        "log_count": totals.positives,
+        "log_sum": totals.logs,
+        "log_sum_squares": totals.log_squares,
+        "histogram": pack(totals.buckets),
+    }
+    return Metric.having({name: one for name, one in values.items() if one is not None})
 
 
 READ = (

@@ -151,6 +151,7 @@ def test_queries_are_those_of_pynamodb(
         value, limit = _text(dice), dice.choice((None, 1, 25))
         start = dice.choice((None, {"session_id": {"S": _text(dice)}}))
         newest_first, select = dice.random() < 0.5, dice.choice((None, "COUNT"))
+        only = dice.choice(([], [S.status, S.session_id], [S.progress]))
         conditions = [make and make(dice) for make in (range_condition, filter_condition)]
         made = requests.page(
             value,
@@ -161,12 +162,14 @@ def test_queries_are_those_of_pynamodb(
             newest_first=newest_first,
             start=start,
             select=select,
+            only=only,
         )
         stock = requests.query(
             TABLE,
             value,
             range_key_condition=conditions[0],
             filter_condition=conditions[1],
+            attributes_to_get=only,
             consistent_read=index is None,
             exclusive_start_key=start,
             index_name=index.Meta.index_name if index else None,
@@ -184,6 +187,9 @@ def test_reads_are_those_of_pynamodb(model: Any) -> None:
         key = "a", "b" if model._range_key_attribute() else None
         stock = requests.get_operation_kwargs(TABLE, *key)
         assert _bytes(requests.get_part(*key)) == _bytes({"Get": stock})
+        only = [*model.get_attributes().values()][:3]
+        stock = requests.get_operation_kwargs(TABLE, *key, attributes_to_get=only)
+        assert _bytes(requests.get_part(*key, only=only)) == _bytes({"Get": stock})
         stock = requests.get_operation_kwargs(TABLE, key[0], key[1], consistent_read=True)
         stock |= {"ReturnConsumedCapacity": "TOTAL"}
         assert _bytes(requests.get(*key)) == _bytes(("GetItem", stock))

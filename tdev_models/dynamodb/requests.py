@@ -24,6 +24,7 @@ class Requests(Connection):
     def __init__(self, model: type[BaseModel], table_name: str) -> None:
         super().__init__(region="planned")
         self.model, self.table_name = model, table_name
+        self._keys = model.key_attributes()
         self.add_meta_table(model.meta_table(table_name))
 
     def dispatch(self, operation_name: str, operation_kwargs: dict[str, Any]) -> Any:
@@ -87,18 +88,18 @@ class Requests(Connection):
         only: Sequence[Attribute[Any]] = (),
         **options: Any,
     ) -> dict[str, Any]:
-        raw_keys = self.model.serialized_keys(hash_key, range_key)
-        key = {
-            attribute.attr_name: {attribute.attr_type: raw}
-            for attribute, raw in zip(self.model.key_attributes(), raw_keys, strict=True)
-            if attribute is not None and raw is not None
-        }
+        partition_key, sort_key = self._keys
+        hash_key = partition_key.serialize(hash_key)
+        key = {partition_key.attr_name: {partition_key.attr_type: hash_key}}
+        if range_key is not None and sort_key is not None:
+            range_key = sort_key.serialize(range_key)
+            key[sort_key.attr_name] = {sort_key.attr_type: range_key}
         return prepared(
             (self.model, *key, *options.items(), *(attribute.attr_name for attribute in only)),
             lambda: self.get_operation_kwargs(
                 self.table_name,
-                raw_keys[0],
-                range_key=raw_keys[1],
+                hash_key,
+                range_key=range_key,
                 attributes_to_get=[*only] or None,
                 actions=actions,
                 condition=condition,

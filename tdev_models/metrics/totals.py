@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fractions import Fraction
 from itertools import accumulate
 from typing import Any
 
@@ -98,6 +97,8 @@ class Totals:
 
         By nearest rank: the smallest sample that is at least as large as `percent` % of them.
         """
+        from fractions import Fraction  # not in the way of each import of the package
+
         rank = max(1, math.ceil(Fraction(str(percent)) * self.count / 100))
         if rank == 1:
             return self.min

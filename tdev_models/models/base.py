@@ -270,11 +270,6 @@ class BaseModel(Model):
         return {name: facts.given for name, facts in declared(cls).items() if facts.given}
 
     @classmethod
-    def serialized_keys(cls, hash_key: Any, range_key: Any = None) -> tuple[Any, Any]:
-        """Return a key in DynamoDB's form."""
-        return cls._serialize_keys(hash_key, range_key)
-
-    @classmethod
     def key_attributes(
         cls, index: Index[Any] | None = None
     ) -> tuple[Attribute[Any], Attribute[Any] | None]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R")
 
@@ -58,18 +58,30 @@ class Record(Mapping[str, Any]):
     """A frozen result, readable as `record["field"]` and `record.field`; `dict(record)` works."""
 
     def __init__(self, **values: Any) -> None:
-        for field_ in fields(self):  # type: ignore[arg-type]
-            if field_.name in values:
-                value = values.pop(field_.name)
-            elif field_.default is not MISSING:
-                value = field_.default
+        known = self.__dataclass_fields__  # type: ignore[attr-defined]
+        for name, field_ in known.items():
+            if name in values:
+                continue
+            if field_.default is not MISSING:
+                values[name] = field_.default
             elif field_.default_factory is not MISSING:
-                value = field_.default_factory()
+                values[name] = field_.default_factory()
             else:
-                raise TypeError(f"{type(self).__name__} needs {field_.name}")
-            object.__setattr__(self, field_.name, value)
-        if values:
-            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+                raise TypeError(f"{type(self).__name__} needs {name}")
+        if unknown := values.keys() - known.keys():
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        self.__dict__.update(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result of the values by field; a field without one is None.
+
+        For what is read from the store, where most fields may be missing: quicker than a call.
+        """
+        record, value_of = cls.__new__(cls), values.get
+        names = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        record.__dict__.update({name: value_of(name) for name in names})
+        return record
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"cannot assign to {name!r}")
@@ -83,10 +95,10 @@ class Record(Mapping[str, Any]):
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (field_.name for field_ in fields(self))  # type: ignore[arg-type]
+        return iter(self.__dataclass_fields__)  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
-        return len(fields(self))  # type: ignore[arg-type]
+        return len(self.__dataclass_fields__)  # type: ignore[attr-defined]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as `json.dumps` takes them: dicts and lists instead of results."""

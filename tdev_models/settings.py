@@ -308,4 +308,4 @@ def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
     for name in changes:
         if name not in _FIELDS:
             raise InvalidRequest(name, f"unknown setting; use one of {', '.join(sorted(_FIELDS))}")
-    return replace(settings, **changes)
+    return replace(settings, **changes) if changes else settings

@@ -183,7 +183,7 @@ def judge(number: int, log: Path) -> str:
             key = agent, 24 * day + cell.hour
             stored.setdefault(key, Counter()).update(cell.totals.buckets)
             sums[key] += cell.totals.sum  # type: ignore[assignment]
-            assert cell.totals.count == cell.totals.buckets.total()
+            assert cell.totals.count == sum(cell.totals.buckets.values())
     for key, samples in begun.items():
         found = stored.pop(key, Counter())
         there = {sample for sample in samples if found[bucket(value_of(sample))] == 1}

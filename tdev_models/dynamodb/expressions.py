@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pynamodb.attributes import Attribute
-from pynamodb.constants import NUMBER
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
 from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute
-from tdev_models.models.base import BaseModel, typed
+from tdev_models.models.base import BaseModel, operand, typed
 from tdev_models.results import Record
 
 R = TypeVar("R", bound=Record)
@@ -40,7 +39,7 @@ def set_fields(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action
 
 def set_if_absent(attribute: Attribute[Any], value: Any) -> Action:
     """Return the action that sets one attribute where the item has none."""
-    return attribute.set(attribute | {attribute.attr_type: attribute.serialize(value)})
+    return attribute.set(attribute | operand({attribute.attr_type: attribute.serialize(value)}))
 
 
 def is_as_read(attribute: Attribute[Any], value: Any) -> Condition:
@@ -48,13 +47,13 @@ def is_as_read(attribute: Attribute[Any], value: Any) -> Condition:
     if value is None:
         absent: Condition = attribute.does_not_exist()
         return absent
-    if isinstance(attribute, InstantAttribute):
-        value = {NUMBER: str(value)}  # other programs store more digits than this one
-    same: Condition = attribute == value
+    # Other programs store more digits of a moment than this one.
+    is_moment = isinstance(attribute, InstantAttribute)
+    raw = str(value) if is_moment else attribute.serialize(value)
+    same: Condition = attribute == operand({attribute.attr_type: raw})
     return same
 
 
 def result_of(kind: type[R], item: BaseModel) -> R:
     """Return the frozen result of one item."""
-    names = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    return kind(**{name: getattr(item, name) for name in names})
+    return kind.of(item.attribute_values)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pynamodb.attributes import Attribute
 from pynamodb.connection.base import Connection
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 from pynamodb.indexes import Index
 
+from tdev_models.dynamodb.prepared import prepared
 from tdev_models.models.base import BaseModel
 
 Request: TypeAlias = tuple[str, dict[str, Any]]
@@ -22,6 +24,7 @@ class Requests(Connection):
     def __init__(self, model: type[BaseModel], table_name: str) -> None:
         super().__init__(region="planned")
         self.model, self.table_name = model, table_name
+        self._keys = model.key_attributes()
         self.add_meta_table(model.meta_table(table_name))
 
     def dispatch(self, operation_name: str, operation_kwargs: dict[str, Any]) -> Any:
@@ -30,18 +33,15 @@ class Requests(Connection):
 
     def get(self, hash_key: Any, range_key: Any = None) -> Request:
         """Return the strongly consistent read of one item."""
-        hash_key, range_key = self.model.serialized_keys(hash_key, range_key)
         return self.dispatch(  # type: ignore[no-any-return]
-            "GetItem",
-            self.get_operation_kwargs(
-                self.table_name, hash_key, range_key=range_key, consistent_read=True
-            ),
+            "GetItem", self._of_item(hash_key, range_key, consistent_read=True)
         )
 
-    def get_part(self, hash_key: Any, range_key: Any = None) -> dict[str, Any]:
-        """Return one read of a transaction."""
-        hash_key, range_key = self.model.serialized_keys(hash_key, range_key)
-        return {"Get": self.get_operation_kwargs(self.table_name, hash_key, range_key=range_key)}
+    def get_part(
+        self, hash_key: Any, range_key: Any = None, *, only: Sequence[Attribute[Any]] = ()
+    ) -> dict[str, Any]:
+        """Return one read of a transaction: of the whole item, or of some attributes `only`."""
+        return {"Get": self._of_item(hash_key, range_key, only=only)}
 
     def update(
         self,
@@ -68,17 +68,47 @@ class Requests(Connection):
         condition: Condition | None = None,
     ) -> dict[str, Any]:
         """Return one update of a transaction; a failed condition hands back the stored item."""
-        hash_key, range_key = self.model.serialized_keys(hash_key, range_key)
+        returned = None if condition is None else "ALL_OLD"
         return {
-            "Update": self.get_operation_kwargs(
+            "Update": self._of_item(
+                hash_key,
+                range_key,
+                condition,
+                actions,
+                return_values_on_condition_failure=returned,
+            )
+        }
+
+    def _of_item(
+        self,
+        hash_key: Any,
+        range_key: Any,
+        condition: Condition | None = None,
+        actions: Sequence[Action] | None = None,
+        only: Sequence[Attribute[Any]] = (),
+        **options: Any,
+    ) -> dict[str, Any]:
+        partition_key, sort_key = self._keys
+        hash_key = partition_key.serialize(hash_key)
+        key = {partition_key.attr_name: {partition_key.attr_type: hash_key}}
+        if range_key is not None and sort_key is not None:
+            range_key = sort_key.serialize(range_key)
+            key[sort_key.attr_name] = {sort_key.attr_type: range_key}
+        return prepared(
+            (self.model, *key, *options.items(), *(attribute.attr_name for attribute in only)),
+            lambda: self.get_operation_kwargs(
                 self.table_name,
                 hash_key,
                 range_key=range_key,
+                attributes_to_get=[*only] or None,
                 actions=actions,
                 condition=condition,
-                return_values_on_condition_failure=None if condition is None else "ALL_OLD",
-            )
-        }
+                **options,
+            ),
+            {"TableName": self.table_name, "Key": key},
+            condition,
+            actions=actions or (),
+        )
 
     def page(
         self,
@@ -86,10 +116,12 @@ class Requests(Connection):
         *,
         index: Index[Any] | None = None,
         range_condition: Condition | None = None,
+        filter_condition: Condition | None = None,
         limit: int | None = None,
         newest_first: bool = False,
         start: Mapping[str, Any] | None = None,
-        **more: Any,
+        select: str | None = None,
+        only: Sequence[Attribute[Any]] = (),
     ) -> Request:
         """Return one page of a query: eventually consistent on an index, else consistent.
 
@@ -97,20 +129,40 @@ class Requests(Connection):
             hash_key: the partition.
             index: which index to ask; None asks the table.
             range_condition: a condition on the sort key.
+            filter_condition: a condition on what was found.
             limit: how many items to read at most.
             newest_first: from the end of the partition.
             start: after which key to begin.
-            more: what PynamoDB's `query` takes besides.
+            select: what to return instead of items: COUNT.
+            only: which attributes to return; all where none are given.
         """
         partition_key, _ = self.model.key_attributes(index)
-        return self.query(  # type: ignore[return-value]
-            self.table_name,
-            partition_key.serialize(hash_key),
-            range_key_condition=range_condition,
-            consistent_read=index is None,
-            exclusive_start_key=start,
-            index_name=index.Meta.index_name if index else None,
-            limit=limit,
-            scan_index_forward=not newest_first,
-            **more,
+        raw_key = partition_key.serialize(hash_key)
+        index_name = index.Meta.index_name if index else None
+        parameters: dict[str, Any] = {"TableName": self.table_name}
+        if start:
+            parameters["ExclusiveStartKey"] = start
+        if limit is not None:
+            parameters["Limit"] = limit
+        names = tuple(attribute.attr_name for attribute in only)
+        request = prepared(
+            (self.model, index_name, *parameters, newest_first, select, names),
+            lambda: self.query(
+                self.table_name,
+                raw_key,
+                range_key_condition=range_condition,
+                filter_condition=filter_condition,
+                attributes_to_get=[*only],
+                consistent_read=index is None,
+                exclusive_start_key=start,
+                index_name=index_name,
+                limit=limit,
+                scan_index_forward=not newest_first,
+                select=select,
+            )[1],
+            parameters,
+            range_condition,
+            filter_condition,
+            first_values=[{partition_key.attr_type: raw_key}],
         )
+        return "Query", request

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from pynamodb.attributes import Attribute
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 from pynamodb.indexes import Index
@@ -78,9 +79,16 @@ class Table(Generic[M]):
 
         Items that cannot be read are logged and left out where `unreadable` takes their ids.
         """
+        page, start = await self.raw_page(hash_key, retry_seconds=retry_seconds, **query)
+        items = [self.live(raw, unreadable) for raw in page]
+        return [item for item in items if item is not None], start
+
+    async def raw_page(
+        self, hash_key: Any, *, retry_seconds: float | None = None, **query: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, Mapping[str, Any]] | None]:
+        """Return one page of a query as DynamoDB sends it, and where the next begins."""
         response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
-        items = [self.live(raw, unreadable) for raw in response["Items"]]
-        return [item for item in items if item is not None], response.get("LastEvaluatedKey")
+        return response["Items"], response.get("LastEvaluatedKey")
 
     async def count(self, hash_key: Any, most: int, **query: Any) -> int:
         """Return how many items a query finds, at most so many. One Query for each MB it reads."""
@@ -94,13 +102,19 @@ class Table(Generic[M]):
         return min(counted, most)
 
     async def get_many(
-        self, keys: Sequence[tuple[Any, ...]], *, unreadable: list[str] | None = None
+        self,
+        keys: Sequence[tuple[Any, ...]],
+        *,
+        unreadable: list[str] | None = None,
+        only: Sequence[Attribute[Any]] = (),
     ) -> list[M | None]:
         """Return up to 100 items as they were at one moment, in the order of their keys.
 
+        With `only` some attributes of them: name the key, and when they expire, where they do.
         Items that cannot be read are logged, and None, where `unreadable` takes their ids.
         """
-        responses = await self._sender.transact_get([self.requests.get_part(*key) for key in keys])
+        parts = [self.requests.get_part(*key, only=only) for key in keys]
+        responses = await self._sender.transact_get(parts)
         return [self.live(item, unreadable) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:

@@ -28,12 +28,12 @@ from typing import ClassVar, NamedTuple
 from pynamodb.expressions.condition import Condition
 
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.expressions import set_fields
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.errors import ConditionFailed, Conflict, Throttled
 from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.totals import Totals, to_item
 from tdev_models.models import Metric
-from tdev_models.models.base import typed
 from tdev_models.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -249,18 +249,14 @@ class Recorder:
         raise Conflict(f"cell {cell.name}: others wrote {_MOST_CELLS_TRIED} cells of this process")
 
     async def _send(self, item: Metric) -> None:
-        raw = item.serialize(null_check=False)
-        actions = [
-            typed(attribute, raw[attribute.attr_name])
-            for attribute in Metric.get_attributes().values()
-            if attribute.attr_name in raw and not attribute.is_hash_key | attribute.is_range_key
-        ]
+        values = dict(item.attribute_values)
+        key = values.pop("date"), values.pop("cell")
         condition: Condition = (
             Metric.seq.does_not_exist() if item.seq == 1 else Metric.seq < item.seq
         )
         table = self._client.metrics
         await self._client.sender.send(
-            *table.requests.update(item.date, item.cell, actions=actions, condition=condition)
+            *table.requests.update(*key, actions=set_fields(Metric, values), condition=condition)
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, PayloadDamaged, shown
 from tdev_models.metrics.recorder import CellKey, Recorder
-from tdev_models.metrics.totals import Totals, from_item
+from tdev_models.metrics.totals import READ, Totals, from_item
 from tdev_models.models import Metric
 from tdev_models.results import MetricRow
 
@@ -207,20 +208,29 @@ def _days(first: float, last: float) -> list[str]:
 
 async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
     # Merged page by page: all cells of a day with many writers would take too much memory.
-    merged: dict[tuple[int, str, str], Totals] = {}
+    merged: defaultdict[tuple[int, str, str], Totals] = defaultdict(Totals)
     start = None
     while True:
-        page, start = await client.metrics.page(
-            day, range_condition=Metric.cell.startswith(prefix), start=start
+        page, start = await client.metrics.raw_page(
+            day, range_condition=Metric.cell.startswith(prefix), start=start, only=READ
         )
-        for metric in page:
-            try:
-                _, agent, hour, dimension, _ = metric.cell.split("#")
-                key, totals = (int(hour), agent, dimension), from_item(metric)
-            except (PayloadDamaged, TypeError, ValueError) as error:
-                # Of another program: it hides no other cell.
-                _log.warning("metric %s of %s cannot be read: %s", metric.cell, day, error)
-                continue
-            merged.setdefault(key, Totals()).add(totals)
+        await client.compute(_merge, merged, day, page)
         if start is None:
             return [HourTotals(day, *cell, total) for cell, total in merged.items()]
+
+
+def _merge(
+    merged: defaultdict[tuple[int, str, str], Totals], day: str, page: Iterable[Mapping[str, Any]]
+) -> None:
+    """Add the writers' cells of a page to the totals of their hour, agent and dimension."""
+    cell = Metric.cell.attr_name
+    for item in page:
+        name = item[cell]["S"]
+        try:
+            _, agent, hour, dimension, _ = name.split("#")
+            key, totals = (int(hour), agent, dimension), from_item(Metric.loaded(item))
+        except (PayloadDamaged, TypeError, ValueError) as error:
+            # Of another program: it hides no other cell.
+            _log.warning("metric %s of %s cannot be read: %s", name, day, error)
+            continue
+        merged[key].add(totals)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
 from tdev_models.errors import PayloadDamaged
 from tdev_models.models import Metric
@@ -15,7 +16,7 @@ _WIDTH = 0.0396
 # Added to the number of each bucket, so that even 1e-60 has a number above that of 0.
 _ONE = 4000
 _BELOW_ALL = -2 * _ONE
-_VERSION = 1
+_VERSION = b"\x01"
 _COUNT_BITS = 63
 
 
@@ -48,7 +49,7 @@ class Totals:
         self.count = self.errors = self.positives = 0
         self.sum = self.rest = self.squares = self.logs = self.log_squares = 0.0
         self.min, self.max = math.inf, -math.inf
-        self.buckets: Counter[int] = Counter()
+        self.buckets: dict[int, int] = {}
 
     @classmethod
     def of(cls, values: Sequence[float], errors: int = 0) -> Totals:
@@ -77,7 +78,9 @@ class Totals:
         self.logs += other.logs
         self.log_squares += other.log_squares
         self.min, self.max = min(self.min, other.min), max(self.max, other.max)
-        self.buckets.update(other.buckets)
+        count_of = self.buckets.get
+        for number, count in other.buckets.items():
+            self.buckets[number] = count_of(number, 0) + count
 
     @property
     def mean(self) -> float:
@@ -94,6 +97,8 @@ class Totals:
 
         By nearest rank: the smallest sample that is at least as large as `percent` % of them.
         """
+        from fractions import Fraction  # not in the way of each import of the package
+
         rank = max(1, math.ceil(Fraction(str(percent)) * self.count / 100))
         if rank == 1:
             return self.min
@@ -126,12 +131,12 @@ def _exactly(values: Iterable[float]) -> tuple[float, float]:
     return total, math.fsum((*parts, -total))
 
 
-def pack(buckets: Counter[int]) -> bytes:
+def pack(buckets: Mapping[int, int]) -> bytes:
     """Return buckets as bytes: a version, then for each its distance from the last and its count.
 
     Both as numbers of 7 bits a byte, the lowest first; two or three bytes a bucket in all.
     """
-    out, last = bytearray([_VERSION]), _BELOW_ALL
+    out, last = bytearray(_VERSION), _BELOW_ALL
     for number in sorted(buckets):
         for part in (number - last, buckets[number]):
             while part > 127:
@@ -142,68 +147,92 @@ def pack(buckets: Counter[int]) -> bytes:
     return bytes(out)
 
 
-def unpack(data: bytes) -> Counter[int]:
+def unpack(data: bytes) -> dict[int, int]:
     """Return the buckets that `pack` wrote.
 
     Raises:
         PayloadDamaged: another form, of a newer release perhaps.
     """
-    if data[:1] != bytes([_VERSION]):
+    if data[:1] != _VERSION:
         raise PayloadDamaged(
             f"histogram of version {data[:1].hex() or 'none'}: upgrade tdev-models to read it"
         )
-    parts, part, shift = [], 0, 0
-    for byte in data[1:]:
+    if len(data) == 1:
+        return {}
+    distance, rest = _numbers(data)
+    counts, distances = rest[::2], rest[1::2]
+    numbers = [*accumulate(distances, initial=_BELOW_ALL + distance)]
+    if len(numbers) != len(counts):
+        raise PayloadDamaged("histogram that ends in the middle of a bucket")
+    if not distance or 0 in distances or numbers[-1] >= -_BELOW_ALL:
+        raise PayloadDamaged("histogram with a bucket that no value has")
+    return dict(zip(numbers, counts, strict=True))
+
+
+def _numbers(data: bytes) -> tuple[int, Sequence[int]]:
+    """Return the first number behind the version, and the others."""
+    parts, part, shift = list[int](), 0, 0
+    for at, byte in enumerate(data[1:], 2):
         part |= (byte & 127) << shift
         shift += 7
         if byte < 128:
+            # As a rule all but the first have one byte, and are there already.
+            if not parts and (rest := data[at:]).isascii():
+                return part, rest
             parts.append(part)
             part = shift = 0
         elif shift > _COUNT_BITS:  # else a long number would take time by its square
             raise PayloadDamaged("histogram with a number of too many digits")
-    if shift or len(parts) % 2:
+    if shift:
         raise PayloadDamaged("histogram that ends in the middle of a bucket")
-    buckets: Counter[int] = Counter()
-    number = _BELOW_ALL
-    for distance, count in zip(parts[::2], parts[1::2], strict=True):
-        number += distance
-        if distance == 0 or number >= -_BELOW_ALL:
-            raise PayloadDamaged(f"histogram with a bucket {number} that no value has")
-        buckets[number] = count
-    return buckets
+    return parts[0], parts[1:]
 
 
 def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
     """Return the item of a writer's cell that holds these totals; `seq` numbers its writes."""
     _, agent_name, hour, _, _ = cell.split("#")
-    return Metric(
-        date,
-        cell,
-        value=totals.sum,
-        sample_count=totals.count,
-        avg_response_time=totals.mean,
-        error_rate=totals.error_rate,
-        agent_name=agent_name or None,
-        hour=int(hour),
-        seq=seq,
-        error_count=totals.errors,
-        smallest=totals.min,
-        largest=totals.max,
-        sum_squares=totals.squares,
-        log_count=totals.positives,
-        log_sum=totals.logs,
-        log_sum_squares=totals.log_squares,
-        histogram=pack(totals.buckets),
-    )
+    values = {
+        "date": date,
+        "cell": cell,
+        "value": totals.sum,
+        "sample_count": totals.count,
+        "avg_response_time": totals.mean,
+        "error_rate": totals.error_rate,
+        "agent_name": agent_name or None,
+        "hour": int(hour),
+        "seq": seq,
+        "error_count": totals.errors,
+        "smallest": totals.min,
+        "largest": totals.max,
+        "sum_squares": totals.squares,
+        "log_count": totals.positives,
+        "log_sum": totals.logs,
+        "log_sum_squares": totals.log_squares,
+        "histogram": pack(totals.buckets),
+    }
+    return Metric.having({name: one for name, one in values.items() if one is not None})
+
+
+READ = (
+    *(Metric.cell, Metric.sample_count, Metric.error_count, Metric.value),
+    *(Metric.smallest, Metric.largest, Metric.sum_squares),
+    *(Metric.log_count, Metric.log_sum, Metric.log_sum_squares, Metric.histogram),
+)
+"""The attributes of a cell that readers need."""
 
 
 def from_item(item: Metric) -> Totals:
-    """Return the totals that a writer's cell holds."""
+    """Return the totals that a writer's cell holds.
+
+    Raises:
+        PayloadDamaged, TypeError, ValueError: another program wrote it.
+    """
+    value_of: Callable[[str], Any] = item.attribute_values.get
     totals = Totals()
-    totals.count, totals.errors = int(item.sample_count), int(item.error_count)
-    totals.sum = float(item.value)
-    totals.min, totals.max = float(item.smallest), float(item.largest)
-    totals.squares, totals.positives = item.sum_squares, int(item.log_count)
-    totals.logs, totals.log_squares = item.log_sum, item.log_sum_squares
-    totals.buckets = unpack(item.histogram)
+    totals.count, totals.errors = int(value_of("sample_count")), int(value_of("error_count"))
+    totals.sum = float(value_of("value"))
+    totals.min, totals.max = float(value_of("smallest")), float(value_of("largest"))
+    totals.squares, totals.positives = float(value_of("sum_squares")), int(value_of("log_count"))
+    totals.logs, totals.log_squares = float(value_of("log_sum")), float(value_of("log_sum_squares"))
+    totals.buckets = unpack(value_of("histogram"))
     return totals

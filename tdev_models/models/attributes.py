@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pynamodb.attributes import (
@@ -14,16 +15,19 @@ from pynamodb.attributes import (
     UnicodeAttribute,
 )
 from pynamodb.constants import MAP, NUMBER, STRING
+from pynamodb.expressions.operand import Path
 from pynamodb.expressions.update import RemoveAction, SetAction
 
 from tdev_models import json_form
 from tdev_models.errors import InvalidRequest, PayloadDamaged
 from tdev_models.json_decoding import decode
-from tdev_models.validation import Rule, number
+from tdev_models.validation import LARGEST, SMALLEST, Rule, number
 
 ERROR_BYTES = 4 * 1024
 """What an `error_message` may hold."""
 
+# Most numbers are of these types and above 0, and need no closer look, which takes longer.
+_USUAL = (int, float)
 _SMALLEST_STORED, _LARGEST_STORED = 1e-130, 9.9e125
 
 
@@ -54,6 +58,39 @@ class Declared:
         key = options.get("hash_key") or options.get("range_key")
         super().__init__(**{"null": not key, **options})
         self.given, self.listed, self.returned, self.lease = given, listed, returned, lease
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        super().__set_name__(owner, name)  # type: ignore[misc]  # every subclass is an Attribute
+        self.name = name
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it is in an item; PynamoDB makes one anew for each use of an attribute."""
+        return Path(self)  # type: ignore[arg-type]
+
+
+def _on_path(name: str) -> Callable[..., Any]:
+    def operation(self: Declared, *values: Any) -> Any:
+        return getattr(self.path, name)(*values)
+
+    return operation
+
+
+# What conditions and updates are made of. PynamoDB makes a new path for each, which takes longer
+# than all the rest.
+for _name in (
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__or__", "__add__"),
+    *("__getitem__", "exists", "does_not_exist", "is_in", "startswith", "contains"),
+    *("set", "remove", "add", "delete"),
+):
+    setattr(Declared, _name, _on_path(_name))
+
+
+def _value(self: Declared, instance: Any, owner: type) -> Any:
+    return self if instance is None else instance.attribute_values.get(self.name)
+
+
+Declared.__get__ = _value  # type: ignore[attr-defined]  # as PynamoDB's, without what maps need
 
 
 def declared(model: type) -> dict[str, Declared]:
@@ -87,7 +124,8 @@ class NumberAttribute(Declared, Attribute[float]):
 
     def serialize(self, value: Any) -> str:
         """Return the number's decimal text, in which a float survives unchanged."""
-        number(self.attr_name, value)
+        if type(value) not in _USUAL or not SMALLEST <= value <= LARGEST:
+            number(self.attr_name, value)
         return str(value)
 
     def deserialize(self, value: str) -> float:
@@ -97,6 +135,8 @@ class NumberAttribute(Declared, Attribute[float]):
             PayloadDamaged: no call of this package could write it, or back what comes of it.
         """
         found = _number_of(value)
+        if SMALLEST <= found <= LARGEST:
+            return found
         try:
             number(self.attr_name, found)
         except InvalidRequest as error:
@@ -105,6 +145,8 @@ class NumberAttribute(Declared, Attribute[float]):
 
 
 def _number_of(text: str) -> float:
+    if "." in text:  # no int, and an error that is caught takes long
+        return float(text)
     try:
         return int(text)
     except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 from pynamodb.attributes import Attribute
@@ -16,13 +17,15 @@ from pynamodb.connection.table import TableConnection
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
+from pynamodb.expressions.operand import Value
+from pynamodb.expressions.update import Action, SetAction
 from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
 from tdev_models.errors import ConditionFailed, InvalidRequest
 from tdev_models.models.attributes import Declared, declared
+from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
 from tdev_models.validation import Rule
 
@@ -159,15 +162,20 @@ class BaseModel(Model):
     @classmethod
     def from_raw_data(cls, data: Any) -> Self:
         """Return the instance of one item of DynamoDB."""
-        instance = cls.loaded(data)
-        instance._place = cls._table()
+        instance = super().from_raw_data(data)
+        instance._stored, instance._place = data, cls._table()
         return instance
 
     @classmethod
-    def loaded(cls, data: Any) -> Self:
+    def loaded(cls, data: Item) -> Self:
         """Return the instance of one item for the services, which never call its `save()`."""
-        instance = super().from_raw_data(data)
-        instance._stored = data
+        return cls.having(loader_of(cls)(data), data)
+
+    @classmethod
+    def having(cls, values: dict[str, Any], stored: Item = MappingProxyType({})) -> Self:
+        """Return the instance for the services that has these values; quicker than a call."""
+        instance = cls.__new__(cls)
+        instance.__dict__.update(attribute_values=values, _stored=stored, _place=None)
         return instance
 
     def deserialize(self, attribute_values: Any) -> None:
@@ -262,11 +270,6 @@ class BaseModel(Model):
         return {name: facts.given for name, facts in declared(cls).items() if facts.given}
 
     @classmethod
-    def serialized_keys(cls, hash_key: Any, range_key: Any = None) -> tuple[Any, Any]:
-        """Return a key in DynamoDB's form."""
-        return cls._serialize_keys(hash_key, range_key)
-
-    @classmethod
     def key_attributes(
         cls, index: Index[Any] | None = None
     ) -> tuple[Attribute[Any], Attribute[Any] | None]:
@@ -285,9 +288,18 @@ class BaseModel(Model):
         return _connection(cls, meta.host, meta.region, meta.table_name)
 
 
-def typed(attribute: Attribute[Any], raw: Any) -> Action:
+def operand(raw: Mapping[str, Any]) -> Value:
+    """Return the operand of an already serialised, typed value, as PynamoDB makes it but sooner."""
+    value = Value.__new__(Value)
+    (value.attr_type,), value.values = raw, (raw,)
+    return value
+
+
+def typed(attribute: Attribute[Any], raw: Mapping[str, Any]) -> Action:
     """Return the SET action of an already serialised, typed value."""
-    return Attribute.set(attribute, raw)
+    if None in raw.values() or not isinstance(attribute, Declared):
+        return Attribute.set(attribute, raw)
+    return SetAction(attribute.path, operand(raw))
 
 
 class _OrmConnection(Connection):

@@ -107,6 +107,9 @@ PAYLOADS = {"input_data": "input_ref", "output_data": "output_ref"}
 _OF_ONE_ATTEMPT = {"error_message", "output_data", "output_ref", "critical"}
 
 
+_ABSENT = AgentExecution()
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """What happens to an execution.
@@ -196,7 +199,7 @@ def change_of(
         InvalidTransition: the status may not become the given one.
         LeaseHeld: the execution was written under a claim, and `fence` is None.
     """
-    stored = AgentExecution() if seen is None else seen
+    stored = _ABSENT if seen is None else seen
     transition = _transition(stored, execution_id, values.get("status"), fence)
     step, status = transition.step, transition.status
     number = _attempt_number(stored, step)
@@ -260,7 +263,7 @@ def _attempt(
     stored: AgentExecution, sets: Mapping[str, Any], number: int, step: Step, now: float
 ) -> dict[str, Any]:
     """Return the attempt as it is to be stored, once the other attributes are set."""
-    former = AgentExecution() if step.begins else stored  # what this attempt has left so far
+    former = _ABSENT if step.begins else stored  # what this attempt has left so far
     kept, token = _kept_attempt(former, number), sets["write_token"]
     error = sets.get("error_message") or former.error_message
     returned = step is Step.RETURNS
@@ -296,17 +299,16 @@ def stored_after(
     seen: AgentExecution | None, execution_id: str, agent_name: str, change: Change
 ) -> AgentExecution:
     """Return an execution as a change leaves it, without inline payloads."""
-    stored = AgentExecution(execution_id, agent_name)
-    if seen is not None:
-        stored.attribute_values = dict(seen.attribute_values)
-    for name in (*change.removes, *PAYLOADS):
-        setattr(stored, name, None)
-    for name in change.sets.keys() - PAYLOADS.keys():
-        setattr(stored, name, change.sets[name])
+    values = {} if seen is None else dict(seen.attribute_values)
+    for name in change.removes:
+        values.pop(name, None)
+    values |= {"execution_id": execution_id, "agent_name": agent_name, **change.sets}
+    for name in PAYLOADS:
+        values.pop(name, None)
     if change.attempt is not None:
         slot = _slot(change.attempt["number"])
-        stored.attempts = {**(stored.attempts or {}), slot: dict(change.attempt)}
-    return stored
+        values["attempts"] = {**(values.get("attempts") or {}), slot: dict(change.attempt)}
+    return AgentExecution.having(values)
 
 
 def actions_of(seen: AgentExecution | None, change: Change) -> list[Action]:

@@ -187,9 +187,15 @@ async def _check_reader(client: Client, session_id: str, user_id: str) -> None:
 
 
 async def _with_payloads(client: Client, execution: AgentExecution) -> Execution:
-    jobs = [partial(read_payload, client, execution, field) for field in PAYLOADS]
+    result = execution_result(execution)
+    large = [
+        field for field, reference in PAYLOADS.items() if getattr(execution, reference) is not None
+    ]
+    if not large:
+        return result
+    jobs = [partial(read_payload, client, execution, field) for field in large]
     values = await client.gather(jobs, len(jobs))
-    return replace(execution_result(execution), **dict(zip(PAYLOADS, values, strict=True)))
+    return replace(result, **dict(zip(large, values, strict=True)))
 
 
 async def get_agent_executions(
@@ -265,7 +271,6 @@ def without_payloads(execution: AgentExecution) -> AgentExecution:
 
 def execution_result(execution: AgentExecution) -> Execution:
     """Return the frozen result of one execution, its attempts in order."""
-    names = [name for name in Execution.__dataclass_fields__ if name != "attempts"]
     known = Attempt.__dataclass_fields__
     attempts = [
         attempt
@@ -273,10 +278,8 @@ def execution_result(execution: AgentExecution) -> Execution:
         if {"number", "status"} <= attempt.keys()  # of another program, it may lack them
     ]
     attempts.sort(key=lambda attempt: attempt["number"])
-    return Execution(
-        **{name: getattr(execution, name) for name in names},
-        attempts=tuple(
-            Attempt(**{name: value for name, value in attempt.items() if name in known})
-            for attempt in attempts
-        ),
+    tries = tuple(
+        Attempt(**{name: value for name, value in attempt.items() if name in known})
+        for attempt in attempts
     )
+    return Execution.of({**execution.attribute_values, "attempts": tries})

@@ -47,6 +47,11 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
 _WITHOUT_FAILURE = (SessionStatus.ACTIVE, SessionStatus.COMPLETED)
+# What no index holds of an ACTIVE session, because every agent changes it.
+_PROGRESS = (
+    *(PipelineSession.session_id, PipelineSession.expires_at),
+    *(PipelineSession.progress, PipelineSession.current_agent, PipelineSession.last_updated),
+)
 # DynamoDB computes it from the item before the write, for the metrics.
 _REMEMBER_STATUS = PipelineSession.previous_status.set(PipelineSession.status | "NONE")
 
@@ -99,7 +104,6 @@ async def save_pipeline_session(
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
     condition &= _is_not_expired(client)
-    actions = upsert_actions(client, values)
     if user_id is not None:
         condition &= is_of_user(user_id)
     if status is not None:
@@ -341,15 +345,14 @@ def _not_before(index: Index[Any], first: float | None) -> Condition | None:
 
 
 async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession]) -> None:
-    """Give the ACTIVE ones of a list what no index holds, because every agent changes it."""
+    """Give the ACTIVE ones of a list how far they are."""
     active = {one.session_id: one for one in sessions if one.status == SessionStatus.ACTIVE}
     ids = list(active)
     for first in range(0, len(ids), _TRANSACTION):
         keys = [(session_id,) for session_id in ids[first : first + _TRANSACTION]]
-        for stored in await client.sessions.get_many(keys, unreadable=[]):
+        for stored in await client.sessions.get_many(keys, unreadable=[], only=_PROGRESS):
             if stored is not None:
-                for name in ("progress", "current_agent", "last_updated"):
-                    setattr(active[stored.session_id], name, getattr(stored, name))
+                active[stored.session_id].attribute_values |= stored.attribute_values
 
 
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -177,3 +178,30 @@ async def test_a_sample_of_long_ago_can_be_read(store: Settings) -> None:
     await record_metric(metric_name="m", value=1, timestamp=long_ago)
     (row,) = await query_metrics("m", long_ago, long_ago + timedelta(hours=1))
     assert (row.day, row.count) == ("0999-05-01", 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sum_squares": {"S": "of another program"}},
+        {"log_sum": {"NULL": True}},
+        {"count": {"N": "1E+99"}},
+        {"histogram": {"B": b"\x02"}},
+        {"histogram": {"NULL": True}},
+    ],
+)
+async def test_a_cell_that_cannot_be_read_hides_no_other(
+    strict_store: Settings, damage: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for agent in ("parser", "search"):
+        await record_metric(metric_name="m", value=1, agent_name=agent, timestamp=DAY)
+    damaged = next(
+        one
+        for one in raw.everything(strict_store, "metrics")
+        if "search" in one["metric_name"]["S"]
+    )
+    key = damaged["date"]["S"], damaged["metric_name"]["S"]
+    raw.put_attribute(strict_store, "metrics", *key, **damage)
+    (row,) = await query_metrics("m", DAY, DAY + timedelta(hours=1), group_by="agent")
+    assert (row.agent_name, row.count) == ("parser", 1)
+    assert key[1] in caplog.text

@@ -37,6 +37,7 @@ _KNOWN = {
     "TransactGetItems": {"TransactItems"},
     "TransactWriteItems": {"TransactItems", "ClientRequestToken"},
 }
+_OF_A_GET = {"Key", "TableName", "ProjectionExpression", "ExpressionAttributeNames"}
 _EVERYWHERE = {
     "TableName",
     "ExpressionAttributeNames",
@@ -132,11 +133,11 @@ class Engine:
         answers = []
         for part in request["TransactItems"]:
             get = part["Get"]
-            if len(part) > 1 or get.keys() - {"Key", "TableName"}:
+            if len(part) > 1 or get.keys() - _OF_A_GET:
                 raise UnknownRequest(str(part))
             table = self.tables[get["TableName"]]
             item = table.items.get(table.key_of(get["Key"]))
-            answers.append({} if item is None else {"Item": item})
+            answers.append({} if item is None else {"Item": _projected(get, [item])[0]})
         return {"Responses": answers}
 
     def _query(self, request: Request) -> dict[str, Any]:
@@ -162,9 +163,7 @@ class Engine:
         if "FilterExpression" in request:
             wanted = _cached(expressions.condition, request["FilterExpression"], names)
             shown = [item for item in shown if wanted(item, given)]
-        if "ProjectionExpression" in request:
-            only = expressions.paths(request["ProjectionExpression"], names)
-            shown = [{name: item[name] for name in only if name in item} for item in shown]
+        shown = _projected(request, shown)
         answer |= {"Count": len(shown), "ScannedCount": len(found)}
         if request.get("Select") != "COUNT":
             answer["Items"] = shown
@@ -286,6 +285,15 @@ def _cached(make: Callable[..., Any], text: str, names: Mapping[str, str]) -> An
     if function is None:
         function = _functions[key] = make(text, names)
     return function
+
+
+def _projected(request: Request, items: list[Item]) -> list[Item]:
+    """Return what a request asks for of its items."""
+    if "ProjectionExpression" not in request:
+        return items
+    names = request.get("ExpressionAttributeNames", {})
+    only = expressions.paths(request["ProjectionExpression"], names)
+    return [{name: item[name] for name in only if name in item} for item in items]
 
 
 def _equals(text: str, names: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 import tdev_models as tdev
-from tdev_models import sync
+from tdev_models import calls, sync
 from tests.chaos import test_sweep as sweep
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +49,7 @@ def only_in_services() -> set[str]:
     takes_client: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
-        if path not in (PACKAGE / "__init__.py", PACKAGE / "sync.py"):
+        if path not in (PACKAGE / "calls.py", PACKAGE / "sync.py"):
             used |= {node.id for node in nodes if isinstance(node, ast.Name)}
             used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         if path in SERVICES:
@@ -70,7 +72,7 @@ def readme_calls() -> dict[str, list[str]]:
 
 
 PLACES: dict[str, set[str]] = {
-    "tdev_models/__init__.py, as awaitable(...)": bound(tdev),
+    "tdev_models/calls.py, as awaitable(...)": bound(calls),
     "__all__ of tdev_models/__init__.py": exported(tdev),
     "tdev_models/sync.py, as blocking(...)": bound(sync),
     "__all__ of tdev_models/sync.py": exported(sync),
@@ -105,3 +107,21 @@ def test_the_readme_names_the_parameters(call: str) -> None:
     assert readme_calls()[call] == list(parameters), (
         f"name the parameters of {call} as they are in README.md's table of calls"
     )
+
+
+def test_errors_and_settings_need_no_pynamodb() -> None:
+    program = (
+        "import sys, tdev_models; from tdev_models import *; tdev_models.configure(region='x')\n"
+    )
+    light = program.replace("from tdev_models import *", "tdev_models.NotFound")
+    check = "print('pynamodb' in sys.modules, 'track_session' in dir(tdev_models))"
+    for source, loaded in ((light, "False True"), (program, "True True")):
+        done = subprocess.run(
+            [sys.executable, "-c", source + check], check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == loaded
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'tdev_models' has no attribute 'nothing'"):
+        tdev.nothing  # type: ignore[attr-defined]  # noqa: B018

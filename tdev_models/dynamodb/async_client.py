@@ -1,15 +1,14 @@
-"""The client of event loops: a thread of the package's own sends while its tasks are suspended."""
+"""The client of event loops: a task that waits is suspended."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
-from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
@@ -20,25 +19,15 @@ from tdev_models.settings import Transport
 
 T = TypeVar("T")
 
-_THREADS = 32
-
-
 class AsyncClient(Client):
-    """Suspends the task while it waits; at most 32 requests are sent at once."""
+    """Suspends the task while it waits."""
 
     in_event_loop = True
 
     def _standard_transport(self) -> Transport:
-        import asyncio
+        from tdev_models.dynamodb.transports.loop import LoopTransport
 
-        settings = self.settings
-
-        async def send(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-            return await asyncio.get_running_loop().run_in_executor(
-                _executor(), aws.call, settings, operation, request
-            )
-
-        return send
+        return LoopTransport(self.settings)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, letting other tasks run."""
@@ -192,10 +181,4 @@ def _compute_executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="tdev-compute")
 
 
-@cache
-def _executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="tdev")
-
-
-after_fork_in_child(_executor.cache_clear)
 after_fork_in_child(_compute_executor.cache_clear)

@@ -59,7 +59,7 @@ class Client(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         transport = self._standard_transport()
-        if settings.transport:
+        if callable(settings.transport):
             transport = settings.transport(transport)
         self.sender = Sender(transport, settings, self.sleep)
 
@@ -74,7 +74,7 @@ class Client(ABC):
         client = cls._open.get(chosen)
         if client is None:
             if len(cls._open) >= _MOST_CLIENTS:
-                cls._open.clear()  # a client holds no connection: those are in `aws`
+                cls._open.clear()  # it holds no connection: those are in pools of the process
             client = cls._open.setdefault(chosen, cls(chosen))
         return client
 

@@ -15,6 +15,8 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    EndpointProviderError,
+    InvalidConfigError,
     InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
@@ -30,6 +32,8 @@ from tdev_models.settings import Settings
 
 _OF_CONFIGURATION = (
     CredentialRetrievalError,
+    EndpointProviderError,
+    InvalidConfigError,
     InvalidRegionError,
     ProfileNotFound,
     SSOError,

@@ -19,6 +19,7 @@ from tdev_models.settings import Transport
 
 T = TypeVar("T")
 
+
 class AsyncClient(Client):
     """Suspends the task while it waits."""
 

@@ -14,21 +14,10 @@ from tdev_models.aws import quiet, tables_of
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.errors import TdevError, Unavailable, from_response
 
-# The operations whose parameters and answers hold typed values, texts and numbers and nothing else:
-# no moment, for one, which botocore makes a datetime by its model of the service.
+# What the services send. Its parameters and answers hold typed values, texts and numbers only. Other
+# operations are left to botocore, which knows by its model of the service what is a moment in time.
 OPERATIONS: Final = frozenset(
-    {
-        "BatchGetItem",
-        "BatchWriteItem",
-        "DeleteItem",
-        "GetItem",
-        "PutItem",
-        "Query",
-        "Scan",
-        "TransactGetItems",
-        "TransactWriteItems",
-        "UpdateItem",
-    }
+    {"GetItem", "PutItem", "Query", "TransactGetItems", "TransactWriteItems", "UpdateItem"}
 )
 
 _PARSER: Final = create_parser("json")
@@ -67,12 +56,12 @@ def decoded(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
 def _members(body: bytes) -> dict[str, Any]:
     try:
         members = json.loads(body)
+        if not isinstance(members, dict):
+            raise ValueError
+        if b'"B"' in body or b'"BS"' in body:
+            _make_binaries(members)
     except ValueError:
-        members = None
-    if not isinstance(members, dict):
-        raise Unavailable("the answer is not the JSON of DynamoDB")
-    if b'"B"' in body or b'"BS"' in body:
-        _make_binaries(members)
+        raise Unavailable("the answer is not the JSON of DynamoDB") from None
     if b"null" in body:
         return {name: value for name, value in members.items() if value is not None}
     return members

@@ -29,7 +29,7 @@ class Pool:
     def __init__(self, target: Target, settings: Settings) -> None:
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._target, self._settings = target, settings
-        self._open = set[Connection]()
+        self._open, self._all_closed = set[Connection](), asyncio.Event()
         self._idle = deque[Connection]()  # the one used last is at the end
         self._waiting = deque[asyncio.Future[Connection]]()
         self._making = set[asyncio.Task[None]]()
@@ -53,6 +53,8 @@ class Pool:
     def forget(self, connection: Connection) -> None:
         """Take note that a connection has ended."""
         self._open.discard(connection)
+        if not self._open:
+            self._all_closed.set()
         with suppress(ValueError):
             self._idle.remove(connection)
         self._make_more()
@@ -69,11 +71,11 @@ class Pool:
         return None
 
     async def _next_free(self) -> Connection:
-        turn = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._make_more()
         try:
-            return cast(Connection, await turn)
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._give_back(turn.result())
@@ -133,6 +135,7 @@ class Pool:
             yield
         finally:
             self.loop = None
+            self._all_closed.clear()
             making = [*self._making]
             for task in making:
                 task.cancel()
@@ -140,8 +143,8 @@ class Pool:
                 connection.close()
             if making:
                 await asyncio.wait(making)
-            while self._open:  # until the loop has closed their sockets
-                await asyncio.sleep(0)
+            if self._open:  # until the loop has closed their sockets
+                await self._all_closed.wait()
 
 
 class Connection(asyncio.Protocol):
@@ -153,7 +156,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._loop = pool, asyncio.get_running_loop()
-        self._reader, self._waiter = Reader(), cast("asyncio.Future[Answer] | None", None)
+        self._reader = Reader()
+        self._waiter: asyncio.Future[Answer] | None = None
         self._transport: asyncio.Transport | None = None
         self._used = self._loop.time()
         self.reusable = True
@@ -173,7 +177,8 @@ class Connection(asyncio.Protocol):
             raise Unavailable("the server closed the connection")
         self.reusable = False  # until the answer is complete
         self._reader.begin()
-        waiter = self._waiter = self._loop.create_future()
+        waiter: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiter = waiter
         timer = self._loop.call_later(seconds, self._fail, f"no answer within {seconds:g} s")
         self._transport.write(request)
         try:

@@ -26,8 +26,8 @@ class Signer:
     def __init__(self, host: str, region: str, service: str, user_agent: str) -> None:
         self._host, self._scope, self.skew_seconds = host, f"{region}/{service}/aws4_request", 0.0
         self._agent = user_agent
-        self._second: tuple[int, str] = (0, "")
-        self._key: tuple[str, str, bytes] = ("", "", b"")
+        self._second: tuple[int, str] = (-1, "")
+        self._key: tuple[tuple[str | None, ...], bytes] = ((), b"")
 
     def head(self, operation: str, body: bytes, credentials: Any) -> bytes:
         """Return the head of the request that sends `body` now, with the empty line at its end.
@@ -47,9 +47,7 @@ class Signer:
             f"{sha256(body).hexdigest()}"
         )
         scope = f"{stamp[:8]}/{self._scope}"
-        to_sign = (
-            f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        )
+        to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
         key = self._signing_key(stamp[:8], credentials)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
         return (
@@ -85,13 +83,13 @@ class Signer:
         return stamp
 
     def _signing_key(self, day: str, credentials: Any) -> bytes:
-        known_day, known_secret, key = self._key
-        if known_day != day or known_secret != credentials.secret_key:
-            parts = (credentials.access_key, credentials.secret_key, credentials.token or "")
-            if any(end in part for part in parts for end in "\r\n"):
+        parts = (credentials.access_key, credentials.secret_key, credentials.token)
+        known, key = self._key
+        if known != (day, *parts):
+            if any(end in part for part in parts if part for end in "\r\n"):
                 raise ConfigurationError("the AWS credentials hold a line break; remove it")
             key = f"AWS4{credentials.secret_key}".encode()
             for part in (day, *self._scope.split("/")):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key = day, credentials.secret_key, key
+            self._key = (day, *parts), key
         return key

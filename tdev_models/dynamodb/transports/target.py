@@ -21,6 +21,7 @@ from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    InvalidConfigError,
     NoCredentialsError,
     NoRegionError,
 )
@@ -29,10 +30,11 @@ from botocore.utils import get_environ_proxies, validate_region_name
 
 from tdev_models.aws import error_of
 from tdev_models.dynamodb.transports.signing import Signer
-from tdev_models.errors import ConfigurationError
+from tdev_models.errors import ConfigurationError, shown
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
+_ACCOUNT_MODES: Final = ("preferred", "disabled", "required")
 _RULES: Final = "dynamodb/2012-08-10/endpoint-rule-set-1"
 
 
@@ -125,12 +127,17 @@ def _open(settings: Settings) -> Target | None:
         raise NoCredentialsError()
     endpoint = _Endpoint(session, settings, credentials)
     parts = urlsplit(endpoint.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"the endpoint {shown(endpoint.url)} is not a URL such as http://127.0.0.1:8000; "
+            "AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's endpoint_url names it"
+        )
     only_botocore = (
         parts.path not in ("", "/")
         or parts.query
         or parts.username
         or get_environ_proxies(endpoint.url)
-        or session.get_config_variable("endpoint_discovery_enabled") is True
+        or str(session.get_config_variable("endpoint_discovery_enabled")).lower() == "true"
         or _has_own_endpoints(session)
     )
     return None if only_botocore else Target(session, endpoint, credentials)
@@ -147,6 +154,10 @@ class _Endpoint:
         validate_region_name(named)
         # "fips-us-east-1" is an old name of a region and a wish.
         region = named.replace("fips-", "").replace("-fips", "")
+        mode = (variable("account_id_endpoint_mode") or "preferred").lower()
+        if mode not in _ACCOUNT_MODES:
+            message = f"account_id_endpoint_mode must be one of {_ACCOUNT_MODES}, not {shown(mode)}"
+            raise InvalidConfigError(error_msg=message)
         given = settings.endpoint or _configured_endpoint(session)
         loader = session.get_component("data_loader")
         provider = EndpointProvider(loader.load_data(_RULES), loader.load_data("partitions"))
@@ -156,14 +167,14 @@ class _Endpoint:
             "UseFIPS": not given and (region != named or variable("use_fips_endpoint") or False),
             "UseDualStack": not given and (variable("use_dualstack_endpoint") or False),
             "AccountId": getattr(credentials.get_frozen_credentials(), "account_id", None),
-            "AccountIdEndpointMode": (variable("account_id_endpoint_mode") or "preferred").lower(),
+            "AccountIdEndpointMode": mode,
         }
         known = provider.ruleset.parameters
         found = provider.resolve_endpoint(
             **{name: value for name, value in asked.items() if name in known and value is not None}
         )
         schemes = found.properties.get("authSchemes", ())
-        scheme = next((one for one in schemes if one["name"] == "sigv4"), {})
+        scheme: dict[str, str] = next((one for one in schemes if one["name"] == "sigv4"), {})
         self.url: str = found.url
         self.signing_region: str = scheme.get("signingRegion", region)
         self.signing_name: str = scheme.get("signingName", "dynamodb")

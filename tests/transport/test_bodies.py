@@ -45,8 +45,10 @@ def values(binary: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
     return st.recursive(
         plain,
-        lambda inner: st.fixed_dictionaries({"L": st.lists(inner, max_size=3)})
-        | st.fixed_dictionaries({"M": st.dictionaries(NAMES, inner, max_size=3)}),
+        lambda inner: (
+            st.fixed_dictionaries({"L": st.lists(inner, max_size=3)})
+            | st.fixed_dictionaries({"M": st.dictionaries(NAMES, inner, max_size=3)})
+        ),
         max_leaves=8,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,7 +101,7 @@ CASES: dict[str, tuple[dict[str, str], str | None]] = {
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [*os.environ]:
         if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -113,7 +112,6 @@ def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(target, "_opened", {})
     monkeypatch.setattr(aws, "_clients", {})
     monkeypatch.setattr(target, "opened", opened)
-    yield
 
 
 def set_up(case: tuple[dict[str, str], str | None], monkeypatch: Any, tmp_path: Path) -> None:
@@ -236,5 +234,5 @@ def test_no_credentials_are_looked_for_again_at_each_call(
 def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**KEYS, "AWS_CA_BUNDLE": "/none/ca.pem"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match="/none/ca.pem.*AWS_CA_BUNDLE"):
+    with pytest.raises(ConfigurationError, match=r"/none/ca\.pem.*AWS_CA_BUNDLE"):
         opened(Settings())

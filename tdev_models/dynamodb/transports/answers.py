@@ -75,7 +75,7 @@ class Reader:
     def on_message_complete(self) -> None:
         """Do what `httptools` calls for."""
         status = self._parser.get_status_code()
-        if status < 200:  # "continue": the answer is still to come
+        if status < 200 or self.answer is not None:  # "continue", or more than was asked for
             return
         self.reusable = self.reusable and self._parser.should_keep_alive()
         self.answer = Answer(status, self._headers, b"".join(self._parts))

@@ -14,8 +14,8 @@ from tdev_models.aws import quiet, tables_of
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.errors import TdevError, Unavailable, from_response
 
-# What the services send. Its parameters and answers hold typed values, texts and numbers only. Other
-# operations are left to botocore, which knows by its model of the service what is a moment in time.
+# What the services send. Parameters and answers hold typed values, texts and numbers only. Others
+# are left to botocore, which knows by its model of the service what is, say, a moment in time.
 OPERATIONS: Final = frozenset(
     {"GetItem", "PutItem", "Query", "TransactGetItems", "TransactWriteItems", "UpdateItem"}
 )

@@ -26,9 +26,14 @@ class AsyncClient(Client):
     in_event_loop = True
 
     def _standard_transport(self) -> Transport:
-        from tdev_models.dynamodb.transports.loop import LoopTransport
+        from tdev_models.dynamodb.transports import loop, pace
 
-        return LoopTransport(self.settings)
+        self._turn = pace.turn
+        return loop.LoopTransport(self.settings)
+
+    async def turn(self) -> None:
+        """Wait until the loop has time."""
+        await self._turn()
 
     async def sleep(self, seconds: float) -> None:
         """Wait, letting other tasks run."""
@@ -142,6 +147,7 @@ class AsyncClient(Client):
         waiter = loop.create_future()
         if future.wake_when_settled(loop, waiter):
             await waiter
+            await self._turn()  # many may have been woken at once
         if future.error:
             raise future.error.with_traceback(None)
 

@@ -26,6 +26,9 @@ class BlockingClient(Client):
     def _standard_transport(self) -> Transport:
         return BlockingTransport(self.settings)
 
+    async def turn(self) -> None:
+        """Go on: other threads run meanwhile."""
+
     async def sleep(self, seconds: float) -> None:
         """Wait, blocking the thread."""
         time.sleep(seconds)  # noqa: ASYNC251

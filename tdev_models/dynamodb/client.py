@@ -82,6 +82,10 @@ class Client(ABC):
     def _standard_transport(self) -> Transport: ...
 
     @abstractmethod
+    async def turn(self) -> None:
+        """Wait at the beginning of a call, so that many at once do not stop what else runs."""
+
+    @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
 from botocore.parsers import create_parser
 
 from tdev_models.aws import quiet, tables_of
@@ -25,16 +25,13 @@ _PARSER: Final = create_parser("json")
 
 def encoded(request: Mapping[str, Any]) -> bytes:
     """Return the parameters of an operation as DynamoDB takes them, binaries in base64."""
-    return _encode(request).encode()
+    return orjson.dumps(request, default=_binary)
 
 
 def _binary(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return b64encode(value).decode()
     raise TypeError(f"{type(value).__name__} is no typed value of DynamoDB")
-
-
-_encode = json.JSONEncoder(separators=(",", ":"), default=_binary).encode
 
 
 def decoded(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +52,7 @@ def decoded(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _members(body: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(body)
+        members = orjson.loads(body)
         if not isinstance(members, dict):
             raise ValueError
         if b'"B"' in body or b'"BS"' in body:

@@ -14,6 +14,7 @@ from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.loop_pool import Pool
 from tdev_models.dynamodb.transports.native import NativeTransport, PoolKey, pool_key
+from tdev_models.dynamodb.transports.pace import turn
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
@@ -51,7 +52,9 @@ class LoopTransport(NativeTransport):
         loop, pool = asyncio.get_running_loop(), self._last
         if pool is None or pool.loop is not loop:
             pool = self._last = _pool(loop, target, self._settings)
-        return await pool.exchange(request)
+        answer = await pool.exchange(request)
+        await turn()  # many answers may have come at once
+        return answer
 
 
 def _pool(loop: asyncio.AbstractEventLoop, target: Target, settings: Settings) -> Pool:

@@ -147,28 +147,16 @@ class _Endpoint:
     """What botocore's rules make of the settings, the environment and the profile."""
 
     def __init__(self, session: Any, settings: Settings, credentials: Any) -> None:
-        variable = session.get_config_variable
-        named = settings.region or variable("region")
+        named = settings.region or session.get_config_variable("region")
         if not named:
             raise NoRegionError()
         validate_region_name(named)
         # "fips-us-east-1" is an old name of a region and a wish.
         region = named.replace("fips-", "").replace("-fips", "")
-        mode = (variable("account_id_endpoint_mode") or "preferred").lower()
-        if mode not in _ACCOUNT_MODES:
-            message = f"account_id_endpoint_mode must be one of {_ACCOUNT_MODES}, not {shown(mode)}"
-            raise InvalidConfigError(error_msg=message)
-        given = settings.endpoint or _configured_endpoint(session)
+        asked = _asked(session, settings.endpoint, region, region != named)
+        asked["AccountId"] = getattr(credentials.get_frozen_credentials(), "account_id", None)
         loader = session.get_component("data_loader")
         provider = EndpointProvider(loader.load_data(_RULES), loader.load_data("partitions"))
-        asked = {
-            "Region": region,
-            "Endpoint": given,
-            "UseFIPS": not given and (region != named or variable("use_fips_endpoint") or False),
-            "UseDualStack": not given and (variable("use_dualstack_endpoint") or False),
-            "AccountId": getattr(credentials.get_frozen_credentials(), "account_id", None),
-            "AccountIdEndpointMode": mode,
-        }
         known = provider.ruleset.parameters
         found = provider.resolve_endpoint(
             **{name: value for name, value in asked.items() if name in known and value is not None}
@@ -178,6 +166,23 @@ class _Endpoint:
         self.url: str = found.url
         self.signing_region: str = scheme.get("signingRegion", region)
         self.signing_name: str = scheme.get("signingName", "dynamodb")
+
+
+def _asked(session: Any, endpoint: str | None, region: str, fips: bool) -> dict[str, Any]:
+    """Return what the rules are asked with, by the names of their parameters."""
+    variable = session.get_config_variable
+    mode = (variable("account_id_endpoint_mode") or "preferred").lower()
+    if mode not in _ACCOUNT_MODES:
+        message = f"account_id_endpoint_mode must be one of {_ACCOUNT_MODES}, not {shown(mode)}"
+        raise InvalidConfigError(error_msg=message)
+    given = endpoint or _configured_endpoint(session)
+    return {
+        "Region": region,
+        "Endpoint": given,
+        "UseFIPS": not given and (fips or variable("use_fips_endpoint") or False),
+        "UseDualStack": not given and (variable("use_dualstack_endpoint") or False),
+        "AccountIdEndpointMode": mode,
+    }
 
 
 def _configured_endpoint(session: Any) -> str | None:

@@ -187,8 +187,8 @@ class Attempt(Record):
 class Execution(Record):
     """One agent's work in one run; `agent_name` is `agent@key` where it ran under a key.
 
-    Tokens and cost are those of all attempts. Payloads are Python objects; lists leave them out
-    (None).
+    Tokens and cost are those of all attempts, `release` that of the worker which wrote its status
+    last. Payloads are Python objects. Lists leave payloads and release out (None).
     """
 
     execution_id: str
@@ -203,6 +203,7 @@ class Execution(Record):
     retry_count: int | None = None
     fence: int | None = None
     variant: str | None = None
+    release: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None

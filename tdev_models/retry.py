@@ -59,6 +59,11 @@ LOCK_POLL_SECONDS: Final = 0.005
 STOP_POLL_SECONDS: Final = 0.2
 
 
+def is_retried(error: Exception) -> bool:
+    """Return whether a request that failed with this error is tried again."""
+    return any(isinstance(error, kind) for kind in FIRST_PAUSE_SECONDS)
+
+
 class Backoff:
     """The pauses of one thing that is tried until it succeeds or its budget is spent.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
-from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.errors import Unavailable
@@ -64,7 +64,13 @@ class AsyncClient(Client):
             raise group_error.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    async def start(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Begin the work as a task."""
+        import asyncio
+
+        return asyncio.ensure_future(work)
+
+    async def shielded(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
@@ -113,11 +119,9 @@ class AsyncClient(Client):
                 raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None
             raise  # the function's own
 
-    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+    def time_limit(self, seconds: float | None) -> TimeLimit:
         """Return the block that cancels itself."""
-        import asyncio
-
-        return asyncio.timeout(seconds)
+        return _LoopTimeLimit(seconds)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         """Return whether an error is a cancellation that nobody requested of this task."""
@@ -150,6 +154,23 @@ class AsyncClient(Client):
             await self._turn()  # many may have been woken at once
         if future.error:
             raise future.error.with_traceback(None)
+
+
+class _LoopTimeLimit:
+    def __init__(self, seconds: float | None) -> None:
+        import asyncio
+
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._timeout.__aexit__(*error)
+
+    def end_now(self) -> None:
+        with suppress(RuntimeError):  # it was left, or its time is over
+            self._timeout.reschedule(0)
 
 
 class _LoopTaskCanceller:

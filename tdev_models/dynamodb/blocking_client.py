@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any, NoReturn, TypeVar
 
-from tdev_models.dynamodb.client import Client, TaskCanceller
+from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
@@ -55,7 +55,11 @@ class BlockingClient(Client):
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    async def start(self, work: Coroutine[Any, Any, T]) -> None:
+        """Do the work: a thread for it would cost more than it takes."""
+        await work
+
+    async def shielded(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Do the work: nothing cancels a thread."""
         return await work
 
@@ -77,9 +81,9 @@ class BlockingClient(Client):
                 raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None
             raise  # the function's own
 
-    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+    def time_limit(self, seconds: float | None) -> TimeLimit:
         """Return a block that does nothing: no code can be stopped from outside its thread."""
-        return nullcontext()
+        return _NoTimeLimit()
 
     async def interrupt(self) -> NoReturn:
         """Raise SystemExit."""
@@ -94,6 +98,10 @@ class BlockingClient(Client):
         future.wait()
         if future.error:
             raise future.error.with_traceback(None)
+
+
+class _NoTimeLimit(nullcontext[None]):
+    def end_now(self) -> None: ...
 
 
 class _NoCanceller:

@@ -2,7 +2,8 @@
 
 A chunk is an item in the execution's partition. Its sort key names the agent, the field, the
 attempt, the fence and the hash of the whole: what is written twice is the same, and what no item
-points at is harmless. Chunks are written before the item: half a payload is never seen.
+points at is harmless. Chunks are written before the item: half a payload is never seen. What a
+session's claim has stored before is not stored again: an agent's input that is another's output.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -26,7 +27,9 @@ from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
 from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
 
-INLINE_BYTES = 4 * 1024
+# A payload above this is written once, compressed, in a chunk; one in the item twice, by the begin
+# and the end of its agent, in transactions, which count double (docs/adr/0022).
+INLINE_BYTES = 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
 _CODEC = "zlib"
@@ -48,6 +51,7 @@ class Envelope:
         chunks: how many there are.
         size: the text's length in bytes.
         sha256: the text's hash.
+        execution_id: whose partition holds the chunks, where it is another execution's.
     """
 
     codec: str
@@ -55,23 +59,30 @@ class Envelope:
     chunks: int
     size: int
     sha256: str
+    execution_id: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the envelope of its stored text; what newer releases add is left out.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no envelope of this release.
+            AttributeError, TypeError, ValueError: it is no envelope of this release.
         """
         stored: Mapping[str, Any] = decode(text)
-        envelope = cls(**{name: stored[name] for name in cls.__dataclass_fields__})
+        known = cls.__dataclass_fields__.keys() & stored.keys()
+        envelope = cls(**{name: stored[name] for name in known})
         if not (0 <= envelope.size <= JSON_BYTES and envelope.chunks and envelope.key.encode()):
             raise ValueError("no size, or no key, of what was written")
+        if envelope.execution_id is not None and not envelope.execution_id.encode():
+            raise ValueError("no id of an execution")
         return envelope
 
-    def text(self) -> str:
-        """Return the text to store."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+    def text_in(self, execution_id: str) -> str:
+        """Return the text to store in an execution."""
+        stored = asdict(self)
+        if self.execution_id in (None, execution_id):
+            del stored["execution_id"]
+        return json.dumps(stored, separators=(",", ":"))
 
 
 def is_large(text: str) -> bool:
@@ -86,17 +97,17 @@ async def write(
     text: str,
     *,
     expires_at: float | None,
-    stored: str | None,
+    stored: MutableMapping[str, Envelope],
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
     One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again.
     Given up when for 15 minutes the process could store no chunk of any payload. Nothing is
-    written where `stored`, the envelope that the item has, is of the same text.
+    written where `stored` has the same text under its hash; it is added to.
     """
-    size, digest, compressed = await client.compute(_compressed, text, stored or "")
-    if stored is not None and digest in stored:
-        return stored
+    size, digest, compressed = await client.compute(_compressed, text, stored)
+    if known := stored.get(digest):
+        return known.text_in(execution_id)
     pieces = [compressed[at : at + CHUNK_BYTES] for at in range(0, len(compressed), CHUNK_BYTES)]
     # Named after what they hold: another zlib makes other chunks of the same text.
     name = hashlib.sha256(compressed).hexdigest()[:16]
@@ -106,16 +117,20 @@ async def write(
 
     async def write_chunk(number: int, piece: bytes) -> None:
         async with _writes.taken(client):
-            await client.executions.update(
+            # Unlike `Table.update` it does not hand back what it has stored.
+            request = client.executions.requests.update(
                 execution_id,
                 f"{envelope.key}{number:05}",
                 actions=[typed(AgentExecution.chunk, {"B": piece}), *expiry],
-                retry_seconds=_writes.seconds_left(CHUNK_WRITE_SECONDS, begun),
+            )
+            await client.sender.send(
+                *request, retry_seconds=_writes.seconds_left(CHUNK_WRITE_SECONDS, begun)
             )
 
     jobs = [partial(write_chunk, number, piece) for number, piece in enumerate(pieces)]
     await client.gather(jobs, AT_ONCE)
-    return envelope.text()
+    stored[digest] = replace(envelope, execution_id=execution_id)
+    return envelope.text_in(execution_id)
 
 
 async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
@@ -128,7 +143,7 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     """
     try:
         envelope = Envelope.parse(envelope_text)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
         raise PayloadDamaged(unknown) from None
     begun = time.monotonic()
@@ -137,7 +152,7 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     while True:
         async with _reads.taken(client):
             page, start = await client.executions.page(
-                execution_id,
+                envelope.execution_id or execution_id,
                 range_condition=AgentExecution.agent_name.startswith(envelope.key),
                 start=start,
                 retry_seconds=_reads.seconds_left(CHUNK_READ_SECONDS, begun),
@@ -148,7 +163,7 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     return await client.compute(_value, execution_id, envelope, pieces)
 
 
-def _compressed(text: str, stored: str) -> tuple[int, str, bytes]:
+def _compressed(text: str, stored: Container[str]) -> tuple[int, str, bytes]:
     """Return the size and the hash of a text, and itself compressed, if it is not stored."""
     data = b"".join(text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
     digest = hashlib.sha256(data).hexdigest()

@@ -45,6 +45,13 @@ class TaskCanceller(Protocol):
         """Stop cancelling; called by the task. Return whether this object has cancelled it."""
 
 
+class TimeLimit(AbstractAsyncContextManager[object], Protocol):
+    """A block that may take so long."""
+
+    def end_now(self) -> None:
+        """Let its time be over; called by a task of its event loop, any number of times."""
+
+
 class Client(ABC):
     """What services need besides their arguments: tables, time, and ways to wait.
 
@@ -102,12 +109,16 @@ class Client(ABC):
         """
 
     @abstractmethod
-    async def shielded(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    async def shielded(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Return the result of work that a cancellation must not interrupt half-way.
 
         Raises:
             Unavailable: in an event loop, it took longer than `seconds`, if they are given.
         """
+
+    @abstractmethod
+    async def start(self, work: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
+        """Begin work beside what the task does next; None where it is done: in a thread."""
 
     @abstractmethod
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -128,7 +139,7 @@ class Client(ABC):
         """
 
     @abstractmethod
-    def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
+    def time_limit(self, seconds: float | None) -> TimeLimit:
         """Return the block that is cancelled, and raises TimeoutError, after so many seconds.
 
         In a thread it does nothing.

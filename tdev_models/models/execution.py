@@ -98,6 +98,7 @@ class AgentExecution(BaseModel):
 
     fence = NumberAttribute(listed=True, lease=True)
     variant = TextAttribute(key(200, part=True), listed=True)
+    release = TextAttribute(listed=False)
     # False where the session went on after this agent failed.
     critical = FlagAttribute(listed=True, returned=False)
     attempts = AttemptsAttribute(listed=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -24,6 +23,7 @@ from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
 from tdev_models.services import executions
 from tdev_models.services.agent_names import begin_block, name_with_key
+from tdev_models.services.beginnings import Beginning
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.execution_writes import write_execution
@@ -86,9 +86,7 @@ class AgentRun(ClientContext[C, bool]):
         self._stored: AgentExecution | None = None
         self._reason: str | None = None
         self._timeout = None if timeout is None else validation.above_zero("timeout", timeout)
-        self._time_limit: AbstractAsyncContextManager[object] = nullcontext()
-        if self._timeout is not None and stops_body:
-            self._time_limit = self._client.time_limit(self._timeout)
+        self._block = self._client.time_limit(self._timeout if stops_body else None)
         self._usage = NOTHING
         self._effects: set[str] = set()
         self._runs = False
@@ -96,12 +94,15 @@ class AgentRun(ClientContext[C, bool]):
     @property
     def status(self) -> str | None:
         """COMPLETED or FAILED once it has ended, RUNNING in its block, None before."""
+        if self._runs and not self.done:
+            return ExecutionStatus.RUNNING
         return self._stored.status if self._stored else None
 
     @property
     def error(self) -> str | None:
         """Why it failed."""
-        return self._reason or (self._stored.error_message if self._stored else None)
+        stored = self._stored if self.done or not self._runs else None
+        return self._reason or (stored.error_message if stored else None)
 
     def fail(self, reason: str, *, critical: bool | None = None) -> None:
         """Let the agent end as FAILED at the end of its block, though no error leaves it.
@@ -249,8 +250,10 @@ class AgentRun(ClientContext[C, bool]):
         if self._timeout is not None:
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
-        await self._write(self._begins_with)
-        await self._time_limit.__aenter__()
+        lease.check()
+        self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
+        await self._beginning.send(self._write(self._begins_with))
+        await self._block.__aenter__()
 
     async def _find_ended(self) -> None:
         """Read what the index, which lags, may not have shown when the session was taken over."""
@@ -278,14 +281,12 @@ class AgentRun(ClientContext[C, bool]):
         traceback: TracebackType | None,
     ) -> bool:
         lease, caught, was_done, self._runs = self._session.owned, error, self.done, False
-        if not was_done:
-            try:
-                await self._time_limit.__aexit__(kind, error, traceback)
-            except TimeoutError:
-                error = TimeoutError(f"{self.agent_name} took longer than {self._timeout:g} s")
-                error.__cause__ = caught  # its traceback says where
         lease.deadlines.pop(self.agent_name, None)
-        lease.blocks[self.agent_name] = Block.RAISED
+        try:
+            if not was_done:
+                error = await self._end_block(kind, error, traceback)
+        finally:
+            lease.blocks[self.agent_name] = Block.RAISED
         goes_on = await self._leave(error)
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
@@ -294,6 +295,22 @@ class AgentRun(ClientContext[C, bool]):
         elif error is not caught:
             raise error from caught
         return goes_on
+
+    async def _end_block(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> BaseException | None:
+        """Wait for the begin, too; return the error with which the block ends."""
+        try:
+            await self._block.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
+            error = self._beginning.refused or TimeoutError(late)
+            error.__cause__ = caught  # its traceback says where
+        await self._beginning.end(self._session.is_interruption(error))
+        return error
 
     @property
     def _failed_optionally(self) -> bool:
@@ -390,7 +407,7 @@ class AgentRun(ClientContext[C, bool]):
                 self._client,
                 self._execution_id,
                 self.agent_name,
-                {"project_id": self._session.session_id, **values},
+                {"project_id": self._session.session_id, **self._begins_with, **values},
                 self._stored,
                 lease,
                 None if values["status"] == ExecutionStatus.PENDING else seconds,
@@ -400,6 +417,7 @@ class AgentRun(ClientContext[C, bool]):
                 usage=NOTHING if seconds is None else self._usage,
                 error=NO_ERROR if error is None else facts_of(self._client, error),
             )
+            self._begins_with = {}  # it is stored
             if seconds is not None:
                 self._count_usage()
         except InvalidTransition as ended:

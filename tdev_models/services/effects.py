@@ -108,7 +108,12 @@ class Effect:
             key, expires_at = f"{self._sort_key}#{self.lease.fence}", self.lease.expires_at
             values = {
                 "output_ref": await chunks.write(
-                    self.client, self.execution_id, key, text, expires_at=expires_at, stored=None
+                    self.client,
+                    self.execution_id,
+                    key,
+                    text,
+                    expires_at=expires_at,
+                    stored=self.lease.payloads,
                 )
             }
         condition: Condition = is_as_read(AgentExecution.write_token, token)

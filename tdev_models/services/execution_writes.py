@@ -66,6 +66,8 @@ async def write_execution(
     token = uuid.uuid4().hex[:16]
     seen = _same_item(seen, execution_id)
     values = await _with_expiry(client, values, seen, lease)
+    if client.settings.release and "status" in values:
+        values = {**values, "release": client.settings.release}
     values = await with_chunks_written(client, execution_id, agent_name, values, seen, lease)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):

@@ -19,7 +19,7 @@ from tdev_models.services.execution_states import (
 )
 from tdev_models.services.execution_writes import write_execution
 from tdev_models.services.payloads import checked_payload, read_payload
-from tdev_models.workers.bindings import current_lease
+from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.users import visible_to
 
 RULES, SESSION_RULES = AgentExecution.rules(), PipelineSession.rules()
@@ -90,7 +90,8 @@ async def update_agent_execution(
     key = execution_id, agent_name
     session_id = values.get("project_id", project_id)
     session: PipelineSession | None = None
-    if current_lease(client, session_id):
+    if lease := current_lease(client, session_id):
+        await after_beginnings(client, lease)
         seen = await client.executions.get(*key)
     else:
         seen, session = await _read_with_session(client, *key, session_id)
@@ -159,6 +160,7 @@ async def get_agent_execution(
     )
     if user_id is not None:
         SESSION_RULES["user_id"]("user_id", user_id)
+    await after_beginnings(client, current_lease(client, project_id), writes=False)
     execution = await _read_execution(client, execution_id, agent_name)
     if user_id is not None:
         try:
@@ -209,6 +211,7 @@ async def get_agent_executions(
     if user_id is not None:
         SESSION_RULES["user_id"]("user_id", user_id)
         await _check_reader(client, project_id, user_id)
+    await after_beginnings(client, current_lease(client, project_id), writes=False)
     executions, last = await client.executions.page(
         project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from tdev_models import json_form, settings
@@ -37,6 +39,18 @@ async def read_payload(client: Client, execution: AgentExecution, field: str) ->
     return await chunks.read(client, execution.execution_id, envelope)
 
 
+def known_payloads(executions: Iterable[AgentExecution]) -> dict[str, chunks.Envelope]:
+    """Return what executions hold in chunks, by the hash of its text."""
+    known = {}
+    for execution in executions:
+        for reference in PAYLOADS.values():
+            with suppress(AttributeError, TypeError, ValueError):  # none, or damaged
+                envelope = chunks.Envelope.parse(getattr(execution, reference))
+                holder = envelope.execution_id or execution.execution_id
+                known[envelope.sha256] = replace(envelope, execution_id=holder)
+    return known
+
+
 async def with_chunks_written(
     client: Client,
     execution_id: str,
@@ -47,6 +61,9 @@ async def with_chunks_written(
 ) -> dict[str, Any]:
     """Return the fields with large payloads written, and envelopes in their place."""
     result = dict(values)
+    stored = lease.payloads if lease else {}
+    if seen is not None:
+        stored |= known_payloads([seen])
     for field, reference in PAYLOADS.items():
         text = result.get(field)
         if text is not None and chunks.is_large(text):
@@ -58,7 +75,7 @@ async def with_chunks_written(
                 key,
                 text,
                 expires_at=result.get("expires_at"),
-                stored=getattr(seen, reference, None),
+                stored=stored,
             )
             del result[field]
     return result

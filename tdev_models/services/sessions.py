@@ -25,7 +25,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
-from tdev_models.workers.bindings import current_lease
+from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
@@ -231,6 +231,7 @@ async def read_session(
     RULES["session_id"]("session_id", session_id)
     if user_id is not None:
         RULES["user_id"]("user_id", user_id)
+    await after_beginnings(client, current_lease(client, session_id), writes=False)
     return visible_to(await client.sessions.get(session_id), session_id, user_id)
 
 
@@ -307,7 +308,8 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         raise InvalidRequest("reason", "must not be empty: the person on call will read it")
     condition: Condition = PipelineSession.status.is_in(*_STATUSES_BEFORE["ABANDONED"])
     condition &= _is_not_expired(client)
-    lease = current_lease(client, session_id)
+    if lease := current_lease(client, session_id):
+        await after_beginnings(client, lease)
     try:
         async with write_lock(client, lease):
             session = await abandon(client, session_id, reason, condition)

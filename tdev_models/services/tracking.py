@@ -26,6 +26,7 @@ from tdev_models.services.adoption import adopted
 from tdev_models.services.agent_calls import ATTEMPTS, run_agent
 from tdev_models.services.agent_runs import AgentRun
 from tdev_models.services.effects import check_function
+from tdev_models.services.payloads import known_payloads
 from tdev_models.services.progress import Outcome, Work, work_so_far
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import (
@@ -430,6 +431,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
+        lease.payloads = known_payloads(outcome.executions.values())
         return outcome
 
     async def _end_as_failed(

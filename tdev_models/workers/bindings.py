@@ -12,6 +12,11 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.forks import after_fork_in_child
 from tdev_models.workers.lease import Lease
 
+MIXED = (
+    "a blocking call met an awaitable one of the same session; "
+    "use the awaitable functions in an event loop"
+)
+
 
 @dataclass(slots=True)
 class Binding:
@@ -44,6 +49,18 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
 def bound_leases() -> list[Lease]:
     """Return the leases under which this task, or thread, acts."""
     return [one.lease for one in _bound.get().values() if one.lease is not None]
+
+
+async def after_beginnings(client: Client, lease: Lease | None, *, writes: bool = True) -> None:
+    """Wait until the agents that have begun are stored as RUNNING, or this is given up.
+
+    What `writes` would else be overtaken, and what reads would show the moment before.
+    """
+    for written, thread in list(lease.beginnings.values()) if lease else ():
+        if client.in_event_loop or thread != threading.get_ident():
+            await client.wait_for(written)
+        elif writes:
+            raise RuntimeError(MIXED)
 
 
 def bind_lease(client: Client, session_id: str) -> Binding:

@@ -22,8 +22,10 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
+from tdev_models.dynamodb.chunks import Envelope
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.expressions import is_as_read, set_to
+from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.errors import LeaseLost
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
@@ -53,6 +55,7 @@ class Lease:
         executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
         outputs: what is known of their outputs.
+        payloads: what is stored in chunks, by the hash of its text.
         failures: by critical agent, why it failed; without those tried again with success.
         raised: the errors that ended agents, each with its agent, to name the one that failed.
         reason: why the session is to end as FAILED though no error leaves its block.
@@ -63,6 +66,8 @@ class Lease:
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
         blocks: what became of each agent's last block under this lease.
         deadlines: of running agents with a timeout, by name: when each counts as hung.
+        beginnings: of agents whose begin is being written: the write, and the thread that waits for
+            it while it does other things.
         took_over: other claims, or calls without one, may have left executions.
         cost_usd: what all agents have cost, as far as this claim knows.
         budget_usd: what they may cost; None is no limit.
@@ -85,6 +90,7 @@ class Lease:
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    payloads: dict[str, Envelope] = field(default_factory=dict, repr=False)
     failures: dict[str, str] = field(default_factory=dict, repr=False)
     raised: list[tuple[BaseException, str]] = field(default_factory=list, repr=False)
     reason: str | None = field(default=None, repr=False)
@@ -93,6 +99,7 @@ class Lease:
     process: int = field(default_factory=os.getpid)
     blocks: dict[str, Block] = field(default_factory=dict)
     deadlines: dict[str, float] = field(default_factory=dict)
+    beginnings: dict[str, tuple[SharedFuture, int]] = field(default_factory=dict, repr=False)
     took_over: bool = False
     cost_usd: float = 0.0
     budget_usd: float | None = None
@@ -117,6 +124,12 @@ class Lease:
         if ended is None:
             return self.ended_agents
         return self.ended_agents | {agent_name} if ended else self.ended_agents - {agent_name}
+
+    def begins(self, agent_name: str) -> SharedFuture:
+        """Return what is to be settled once the begin of an agent is written or given up."""
+        written = SharedFuture()
+        self.beginnings[agent_name] = written, threading.get_ident()
+        return written
 
     @property
     def deadline(self) -> float | None:

@@ -17,6 +17,7 @@ from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.retry import OWNER_LONGEST_PAUSE_SECONDS, Backoff, retry
+from tdev_models.workers.bindings import MIXED, after_beginnings
 from tdev_models.workers.budget import progress_made
 from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
@@ -53,6 +54,8 @@ async def leased_update(
         LeaseLost: the session is no longer this claim's; nothing was changed.
         WrongUser: it belongs to another user than `user_id`; nothing was changed.
     """
+    if retry_seconds is None:
+        await after_beginnings(client, lease)
     now, writes = client.now(), set[str]()
     changes = [set_to(PipelineSession.last_updated, now), *actions]
     if ends is not None:
@@ -217,10 +220,7 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
         return
     if not client.in_event_loop and lease.write_lock_thread == threading.get_ident():
         # Of a task in this thread's event loop, which cannot go on before this call returns.
-        raise RuntimeError(
-            "a blocking call met an awaitable one of the same session; "
-            "use the awaitable functions in an event loop"
-        )
+        raise RuntimeError(MIXED)
     await client.acquire(lease.write_lock)
     lease.write_lock_thread = threading.get_ident()
     try:

@@ -12,6 +12,7 @@ from tdev_models import (
     Unavailable,
     flush_metrics,
     get_agent_execution,
+    get_agent_executions,
     get_failed_executions,
     get_pipeline_session,
     query_metrics,
@@ -118,7 +119,8 @@ async def test_a_block_that_could_not_begin_may_be_tried_again(strict_store: Set
     with injected(Fault("broken", operation="TransactWriteItems")):
         async with track_session("s") as session:
             with pytest.raises(Exception, match="broken"):
-                await session.agent("parser").__aenter__()
+                async with session.agent("parser"):
+                    await asyncio.sleep(30)
             async with session.agent("parser") as run:
                 run.output = 1
 
@@ -130,6 +132,7 @@ async def test_a_killed_run_of_a_key_runs_again_and_the_others_do_not(
     async with tracker.agent("evaluator", key="a") as run:
         run.output = 1
     await tracker.agent("evaluator", key="b").__aenter__()
+    assert len(await get_agent_executions("s")) == 2  # it has begun
     with settings.use(strict_store, clock=clock(61)):
         async with await resume_pipeline("s") as resume:
             async with resume.agent("evaluator", key="a") as run:

@@ -7,6 +7,7 @@ import json
 import random
 import tracemalloc
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ async def test_ten_megabytes_come_back_equal(strict_store: Settings) -> None:
     assert len(sizes) > 10
 
 
-@pytest.mark.parametrize("size", [4000, 4096, 4097, 70_000, 400_000])
+@pytest.mark.parametrize("size", [1000, 1024, 1025, 70_000, 400_000])
 async def test_a_payload_of_any_size_comes_back_and_can_be_replaced(
     store: Settings, size: int
 ) -> None:
@@ -173,7 +174,56 @@ async def test_the_same_input_again_is_not_written_again(store: Settings) -> Non
     assert (await get_agent_execution("p-parser")).input_data == [*value]
 
 
-async def test_a_payload_of_another_id_is_not_pointed_at(store: Settings) -> None:
+async def test_an_output_that_is_the_next_input_is_stored_once(store: Settings) -> None:
+    value = files(60_000)
+    with pytest.raises(ValueError, match="stop"):
+        async with track_session("s") as session:
+            async with session.agent("parser") as run:
+                run.output = value
+            async with session.agent("search", input_data=value) as run:
+                run.output = value
+            raise ValueError("stop")
+    async with await resume_pipeline("s") as resume:
+        assert resume.outputs == {"parser": value, "search": value}
+        async with resume.agent("generation", input_data=resume.outputs["search"]) as run:
+            run.output = {**value, "more": 1}
+    (one, another) = chunks(store)
+    assert {one["execution_id"]["S"], another["execution_id"]["S"]} == {"s-parser", "s-generation"}
+    for agent in ("search", "generation"):
+        assert (await get_agent_execution(f"s-{agent}")).input_data == value
+
+
+async def test_an_agent_that_runs_again_leaves_what_others_point_at(store: Settings) -> None:
+    value = files(60_000)
+    async with track_session("s") as session:
+        async with session.agent("parser") as run:
+            run.output = value
+        async with session.agent("search", input_data=value) as run:
+            run.fail("no answer")
+    async with await resume_pipeline("s", from_agent="parser") as resume:
+        async with resume.agent("parser") as run:
+            run.output = {**value, "more": 1}
+        assert (await get_agent_execution("s-search")).input_data == value
+
+
+async def test_a_chunk_is_not_handed_back_by_its_write(strict_store: Settings) -> None:
+    sizes: list[int] = []
+
+    def measured(send: settings.Transport) -> settings.Transport:
+        async def measure(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            response = await send(operation, request)
+            sizes.append(len(str(response)))
+            return response
+
+        return measure
+
+    with settings.use(strict_store, transport=measured):
+        async with track_session("s") as session, session.agent("parser", files(60_000)) as run:
+            run.output = 1
+    assert max(sizes) < 3000
+
+
+async def test_a_payload_of_another_id_comes_back(store: Settings) -> None:
     value = [number / 7 for number in range(3000)]
     await save_pipeline_session(session_id="s", status="FAILED")
     await update_agent_execution(

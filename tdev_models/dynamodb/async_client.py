@@ -74,7 +74,12 @@ class AsyncClient(Client):
         """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
-        task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if inspect.iscoroutine(work):
+            task = asyncio.ensure_future(self._in_turn(work))
+            task.add_done_callback(lambda _: work.close())  # cancelled before it has begun
+        else:
+            task = asyncio.ensure_future(work)
         cancelled: asyncio.CancelledError | None = None
         if seconds is not None:
             loop.call_later(seconds, task.cancel)
@@ -92,6 +97,10 @@ class AsyncClient(Client):
         if task.cancelled() and seconds is not None:
             raise Unavailable(f"not done within {seconds:.1f} s")
         return task.result()
+
+    async def _in_turn(self, work: Awaitable[T]) -> T:
+        await self._turn()
+        return await work
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do the work in a thread: other tasks run on."""

@@ -7,7 +7,7 @@ PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak soak-metrics fuzz mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -63,6 +63,11 @@ simulate: $(VENV)/.ready
 # Ten minutes of killed and frozen workers, and of a killed engine.
 soak: $(VENV)/.ready
 	$(BIN)/python -m tests.chaos.soak
+
+# The store away for ten minutes under a hundred sessions, and a worker frozen for one.
+away: $(VENV)/.ready
+	$(BIN)/python -m tests.chaos.away outage
+	$(BIN)/python -m tests.chaos.away freeze
 
 # 8 processes, 10,000 samples each, faults and kills: every awaited sample is in, once.
 soak-metrics: $(VENV)/.ready

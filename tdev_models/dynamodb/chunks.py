@@ -2,8 +2,10 @@
 
 A chunk is an item in the execution's partition. Its sort key names the agent, the field, the
 attempt, the fence and the hash of the whole: what is written twice is the same, and what no item
-points at is harmless. Chunks are written before the item: half a payload is never seen. What a
-session's claim has stored before is not stored again: an agent's input that is another's output.
+points at is harmless. Chunks are written before the item: half a payload is never seen.
+
+What a claim has stored before is not stored again: an agent's input that is, or holds, the outputs
+of others. The chunks of a text with such parts hold a list of them, a line feed, and the rest.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import operator
 import time
 import zlib
-from collections.abc import Container, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.parts import MOST_PARTS, StoredText, cut, edges, join
 from tdev_models.dynamodb.slots import Slots
 from tdev_models.errors import PayloadDamaged
 from tdev_models.json_decoding import PIECE, decode
@@ -32,7 +36,9 @@ from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
 INLINE_BYTES = 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
-_CODEC = "zlib"
+_CODEC, _CODEC_WITH_PARTS = "zlib", "zlib-parts"
+# The list of a text's parts, each with its envelope.
+_HEADER_BYTES = 64 * 1024
 
 # How many requests for chunks a process has under way, the pauses between their tries included. It
 # leaves threads to small requests and, where chunks are throttled, capacity to small writes. More
@@ -68,7 +74,11 @@ class Envelope:
         Raises:
             AttributeError, TypeError, ValueError: it is no envelope of this release.
         """
-        stored: Mapping[str, Any] = decode(text)
+        return cls.of(decode(text))
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the envelope of its stored fields; it raises as `parse` does."""
         known = cls.__dataclass_fields__.keys() & stored.keys()
         envelope = cls(**{name: stored[name] for name in known})
         if not (0 <= envelope.size <= JSON_BYTES and envelope.chunks and envelope.key.encode()):
@@ -85,6 +95,10 @@ class Envelope:
         return json.dumps(stored, separators=(",", ":"))
 
 
+Stored: TypeAlias = MutableMapping[str, StoredText[Envelope]]
+"""What is stored in chunks, by the hash of its text."""
+
+
 def is_large(text: str) -> bool:
     """Return whether a text is too large to stand in the item."""
     return len(text) > INLINE_BYTES or len(text.encode()) > INLINE_BYTES
@@ -97,21 +111,22 @@ async def write(
     text: str,
     *,
     expires_at: float | None,
-    stored: MutableMapping[str, Envelope],
+    stored: Stored,
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
     One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again.
-    Given up when for 15 minutes the process could store no chunk of any payload. Nothing is
-    written where `stored` has the same text under its hash; it is added to.
+    Given up when for 15 minutes the process could store no chunk of any payload. What `stored` has
+    is pointed at and not written again, be it the whole text or a part; the text is added to it.
     """
-    size, digest, compressed = await client.compute(_compressed, text, stored)
-    if known := stored.get(digest):
-        return known.text_in(execution_id)
+    packed = await client.compute(_packed, text, stored)
+    if packed.is_stored:
+        return stored[packed.digest].place.text_in(execution_id)
+    compressed = packed.compressed
     pieces = [compressed[at : at + CHUNK_BYTES] for at in range(0, len(compressed), CHUNK_BYTES)]
     # Named after what they hold: another zlib makes other chunks of the same text.
     name = hashlib.sha256(compressed).hexdigest()[:16]
-    envelope = Envelope(_CODEC, f"{key}#{name}#", len(pieces), size, digest)
+    envelope = Envelope(packed.codec, f"{key}#{name}#", len(pieces), packed.size, packed.digest)
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
     begun = time.monotonic()
 
@@ -129,12 +144,17 @@ async def write(
 
     jobs = [partial(write_chunk, number, piece) for number, piece in enumerate(pieces)]
     await client.gather(jobs, AT_ONCE)
-    stored[digest] = replace(envelope, execution_id=execution_id)
+    place = replace(envelope, execution_id=execution_id)
+    stored[packed.digest] = StoredText(place, packed.size, packed.digest, *packed.edges)
     return envelope.text_in(execution_id)
 
 
-async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
+async def read(
+    client: Client, execution_id: str, envelope_text: str, stored: Stored | None = None
+) -> Any:
     """Return the value that an envelope points at, read consistently and checked by its hash.
+
+    The text is added to `stored`.
 
     Four Queries at once in this process. Given up when for 5 minutes none of them succeeded.
 
@@ -146,42 +166,110 @@ async def read(client: Client, execution_id: str, envelope_text: str) -> Any:
     except (AttributeError, TypeError, ValueError):
         unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
         raise PayloadDamaged(unknown) from None
+    data = await _read_bytes(client, execution_id, envelope, with_parts=True)
+    value = await client.compute(_value, execution_id, envelope, data)
+    if stored is not None:
+        place = replace(envelope, execution_id=envelope.execution_id or execution_id)
+        stored[envelope.sha256] = StoredText(place, len(data), envelope.sha256, *edges(data))
+    return value
+
+
+async def _read_bytes(
+    client: Client, execution_id: str, envelope: Envelope, *, with_parts: bool
+) -> bytes:
+    """Return the text that an envelope points at, unchecked but for its size."""
+    damage = f"{execution_id}, payload {envelope.key}"
+    if envelope.codec != _CODEC and not (with_parts and envelope.codec == _CODEC_WITH_PARTS):
+        raise PayloadDamaged(f"{damage}: of codec {envelope.codec}, which this release cannot read")
+    pieces = await _read_chunks(client, envelope.execution_id or execution_id, envelope)
+    if len(pieces) != envelope.chunks:
+        raise PayloadDamaged(f"{damage}: {len(pieces)} of {envelope.chunks} chunks are there")
+    try:
+        data: bytes = await client.compute(_inflated, pieces, envelope)
+        if envelope.codec == _CODEC:
+            return data
+        header, _, rest = data.partition(b"\n")
+        parts = _parts_of(header, envelope)
+    except (AttributeError, TypeError, ValueError, zlib.error) as error:
+        raise PayloadDamaged(f"{damage}: {error}") from None
+    jobs = [partial(_read_bytes, client, execution_id, part, with_parts=False) for _, part in parts]
+    texts = await client.gather(jobs, AT_ONCE)
+    try:
+        starts = [start for start, _ in parts]
+        return await client.compute(join, rest, list(zip(starts, texts, strict=True)))
+    except ValueError as error:
+        raise PayloadDamaged(f"{damage}: {error}") from None
+
+
+async def _read_chunks(client: Client, execution_id: str, envelope: Envelope) -> list[bytes]:
     begun = time.monotonic()
     pieces: list[bytes] = []
     start = None
     while True:
         async with _reads.taken(client):
             page, start = await client.executions.page(
-                envelope.execution_id or execution_id,
+                execution_id,
                 range_condition=AgentExecution.agent_name.startswith(envelope.key),
                 start=start,
                 retry_seconds=_reads.seconds_left(CHUNK_READ_SECONDS, begun),
             )
         pieces += [item.chunk or b"" for item in page]
         if start is None or len(pieces) > envelope.chunks:
-            break
-    return await client.compute(_value, execution_id, envelope, pieces)
+            return pieces
 
 
-def _compressed(text: str, stored: Container[str]) -> tuple[int, str, bytes]:
-    """Return the size and the hash of a text, and itself compressed, if it is not stored."""
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    codec: str
+    size: int
+    digest: str
+    compressed: bytes
+    edges: tuple[bytes, bytes]
+
+    @property
+    def is_stored(self) -> bool:
+        return not self.compressed
+
+
+def _packed(text: str, stored: Stored) -> _Packed:
+    """Return a text compressed, if it is not stored."""
     data = b"".join(text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
     digest = hashlib.sha256(data).hexdigest()
-    return len(data), digest, b"" if digest in stored else zlib.compress(data)
+    if digest in stored:
+        return _Packed(_CODEC, len(data), digest, b"", edges(data))
+    # One that has parts itself is no part of another: reading stays two requests deep.
+    whole = [text for text in list(stored.values()) if text.place.codec == _CODEC]
+    parts, rest = cut(data, whole)
+    if not parts:
+        return _Packed(_CODEC, len(data), digest, zlib.compress(data), edges(data))
+    header = json.dumps([[start, asdict(place)] for start, place in parts], separators=(",", ":"))
+    compressed = zlib.compress(header.encode() + b"\n" + rest)
+    return _Packed(_CODEC_WITH_PARTS, len(data), digest, compressed, edges(data))
 
 
-def _value(execution_id: str, envelope: Envelope, pieces: Sequence[bytes]) -> Any:
+def _inflated(pieces: Sequence[bytes], envelope: Envelope) -> bytes:
+    # One byte more than declared is enough to know that the envelope is wrong.
+    most = envelope.size + 1 + (_HEADER_BYTES if envelope.codec == _CODEC_WITH_PARTS else 0)
+    return zlib.decompressobj().decompress(b"".join(pieces), most)
+
+
+def _parts_of(header: bytes, envelope: Envelope) -> list[tuple[int, Envelope]]:
+    """Return where in a text which parts stand.
+
+    Raises:
+        AttributeError, TypeError, ValueError: it is no header that `write` has made.
+    """
+    if len(header) > _HEADER_BYTES:
+        raise ValueError("the list of its parts is too long")
+    listed = decode(header.decode())
+    parts = [(operator.index(start), Envelope.of(stored)) for start, stored in listed]
+    if len(parts) > MOST_PARTS or sum(part.size for _, part in parts) > envelope.size:
+        raise ValueError("its parts are larger than itself")
+    return parts
+
+
+def _value(execution_id: str, envelope: Envelope, data: bytes) -> Any:
     damage = f"{execution_id}, payload {envelope.key}"
-    if envelope.codec != _CODEC:
-        raise PayloadDamaged(f"{damage}: of codec {envelope.codec}, which this release cannot read")
-    if len(pieces) != envelope.chunks:
-        raise PayloadDamaged(f"{damage}: {len(pieces)} of {envelope.chunks} chunks are there")
-    inflater = zlib.decompressobj()
-    try:
-        # One byte more than declared is enough to know that the envelope is wrong.
-        data = inflater.decompress(b"".join(pieces), envelope.size + 1)
-    except zlib.error as error:
-        raise PayloadDamaged(f"{damage}: {error}") from None
     if len(data) != envelope.size or hashlib.sha256(data).hexdigest() != envelope.sha256:
         raise PayloadDamaged(f"{damage}: its hash is not that of what was written")
     parts = (data[at : at + PIECE] for at in range(0, len(data), PIECE))

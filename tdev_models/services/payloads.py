@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from tdev_models import json_form, settings
 from tdev_models.dynamodb import chunks
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.parts import StoredText
 from tdev_models.models import AgentExecution
 from tdev_models.services.execution_states import PAYLOADS
 from tdev_models.workers.lease import Lease
@@ -27,8 +29,12 @@ async def checked_payload(client: Client, payload: Any, check: Callable[[], T]) 
     return work() if json_form.is_small(payload) else await client.compute(work)
 
 
-async def read_payload(client: Client, execution: AgentExecution, field: str) -> Any:
+async def read_payload(
+    client: Client, execution: AgentExecution, field: str, stored: chunks.Stored | None = None
+) -> Any:
     """Return the input or the output of an execution, read from its chunks where it is large.
+
+    What stands in chunks is added to `stored`.
 
     Raises:
         PayloadDamaged: chunks are missing or were changed.
@@ -36,18 +42,18 @@ async def read_payload(client: Client, execution: AgentExecution, field: str) ->
     envelope = getattr(execution, PAYLOADS[field])
     if envelope is None:
         return getattr(execution, field)
-    return await chunks.read(client, execution.execution_id, envelope)
+    return await chunks.read(client, execution.execution_id, envelope, stored)
 
 
-def known_payloads(executions: Iterable[AgentExecution]) -> dict[str, chunks.Envelope]:
+def known_payloads(executions: Iterable[AgentExecution]) -> chunks.Stored:
     """Return what executions hold in chunks, by the hash of its text."""
-    known = {}
+    known: chunks.Stored = {}
     for execution in executions:
         for reference in PAYLOADS.values():
             with suppress(AttributeError, TypeError, ValueError):  # none, or damaged
                 envelope = chunks.Envelope.parse(getattr(execution, reference))
                 holder = envelope.execution_id or execution.execution_id
-                known[envelope.sha256] = replace(envelope, execution_id=holder)
+                known[envelope.sha256] = StoredText(replace(envelope, execution_id=holder))
     return known
 
 
@@ -61,9 +67,9 @@ async def with_chunks_written(
 ) -> dict[str, Any]:
     """Return the fields with large payloads written, and envelopes in their place."""
     result = dict(values)
-    stored = lease.payloads if lease else {}
+    stored: chunks.Stored = lease.payloads if lease else {}
     if seen is not None:
-        stored |= known_payloads([seen])
+        stored = ChainMap(stored, known_payloads([seen]))
     for field, reference in PAYLOADS.items():
         text = result.get(field)
         if text is not None and chunks.is_large(text):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
+from tdev_models.dynamodb.chunks import Stored
 from tdev_models.dynamodb.client import Client
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import ExecutionStatus
@@ -28,6 +29,7 @@ class Outcome:
         start_agent: the first of the pipeline's agents that still has to run; None when none has.
         agents: the pipeline's agents, in their order.
         restarts: where the session began again, as far as that still outdates something.
+        payloads: what `outputs` has read of chunks.
     """
 
     executions: Mapping[str, AgentExecution]
@@ -35,6 +37,7 @@ class Outcome:
     start_agent: str | None
     agents: tuple[str, ...]
     restarts: Sequence[Sequence[float]]
+    payloads: Stored = field(default_factory=dict, repr=False)
 
     async def outputs(self, client: Client) -> dict[str, Any]:
         """Return what the ended agents stored; those that failed non-critically have none.
@@ -46,7 +49,10 @@ class Outcome:
             for name in self.ended
             if self.executions[name].status == ExecutionStatus.COMPLETED
         ]
-        jobs = [partial(read_payload, client, execution, "output_data") for execution in completed]
+        jobs = [
+            partial(read_payload, client, execution, "output_data", self.payloads)
+            for execution in completed
+        ]
         values = await client.gather(jobs, _AT_ONCE)
         names = [execution.agent_name for execution in completed]
         return dict(zip(names, values, strict=True))

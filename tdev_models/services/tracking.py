@@ -431,7 +431,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
-        lease.payloads = known_payloads(outcome.executions.values())
+        lease.payloads = {**known_payloads(outcome.executions.values()), **outcome.payloads}
         return outcome
 
     async def _end_as_failed(

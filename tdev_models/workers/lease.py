@@ -22,7 +22,7 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from tdev_models.dynamodb.chunks import Envelope
+from tdev_models.dynamodb.chunks import Stored
 from tdev_models.dynamodb.client import Client, TaskCanceller
 from tdev_models.dynamodb.expressions import is_as_read, set_to
 from tdev_models.dynamodb.shared_future import SharedFuture
@@ -90,7 +90,7 @@ class Lease:
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
-    payloads: dict[str, Envelope] = field(default_factory=dict, repr=False)
+    payloads: Stored = field(default_factory=dict, repr=False)
     failures: dict[str, str] = field(default_factory=dict, repr=False)
     raised: list[tuple[BaseException, str]] = field(default_factory=list, repr=False)
     reason: str | None = field(default=None, repr=False)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tdev_models import (
+    AGENTS,
     PayloadDamaged,
     RequestEvent,
     Settings,
@@ -191,6 +192,62 @@ async def test_an_output_that_is_the_next_input_is_stored_once(store: Settings) 
     assert {one["execution_id"]["S"], another["execution_id"]["S"]} == {"s-parser", "s-generation"}
     for agent in ("search", "generation"):
         assert (await get_agent_execution(f"s-{agent}")).input_data == value
+
+
+async def test_an_input_of_all_outputs_so_far_stores_none_of_them_again(
+    strict_store: Settings,
+) -> None:
+    data: dict[str, Any] = {"request": "a todo app"}
+    inputs = {}
+    for resumed in (False, True):
+        async with track_session("s") as session:
+            for number, name in enumerate(AGENTS):
+                if name in session.outputs:
+                    continue
+                inputs[name] = {**data}
+                async with session.agent(name, input_data=data) as run:
+                    if name == "search" and not resumed:
+                        run.fail("no answer")
+                        break
+                    run.output = data[name] = files(60_000 + 340 * number)
+    sizes = {
+        item["agent_name"]["S"].split("#")[1] + item["execution_id"]["S"]: len(item["chunk"]["B"])
+        for item in chunks(strict_store)
+    }
+    assert sum(size for name, size in sizes.items() if name.startswith("input")) < 8 * 1500
+    for name in AGENTS:
+        assert (await get_agent_execution(f"s-{name}")).input_data == inputs[name]
+
+
+@pytest.mark.parametrize("change", ["gone", "moved", "another", "hostile"])
+async def test_an_input_whose_part_is_damaged_names_itself(
+    strict_store: Settings, change: str
+) -> None:
+    value = files(60_000)
+    async with track_session("s") as session:
+        async with session.agent("parser") as run:
+            run.output = value
+        async with session.agent("search", input_data={"parser": value}) as run:
+            run.output = 1
+    for item in chunks(strict_store):
+        key, packed = item["agent_name"]["S"], item["chunk"]["B"]
+        if key.startswith("search"):
+            header, _, rest = zlib.decompress(packed).partition(b"\n")
+            ((start, part),) = json.loads(header)
+            damaged: Any = [[start, part]]
+            if change == "moved":
+                damaged = [[start + 10**6, part]]
+            elif change == "another":
+                damaged = [[start, {**part, "codec": "zlib-parts"}]]
+            elif change == "hostile":
+                damaged = [[1e300, {"key": 1}]]
+            packed = zlib.compress(json.dumps(damaged).encode() + b"\n" + rest)
+            raw.put_attribute(strict_store, TABLE, "s-search", key, chunk={"B": packed})
+        elif change == "gone":
+            raw.delete(strict_store, TABLE, "s-parser", key)
+    with pytest.raises(PayloadDamaged, match="s-search"):
+        await get_agent_execution("s-search")
+    assert (await get_agent_executions("s"))[1].agent_name == "search"
 
 
 async def test_an_agent_that_runs_again_leaves_what_others_point_at(store: Settings) -> None:

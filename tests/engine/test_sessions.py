@@ -169,7 +169,8 @@ async def test_abandoning_ends_a_session_even_under_its_owner(store: Settings) -
         abandon_session("s", "operator said so"), context=contextvars.Context()
     )
     with pytest.raises(LeaseLost):
-        await session.agent("parser").__aenter__()
+        async with session.agent("parser"):
+            await asyncio.sleep(30)
     with pytest.raises(LeaseLost):
         await session.__aexit__(None, None, None)
     ended = await abandon_session("s", "operator said so")  # again is no error

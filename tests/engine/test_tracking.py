@@ -21,6 +21,7 @@ from tdev_models import (
     NotFound,
     PipelineSession,
     Settings,
+    Tracker,
     get_agent_execution,
     get_pipeline_session,
     resume_pipeline,
@@ -320,6 +321,11 @@ def test_blocking_code_learns_of_a_lost_lease_at_its_next_write(store: Settings)
     assert raw.item(store, "agent-executions", "p-parser", "parser") is None
 
 
+async def long_agent(tracker: Tracker) -> None:
+    async with tracker.agent("assembly"):
+        await asyncio.sleep(30)
+
+
 @pytest.mark.parametrize("changed", [{"fence": {"N": "2"}}, {"lease_token": {"S": "x"}}])
 async def test_every_leased_write_needs_fence_and_token(
     store: Settings, changed: dict[str, dict[str, str]]
@@ -335,7 +341,7 @@ async def test_every_leased_write_needs_fence_and_token(
         save_pipeline_session(session_id="p", status="FAILED"),
         update_agent_execution(execution_id="p-parser", status="COMPLETED", output_data=[2]),
         update_agent_execution(execution_id="p-search", status="RUNNING"),
-        tracker.agent("assembly").__aenter__(),
+        long_agent(tracker),
         tracker.__aexit__(None, None, None),
     ):
         with pytest.raises(LeaseLost):

@@ -36,6 +36,17 @@ def test_write_units_are_as_said(dynoxide: str) -> None:
     assert "A worker's heartbeat costs 3 units every 5 s, whatever the number" in README
 
 
+def test_a_run_costs_as_said(dynoxide: str) -> None:
+    rows = printed("benchmarks.run_costs")
+    found = [(row[0], row[4], row[5]) for row in rows[11:15]]
+    said = re.findall(r"^\| ([\d.]+) KB \| ([\d.]+|fails) \| ([\d.]+) \|$", README, re.M)
+    for (size, plan, ours), row in zip(found, said[-4:], strict=True):
+        assert size == row[0]
+        assert float(ours) == pytest.approx(float(row[2]), rel=0.1)
+        assert plan == "inf" if row[1] == "fails" else float(plan) == pytest.approx(float(row[1]))
+    assert rows[16] == ["reading", "progress:", "requests", "1,", "read", "units", "1"]
+
+
 def test_finding_failures_costs_as_said(dynoxide: str) -> None:
     rows = printed("benchmarks.failed_sessions", "200", "2000")
     assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "54", "2", "327.5"]]

@@ -75,6 +75,7 @@ class AsyncClient(Client):
         import asyncio
 
         loop = asyncio.get_running_loop()
+        task: asyncio.Future[T]
         if inspect.iscoroutine(work):
             task = asyncio.ensure_future(self._in_turn(work))
             task.add_done_callback(lambda _: work.close())  # cancelled before it has begun

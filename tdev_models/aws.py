@@ -15,6 +15,8 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    EndpointProviderError,
+    InvalidConfigError,
     InvalidRegionError,
     NoCredentialsError,
     NoRegionError,
@@ -30,6 +32,8 @@ from tdev_models.settings import Settings
 
 _OF_CONFIGURATION = (
     CredentialRetrievalError,
+    EndpointProviderError,
+    InvalidConfigError,
     InvalidRegionError,
     ProfileNotFound,
     SSOError,
@@ -38,7 +42,7 @@ _OF_CONFIGURATION = (
 
 _LOCAL = "; or, for an engine on this machine, export what 'tdev local' prints"
 
-_clients: dict[tuple[str | None, str | None, float, float], Any] = {}
+_clients: dict[tuple[object, ...], Any] = {}
 _lock = threading.Lock()
 _sending = threading.local()
 
@@ -94,6 +98,7 @@ def dynamodb(settings: Settings) -> Any:
         settings.endpoint,
         settings.connect_timeout_seconds,
         settings.read_timeout_seconds,
+        settings.max_connections,
     )
     if key not in _clients:
         with _lock:
@@ -116,7 +121,7 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 1},  # `tdev_models.retry` decides
-        max_pool_connections=64,
+        max_pool_connections=settings.max_connections,
         parameter_validation=False,
         user_agent_extra="tdev-models",
     )

@@ -21,9 +21,13 @@ def awaitable(
 ) -> Callable[P, Coroutine[Any, Any, T]]:
     """Return the service for an event loop, on the client of the settings in force."""
 
+    async def paced(client: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        await client.turn()
+        return await service(client, *args, **kwargs)
+
     @wraps(service)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return service(AsyncClient.for_settings(), *args, **kwargs)
+        return paced(AsyncClient.for_settings(), *args, **kwargs)
 
     return _without_client(call)
 

@@ -98,7 +98,11 @@ class Settings:
         on_request: called with a `RequestEvent` after every request, where the call was made (in an
             event loop: be quick) or in a thread of the package's own. It may record metrics,
             except when it is called for a write of metrics: that is refused, and logged.
+        max_connections: how many connections to DynamoDB one event loop opens at most, and all
+            plain threads together keep open.
         transport: given the standard transport, returns the one to use (see `Transport`).
+            "botocore" sends by botocore instead of the package's own; the package does so by itself
+            behind a proxy and under moto's `mock_aws`.
         json_default: given a value that has no JSON form of its own, returns one that has, or
             raises TypeError. It may be called in a thread of the package's own.
         json_nan: NaN and the infinities, which JSON lacks, are stored as null; "refuse" refuses.
@@ -122,7 +126,8 @@ class Settings:
     retry_seconds: float = 20.0
     owner_retry_seconds: float = 900.0
     on_request: Callable[[RequestEvent], None] | None = None
-    transport: Callable[[Transport], Transport] | None = None
+    max_connections: int = 64
+    transport: Callable[[Transport], Transport] | Literal["botocore"] | None = None
     json_default: Callable[[Any], Any] | None = None
     json_nan: Literal["null", "refuse"] = "null"
     clock: Callable[[], float] = time.time
@@ -137,8 +142,13 @@ class Settings:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
             _check_number(field, getattr(self, field), zero=True)
-        for field in ("clock", "json_default", "on_request", "transport"):
+        if not (isinstance(self.max_connections, int) and 1 <= self.max_connections <= 10_000):
+            problem = f"must be a whole number from 1 to 10000, not {shown(self.max_connections)}"
+            raise InvalidRequest("max_connections", problem)
+        for field in ("clock", "json_default", "on_request"):
             _check_function(field, getattr(self, field))
+        if self.transport != "botocore":
+            _check_function("transport", self.transport, 'a function or "botocore"')
         if self.json_nan not in ("null", "refuse"):
             raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
         for field in ("environment", "prefix"):
@@ -162,8 +172,9 @@ class Settings:
         them), TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS, TDEV_RETENTION_DAYS,
         TDEV_AUTOMATIC_METRICS, TDEV_CANCEL_WHEN_OUT_OF_TOUCH and TDEV_TRACEBACKS (on or off),
         TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
-        TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), AWS_REGION or AWS_DEFAULT_REGION,
-        AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
+        TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), TDEV_TRANSPORT (botocore),
+        TDEV_MAX_CONNECTIONS, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or
+        AWS_ENDPOINT_URL.
 
         Raises:
             InvalidRequest: a variable holds no usable value; the field's name is in the message.
@@ -173,13 +184,14 @@ class Settings:
             "prefix": environ.get("TDEV_TABLE_PREFIX"),
             "release": environ.get("TDEV_RELEASE"),
             "json_nan": environ.get("TDEV_JSON_NAN"),
+            "transport": environ.get("TDEV_TRANSPORT"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
         }
-        for field in (*_SECONDS_ABOVE_0, *_SECONDS_FROM_0, "retention_days"):
+        for field in (*_SECONDS_ABOVE_0, *_SECONDS_FROM_0, "retention_days", "max_connections"):
             if text := environ.get(f"TDEV_{field.upper()}"):
                 try:
-                    given[field] = float(text)
+                    given[field] = int(text) if field == "max_connections" else float(text)
                 except ValueError:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
         if text := environ.get("TDEV_AGENTS"):
@@ -210,9 +222,9 @@ def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
         raise InvalidRequest(field, problem)
 
 
-def _check_function(field: str, value: Any) -> None:
+def _check_function(field: str, value: Any, wanted: str = "a function") -> None:
     if value is not None and not callable(value):
-        raise InvalidRequest(field, f"must be a function, not {shown(value)}")
+        raise InvalidRequest(field, f"must be {wanted}, not {shown(value)}")
     if type(value).__hash__ is None:  # clients are kept by their settings
         raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
 

@@ -16,6 +16,7 @@ import pytest
 
 from tdev_models import settings
 from tdev_models.cli.engine import Engine
+from tdev_models.dynamodb.transports import target
 from tdev_models.models import TABLES
 from tdev_models.settings import Settings, Transport
 from tdev_models.workers import presence
@@ -71,6 +72,15 @@ def _no_real_aws() -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB", "TDEV_ENV"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _transport_of_the_run() -> Iterator[None]:
+    """With TDEV_TRANSPORT=botocore, let every test send by botocore, whatever it wraps around."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("TDEV_TRANSPORT") == "botocore":
+            patch.setattr(target, "opened", lambda settings: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

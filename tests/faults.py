@@ -143,7 +143,7 @@ def injected(fault: Fault, *, needed: bool = True) -> Iterator[Fault]:
     calm = settings.current()
 
     def transport(send: Transport) -> Transport:
-        return fault.wrap(calm.transport(send) if calm.transport else send)
+        return fault.wrap(calm.transport(send) if callable(calm.transport) else send)
 
     retry_seconds = calm.retry_seconds if fault.kind in RETRIED_KINDS else 0
     # A copy, so that the block has a client of its own.

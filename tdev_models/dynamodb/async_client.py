@@ -1,15 +1,14 @@
-"""The client of event loops: a thread of the package's own sends while its tasks are suspended."""
+"""The client of event loops: a task that waits is suspended."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
-from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
@@ -20,25 +19,21 @@ from tdev_models.settings import Transport
 
 T = TypeVar("T")
 
-_THREADS = 32
-
 
 class AsyncClient(Client):
-    """Suspends the task while it waits; at most 32 requests are sent at once."""
+    """Suspends the task while it waits."""
 
     in_event_loop = True
 
     def _standard_transport(self) -> Transport:
-        import asyncio
+        from tdev_models.dynamodb.transports import loop, pace
 
-        settings = self.settings
+        self._turn = pace.turn
+        return loop.LoopTransport(self.settings)
 
-        async def send(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-            return await asyncio.get_running_loop().run_in_executor(
-                _executor(), aws.call, settings, operation, request
-            )
-
-        return send
+    async def turn(self) -> None:
+        """Wait until the loop has time."""
+        await self._turn()
 
     async def sleep(self, seconds: float) -> None:
         """Wait, letting other tasks run."""
@@ -79,7 +74,13 @@ class AsyncClient(Client):
         """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
-        task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        task: asyncio.Future[T]
+        if inspect.iscoroutine(work):
+            task = asyncio.ensure_future(self._in_turn(work))
+            task.add_done_callback(lambda _: work.close())  # cancelled before it has begun
+        else:
+            task = asyncio.ensure_future(work)
         cancelled: asyncio.CancelledError | None = None
         if seconds is not None:
             loop.call_later(seconds, task.cancel)
@@ -97,6 +98,10 @@ class AsyncClient(Client):
         if task.cancelled() and seconds is not None:
             raise Unavailable(f"not done within {seconds:.1f} s")
         return task.result()
+
+    async def _in_turn(self, work: Awaitable[T]) -> T:
+        await self._turn()
+        return await work
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do the work in a thread: other tasks run on."""
@@ -156,6 +161,7 @@ class AsyncClient(Client):
         waiter = loop.create_future()
         if future.wake_when_settled(loop, waiter):
             await waiter
+            await self._turn()  # many may have been woken at once
         if future.error:
             raise future.error.with_traceback(None)
 
@@ -213,10 +219,4 @@ def _compute_executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="tdev-compute")
 
 
-@cache
-def _executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="tdev")
-
-
-after_fork_in_child(_executor.cache_clear)
 after_fork_in_child(_compute_executor.cache_clear)

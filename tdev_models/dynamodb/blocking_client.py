@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any, NoReturn, TypeVar
 
-from tdev_models import aws
 from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.settings import Transport
 
 T = TypeVar("T")
@@ -24,12 +24,10 @@ class BlockingClient(Client):
     in_event_loop = False
 
     def _standard_transport(self) -> Transport:
-        settings = self.settings
+        return BlockingTransport(self.settings)
 
-        async def send(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-            return aws.call(settings, operation, request)
-
-        return send
+    async def turn(self) -> None:
+        """Go on: other threads run meanwhile."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait, blocking the thread."""

@@ -66,7 +66,7 @@ class Client(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         transport = self._standard_transport()
-        if settings.transport:
+        if callable(settings.transport):
             transport = settings.transport(transport)
         self.sender = Sender(transport, settings, self.sleep)
 
@@ -81,12 +81,16 @@ class Client(ABC):
         client = cls._open.get(chosen)
         if client is None:
             if len(cls._open) >= _MOST_CLIENTS:
-                cls._open.clear()  # a client holds no connection: those are in `aws`
+                cls._open.clear()  # it holds no connection: those are in pools of the process
             client = cls._open.setdefault(chosen, cls(chosen))
         return client
 
     @abstractmethod
     def _standard_transport(self) -> Transport: ...
+
+    @abstractmethod
+    async def turn(self) -> None:
+        """Wait at the beginning of a call, so that many at once do not stop what else runs."""
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:

@@ -218,6 +218,7 @@ class AgentRun(ClientContext[C, bool]):
         self._critical = True
 
     async def __aenter__(self) -> Self:
+        await self._client.turn()
         lease, name = self._session.owned, self.agent_name
         await self._find_ended()
         before = begin_block(lease, name)

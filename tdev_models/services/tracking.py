@@ -234,6 +234,7 @@ class Tracker(ClientContext[C, Literal[False]]):
 
     async def _enter(self, binding: Binding) -> Self:
         try:
+            await self._client.turn()
             if self._run.lease is None:
                 await self._create_or_claim()
             lease = self.owned

@@ -27,6 +27,7 @@ from pynamodb.expressions.update import Action
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import set_if_absent, set_or_remove, set_to
+from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
 from tdev_models.forks import after_fork_in_child
 from tdev_models.models import PipelineSession, WorkerItem
@@ -68,7 +69,8 @@ class Presence:
         self._settings = settings
         self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
         self.worker_id = ""
-        self._registering, self._registering_thread = threading.Lock(), 0
+        self._registration: SharedFuture | None = None
+        self._registering_thread = 0
         self._state = threading.Lock()  # never held while waiting
         self._beats, self._users = False, 0
         self._leases: dict[tuple[str, int], Lease] = {}
@@ -142,20 +144,33 @@ class Presence:
                 "a blocking call met an awaitable one that makes this process a worker; "
                 "use the awaitable functions in an event loop"
             )
-        await client.acquire(self._registering)
+        while not self._beats:
+            with self._state:
+                others, mine = self._registration, SharedFuture()
+                if others is None:
+                    self._registration = mine
+            if others is not None:
+                await client.wait_for(others)  # whether it has succeeded or not
+                continue
+            try:
+                await self._register_and_beat(client)
+            finally:
+                with self._state:
+                    self._registration = None
+                mine.settle(None)
+
+    async def _register_and_beat(self, client: Client) -> None:
         self._registering_thread = threading.get_ident()
         try:
-            if not self._beats:
-                await self._register(client, self._settings.retry_seconds)
-                self._started, self._beats = time.monotonic(), True
-                try:
-                    self._start()
-                except BaseException:  # too many threads, say
-                    self._beats = False
-                    raise
+            await self._register(client, self._settings.retry_seconds)
         finally:
             self._registering_thread = 0
-            self._registering.release()
+        self._started, self._beats = time.monotonic(), True
+        try:
+            self._start()
+        except BaseException:  # too many threads, say
+            self._beats = False
+            raise
 
     def leave(self) -> None:
         """End what `join` began."""

@@ -6,14 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tdev_models import Settings, aws, get_agent_execution, sync, track_session
+from tdev_models import Settings, get_agent_execution, settings, sync, track_session
 from tdev_models.dynamodb import chunks
 from tdev_models.errors import Throttled
 from tdev_models.retry import wait_until
+from tdev_models.settings import Transport
+from tests.conftest import allowed_only
 from tests.engine.pipelines import incompressible
 
 OUTPUT_BYTES = 100 * 1024
@@ -23,36 +26,49 @@ class Store:
     """A store that refuses the first try of each write of a chunk, when it is told to answer."""
 
     def __init__(self) -> None:
-        self.call, self.answers, self.seconds = aws.call, threading.Event(), 0.0
+        self.answers, self.seconds = threading.Event(), 0.0
         self.refused, self.under_way, self.most = set[str](), 0, 0
         self.lock = threading.Lock()
 
-    def __call__(
-        self, settings: Settings, operation: str, request: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        key = str(request.get("Key"))
-        if operation != "UpdateItem" or "#" not in key or "#worker:" in key:
-            return self.call(settings, operation, request)
-        with self.lock:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-        try:
+    def wrap(self, send: Transport) -> Transport:
+        async def slowed(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            key = str(request.get("Key"))
+            if operation != "UpdateItem" or "#" not in key or "#worker:" in key:
+                return await send(operation, request)
+            with self.lock:
+                self.under_way += 1
+                self.most = max(self.most, self.under_way)
+            try:
+                await self._told_to_answer()
+                if key not in self.refused:
+                    self.refused.add(key)
+                    raise Throttled("injected")
+                return await send(operation, request)
+            finally:
+                with self.lock:
+                    self.under_way -= 1
+
+        return slowed
+
+    async def _told_to_answer(self) -> None:
+        def wait() -> None:
             self.answers.wait(30)
             time.sleep(self.seconds)
-            if key not in self.refused:
-                self.refused.add(key)
-                raise Throttled("injected")
-            return self.call(settings, operation, request)
-        finally:
-            with self.lock:
-                self.under_way -= 1
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # a blocking call: it must not suspend
+            wait()
+        else:
+            await asyncio.to_thread(wait)
 
 
 @pytest.fixture
 def slow(strict_store: Settings, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store that does not answer writes of chunks before it is told to."""
     store = Store()
-    monkeypatch.setattr(aws, "call", store)
+    changed = replace(strict_store, transport=lambda send: store.wrap(allowed_only(send)))
+    monkeypatch.setattr(settings, "_configured", changed)
     return store
 
 

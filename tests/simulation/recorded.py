@@ -69,7 +69,7 @@ def _recording(endpoint: str) -> tuple[World, list[Sequel]]:
     check = store.transport
 
     def recorder(send: Transport) -> Transport:
-        assert check is not None
+        assert callable(check)
         checked = check(send)
 
         async def record(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:

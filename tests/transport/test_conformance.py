@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +16,23 @@ from tdev_models import Settings
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.dynamodb.transports.loop import LoopTransport
+from tdev_models.errors import TdevError
 from tdev_models.settings import Transport
-from tests.transport.conformance import CHECKS, GET, LOADED, STORED, Send, Server, serving
+from tests.transport.conformance import (
+    ANSWERS,
+    CHECKS,
+    GET,
+    LOADED,
+    STORED,
+    UPDATE,
+    Send,
+    Server,
+    serving,
+)
+
+KEPT = ("region", "endpoint", "read_timeout_seconds")
 
 
 def standard(client: type[Client], settings: Settings) -> Transport:
@@ -28,9 +45,6 @@ def standard(client: type[Client], settings: Settings) -> Transport:
 
     client(Settings(**{name: getattr(settings, name) for name in KEPT}, transport=take))
     return given[0]
-
-
-KEPT = ("region", "endpoint", "read_timeout_seconds")
 
 
 def send_blocking(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,11 +60,70 @@ def send_in_a_loop(
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("send", [send_blocking, send_in_a_loop])
+def send_by_botocore(
+    settings: Settings, operation: str, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    transport = BlockingTransport(replace(settings, transport="botocore"))
+    return drive(transport(operation, request))
+
+
+def send_by_botocore_in_a_loop(
+    settings: Settings, operation: str, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        return await LoopTransport(replace(settings, transport="botocore"))(operation, request)
+
+    return asyncio.run(main())
+
+
+SENDS = (send_blocking, send_in_a_loop, send_by_botocore, send_by_botocore_in_a_loop)
+
+
+@pytest.mark.parametrize("send", SENDS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_transport_conforms(check: Callable[[Send, Server], None], send: Send) -> None:
     with serving() as server:
         check(send, server)
+
+
+# The answers, and what they mean, that all transports must give alike.
+MEANT: tuple[tuple[int, Mapping[str, Any] | bytes], ...] = (
+    (200, {"Attributes": STORED, "ConsumedCapacity": {"TableName": "x", "CapacityUnits": 0.5}}),
+    (200, {}),
+    *((status, {"__type": f"x#{code}", "message": "m"}) for code, status, _ in ANSWERS),
+    (400, {"__type": "x#ConditionalCheckFailedException", "message": "m", "Item": STORED}),
+    (400, {"__type": "x#ConditionalCheckFailedException", "Message": "m"}),
+    (400, {"__type": "x#ValidationException", "message": "Item size has exceeded the maximum"}),
+    (413, b""),
+    (500, b"<html>no</html>"),
+    (503, b"busy"),
+    (400, b"{}"),
+)
+
+
+@pytest.mark.parametrize("send", SENDS)
+def test_all_transports_send_and_return_alike(send: Send) -> None:
+    def outcome(send: Send, server: Server) -> tuple[object, ...]:
+        server.received.clear()
+        try:
+            response = send(server.settings(), "UpdateItem", UPDATE)
+        except TdevError as error:
+            return type(error), str(error), vars(error), server.received[:]
+        response.pop("ResponseMetadata", None)
+        return response, server.received[:]
+
+    with serving() as server:
+        for server.status, server.body in MEANT:
+            expected = outcome(send_by_botocore, server)
+            assert outcome(send, server) == expected, (server.status, server.body)
+
+
+def test_an_operation_that_the_services_do_not_send_is_sent_by_botocore() -> None:
+    with serving() as server:
+        server.body = {"Table": {"CreationDateTime": 1764000000.0}}
+        for send in (send_blocking, send_in_a_loop):
+            response = send(server.settings(), "DescribeTable", {"TableName": "t"})
+            assert isinstance(response["Table"]["CreationDateTime"], datetime.datetime)
 
 
 def test_a_cancelled_task_ends_though_the_answer_is_late() -> None:

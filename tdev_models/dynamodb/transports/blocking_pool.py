@@ -1,0 +1,149 @@
+"""The open connections of plain threads to DynamoDB: HTTP/1.1 over blocking sockets."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections import deque
+from typing import Final
+
+import httptools
+
+from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
+from tdev_models.dynamodb.transports.target import Target
+from tdev_models.errors import Unavailable
+from tdev_models.settings import Settings
+
+_PART_BYTES: Final = 65536
+
+
+class BlockingPool:
+    """Keeps at most `Settings.max_connections` connections open for further requests.
+
+    A thread that finds none free makes one: it never waits for another thread's request.
+    """
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self._target, self._settings = target, settings
+        self._idle = deque[_Connection]()  # the one used last is at the end
+
+    def exchange(self, request: bytes) -> Answer:
+        """Send the bytes of one request and return its answer.
+
+        Raises:
+            Unavailable: there was none.
+        """
+        connection = self._newest_idle() or self._made()
+        try:
+            answer = connection.exchange(request, self._settings.read_timeout_seconds)
+        except TimeoutError:
+            seconds = self._settings.read_timeout_seconds
+            raise Unavailable(f"no answer within {seconds:g} s") from None
+        except OSError as error:
+            raise Unavailable(f"the connection ended before the answer: {error}") from error
+        except httptools.HttpParserError as error:
+            raise Unavailable(f"the answer is not HTTP: {error}") from error
+        finally:
+            self._give_back(connection)
+        return answer
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _newest_idle(self) -> _Connection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.is_usable():
+                return connection
+            connection.close()
+
+    def _made(self) -> _Connection:
+        target = self._target
+        where = f"cannot connect to {target.host}:{target.port}"
+        seconds = self._settings.connect_timeout_seconds
+        try:
+            sock = socket.create_connection((target.host, target.port), seconds)
+        except TimeoutError:
+            raise Unavailable(f"{where}: no connection in time") from None
+        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+            raise Unavailable(f"{where}: {error}") from error
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if target.tls is not None:
+                sock = target.tls.wrap_socket(sock, server_hostname=target.host)
+        except OSError as error:
+            sock.close()
+            raise Unavailable(f"{where}: {error}") from error
+        return _Connection(sock)
+
+    def _give_back(self, connection: _Connection) -> None:
+        if not connection.reusable or len(self._idle) >= self._settings.max_connections:
+            connection.close()
+            return
+        self._idle.append(connection)
+
+
+class _Connection:
+    """One connection, with one request at a time.
+
+    Attributes:
+        reusable: whether another request can be sent: it is open, and no answer is outstanding.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket, self._reader = sock, Reader()
+        self._used, self.reusable = time.monotonic(), True
+
+    def is_usable(self) -> bool:
+        """Return whether it is open, and nothing on the way has forgotten it."""
+        if time.monotonic() - self._used >= IDLE_SECONDS:
+            return False
+        # What can be read now is the server's end of the connection, or something unasked for.
+        return not _is_readable(self._socket)
+
+    def exchange(self, request: bytes, seconds: float) -> Answer:
+        """Send the bytes of one request and return its answer.
+
+        Raises:
+            OSError: there was none; a TimeoutError where that took so many seconds.
+            httptools.HttpParserError: what came is not HTTP.
+        """
+        self.reusable, self._used = False, time.monotonic()
+        self._reader.begin()
+        self._socket.settimeout(seconds)
+        self._socket.sendall(request)
+        answer = None
+        while answer is None:
+            left = self._used + seconds - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            part = self._socket.recv(_PART_BYTES)
+            if not part:
+                raise ConnectionError("closed by the server")
+            answer = self._reader.feed(part)
+        self.reusable = self._reader.reusable
+        return answer
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+
+if hasattr(select, "poll"):
+
+    def _is_readable(sock: socket.socket) -> bool:
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+else:  # Windows
+
+    def _is_readable(sock: socket.socket) -> bool:
+        return bool(select.select([sock], [], [], 0)[0])

@@ -1,0 +1,95 @@
+"""DynamoDB's JSON: a request's parameters as bytes, and an answer as its response or its error."""
+
+from __future__ import annotations
+
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from botocore.parsers import create_parser
+
+from tdev_models.aws import quiet, tables_of
+from tdev_models.dynamodb.transports.answers import Answer
+from tdev_models.errors import TdevError, Unavailable, from_response
+
+# What the services send. Parameters and answers hold typed values, texts and numbers only. Others
+# are left to botocore, which knows by its model of the service what is, say, a moment in time.
+OPERATIONS: Final = frozenset(
+    {"GetItem", "PutItem", "Query", "TransactGetItems", "TransactWriteItems", "UpdateItem"}
+)
+
+_PARSER: Final = create_parser("json")
+
+
+def encoded(request: Mapping[str, Any]) -> bytes:
+    """Return the parameters of an operation as DynamoDB takes them, binaries in base64."""
+    return orjson.dumps(request, default=_binary)
+
+
+def _binary(value: object) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} is no typed value of DynamoDB")
+
+
+def decoded(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the response that an answer to this request holds.
+
+    Raises:
+        TdevError: the error that the answer means.
+        Unavailable: the answer was damaged on its way.
+    """
+    body = answer.body
+    checksum = answer.headers.get("x-amz-crc32")
+    if checksum is not None and checksum != str(zlib.crc32(body)):
+        raise Unavailable("the answer does not match its checksum")
+    if answer.status != 200:
+        raise _error(answer, request)
+    return _members(body)
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    try:
+        members = orjson.loads(body)
+        if not isinstance(members, dict):
+            raise ValueError
+        if b'"B"' in body or b'"BS"' in body:
+            _make_binaries(members)
+    except ValueError:
+        raise Unavailable("the answer is not the JSON of DynamoDB") from None
+    if b"null" in body:
+        return {name: value for name, value in members.items() if value is not None}
+    return members
+
+
+def _make_binaries(value: Any) -> None:
+    """Make bytes of the base64 of all `{"B": ...}` and `{"BS": [...]}` inside a value."""
+    if isinstance(value, list):
+        for part in value:
+            _make_binaries(part)
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name == "B" and isinstance(part, str):
+                value[name] = b64decode(part)
+            elif name == "BS" and isinstance(part, list):
+                value[name] = [b64decode(one) for one in part]
+            else:
+                _make_binaries(part)
+
+
+def _error(answer: Answer, request: Mapping[str, Any]) -> TdevError:
+    with quiet():
+        response = _PARSER.parse(
+            {"status_code": answer.status, "headers": answer.headers, "body": answer.body}, None
+        )
+    if b"Item" in answer.body or b"CancellationReasons" in answer.body:
+        try:
+            members = _members(answer.body)
+        except Unavailable:
+            members = {}
+        for name in ("Item", "CancellationReasons"):
+            if name in members:
+                response[name] = members[name]
+    return from_response(response, tables_of(request))

@@ -1,0 +1,229 @@
+"""The open connections of one event loop to DynamoDB: HTTP/1.1 over asyncio's transports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import httptools
+
+from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
+from tdev_models.dynamodb.transports.target import Target
+from tdev_models.errors import Unavailable
+from tdev_models.settings import Settings
+
+# How many connections are made at once: each takes the loop a TLS handshake.
+_MADE_AT_ONCE: Final = 4
+
+
+class Pool:
+    """At most `Settings.max_connections` connections. A request that finds none free waits.
+
+    Attributes:
+        loop: the event loop that it belongs to; None once it is closed.
+    """
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        self._target, self._settings = target, settings
+        self._open, self._all_closed = set[Connection](), asyncio.Event()
+        self._idle = deque[Connection]()  # the one used last is at the end
+        self._waiting = deque[asyncio.Future[Connection]]()
+        self._making = set[asyncio.Task[None]]()
+        # A loop that ends closes the generators that have begun in it, and so this pool.
+        self._guard = self._closed_with_the_loop()
+        with suppress(StopIteration):
+            cast(Any, self._guard.__anext__()).send(None)
+
+    async def exchange(self, request: bytes) -> Answer:
+        """Send the bytes of one request and return its answer.
+
+        Raises:
+            Unavailable: there was none.
+        """
+        connection = self._newest_idle() or await self._next_free()
+        try:
+            return await connection.exchange(request, self._settings.read_timeout_seconds)
+        finally:
+            self._give_back(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection has ended."""
+        self._open.discard(connection)
+        if not self._open:
+            self._all_closed.set()
+        with suppress(ValueError):
+            self._idle.remove(connection)
+        self._make_more()
+
+    def _newest_idle(self) -> Connection | None:
+        if not self._idle:
+            return None
+        connection = self._idle.pop()
+        if connection.is_fresh():
+            return connection
+        connection.close()  # and the others are older
+        while self._idle:
+            self._idle.pop().close()
+        return None
+
+    async def _next_free(self) -> Connection:
+        turn: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._make_more()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back(turn.result())
+            raise
+
+    def _give_back(self, connection: Connection) -> None:
+        if not connection.reusable:
+            return
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        self._idle.append(connection)
+        while not self._idle[0].is_fresh():
+            self._idle.popleft().close()
+
+    def _make_more(self) -> None:
+        while (
+            self.loop is not None
+            and len(self._making) < min(_MADE_AT_ONCE, len(self._waiting))
+            and len(self._open) + len(self._making) < self._settings.max_connections
+        ):
+            task = self.loop.create_task(self._make())
+            self._making.add(task)
+            task.add_done_callback(self._made)
+
+    async def _make(self) -> None:
+        target, loop = self._target, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), target.host, target.port, ssl=target.tls
+                )
+        except TimeoutError:
+            self._cannot_connect("no connection in time")
+        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+            self._cannot_connect(str(error) or type(error).__name__)
+        else:
+            self._open.add(connection)
+            self._give_back(connection)
+
+    def _cannot_connect(self, problem: str) -> None:
+        # Where others are open, one of them may serve whoever waits next.
+        count = 1 if self._open else len(self._waiting)
+        for turn in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
+            if not turn.done():
+                where = f"{self._target.host}:{self._target.port}"
+                turn.set_exception(Unavailable(f"cannot connect to {where}: {problem}"))
+
+    def _made(self, task: asyncio.Task[None]) -> None:
+        self._making.discard(task)
+        self._make_more()
+
+    async def _closed_with_the_loop(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.loop = None
+            self._all_closed.clear()
+            making = [*self._making]
+            for task in making:
+                task.cancel()
+            for connection in [*self._open]:
+                connection.close()
+            if making:
+                await asyncio.wait(making)
+            if self._open:  # until the loop has closed their sockets
+                await self._all_closed.wait()
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with one request at a time.
+
+    Attributes:
+        reusable: whether another request can be sent: it is open, and no answer is outstanding.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._loop = pool, asyncio.get_running_loop()
+        self._reader = Reader()
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._used = self._loop.time()
+        self.reusable = True
+
+    def is_fresh(self) -> bool:
+        """Return whether it was used lately, so that nothing on the way has forgotten it."""
+        return self._loop.time() - self._used < IDLE_SECONDS
+
+    async def exchange(self, request: bytes, seconds: float) -> Answer:
+        """Send the bytes of one request and return its answer.
+
+        Raises:
+            Unavailable: there was none within so many seconds.
+        """
+        if self._transport is None or self._transport.is_closing():
+            self.reusable = False
+            raise Unavailable("the server closed the connection")
+        self.reusable = False  # until the answer is complete
+        self._reader.begin()
+        waiter: asyncio.Future[Answer] = self._loop.create_future()
+        self._waiter = waiter
+        timer = self._loop.call_later(seconds, self._fail, f"no answer within {seconds:g} s")
+        self._transport.write(request)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter, self._used = None, timer.when() - seconds
+            if not self.reusable:
+                self.close()
+
+    def close(self) -> None:
+        """Close it at once, whatever is under way."""
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, problem: str) -> None:
+        self.close()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(Unavailable(problem))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport that asyncio has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of an answer."""
+        if self._waiter is None or self._waiter.done():
+            self.close()  # nobody has asked for these
+            return
+        try:
+            answer = self._reader.feed(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"the answer is not HTTP: {error}")
+            return
+        if answer is not None:
+            self.reusable = self._reader.reusable
+            self._waiter.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that the connection has ended."""
+        self.reusable, self._transport = False, None
+        if self._waiter is not None and not self._waiter.done():
+            problem = f": {error}" if error else ""
+            self._waiter.set_exception(
+                Unavailable(f"the connection ended before the answer{problem}")
+            )
+        self._pool.forget(self)

@@ -1,0 +1,301 @@
+"""Connections: kept, bounded, and never used again after an answer that was not read."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tdev_models.dynamodb.blocking_client import drive
+from tdev_models.dynamodb.transports import blocking_pool, loop_pool
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.dynamodb.transports.loop import LoopTransport
+from tdev_models.errors import Unavailable
+from tests.transport.wire import Wire, ok, wired
+
+pytestmark = pytest.mark.skipif("os.environ.get('TDEV_TRANSPORT')", reason="of the own transport")
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with wired() as running:
+        yield running
+
+
+def request(number: int) -> dict[str, Any]:
+    return {"TableName": "t", "Key": {"id": {"N": str(number)}}}
+
+
+async def get(transport: LoopTransport, number: int) -> None:
+    response = await transport("GetItem", request(number))
+    assert response["Item"] == {"id": {"N": str(number)}}
+
+
+def get_blocking(transport: BlockingTransport, number: int) -> None:
+    response = drive(transport("GetItem", request(number)))
+    assert response["Item"] == {"id": {"N": str(number)}}
+
+
+async def test_one_after_the_other_takes_one_connection(wire: Wire) -> None:
+    transport = LoopTransport(wire.settings())
+    for number in range(20):
+        await get(transport, number)
+    assert wire.made == 1
+
+
+def test_one_thread_takes_one_connection(wire: Wire) -> None:
+    transport = BlockingTransport(wire.settings())
+    for number in range(20):
+        get_blocking(transport, number)
+    assert wire.made == 1
+
+
+async def test_many_at_once_share_what_the_settings_allow(wire: Wire) -> None:
+    transport = LoopTransport(wire.settings(max_connections=5))
+    await asyncio.gather(*(get(transport, number) for number in range(300)))
+    assert wire.most == wire.made == 5
+
+
+def test_threads_never_wait_for_each_other_and_keep_what_the_settings_allow(wire: Wire) -> None:
+    together = threading.Barrier(9)
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        together.wait(20)
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    transport = BlockingTransport(wire.settings(max_connections=3))
+    with ThreadPoolExecutor(9) as threads:
+        list(threads.map(lambda number: get_blocking(transport, number), range(9)))
+    wire.until(now=3)
+
+
+async def test_requests_get_connections_in_the_order_of_their_coming(wire: Wire) -> None:
+    transport, order = LoopTransport(wire.settings(max_connections=1)), list[int]()
+
+    async def one(number: int) -> None:
+        await get(transport, number)
+        order.append(number)
+
+    await asyncio.gather(*(one(number) for number in range(30)))
+    assert order == [*range(30)]
+
+
+async def test_a_cancelled_requests_answer_reaches_nobody(wire: Wire) -> None:
+    free = threading.Event()
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        if parameters["Key"]["id"]["N"] == "0":
+            free.wait(20)
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    transport = LoopTransport(wire.settings(max_connections=1))
+    await get(transport, 5)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await get(transport, 0)
+    free.set()
+    await get(transport, 1)
+    assert wire.made == 2
+
+
+async def test_who_is_cancelled_while_it_waits_takes_no_connection_along(wire: Wire) -> None:
+    free = threading.Event()
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        free.wait(20)
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    transport = LoopTransport(wire.settings(max_connections=2))
+    tasks = [asyncio.create_task(get(transport, number)) for number in range(10)]
+    await asyncio.sleep(0.3)
+    for task in tasks[2:6]:
+        task.cancel()
+    free.set()
+    await asyncio.gather(*tasks[:2], *tasks[6:])
+    assert all(task.cancelled() for task in tasks[2:6])
+    await asyncio.gather(*(get(transport, number) for number in range(10)))
+    assert wire.made == 2
+
+
+async def test_a_task_cancelled_as_its_turn_comes_hands_the_connection_on(wire: Wire) -> None:
+    transport = LoopTransport(wire.settings(max_connections=1))
+    await get(transport, 0)
+    for _ in range(20):
+        first = asyncio.create_task(get(transport, 1))
+        second = asyncio.create_task(get(transport, 2))
+        third = asyncio.create_task(get(transport, 3))
+        await first  # whose connection is the second's by now
+        second.cancel()
+        await third
+    await get(transport, 4)
+
+
+async def test_connections_that_the_server_closed_are_not_used(wire: Wire) -> None:
+    transport = LoopTransport(wire.settings())
+    await asyncio.gather(*(get(transport, number) for number in range(3)))
+    wire.close_all()
+    await asyncio.to_thread(wire.until, 0)
+    await asyncio.sleep(0.05)
+    await get(transport, 9)
+
+
+def test_threads_do_not_use_what_the_server_closed(wire: Wire) -> None:
+    transport = BlockingTransport(wire.settings())
+    get_blocking(transport, 0)
+    wire.close_all()
+    wire.until(now=0)
+    get_blocking(transport, 1)
+    assert wire.made == 2
+
+
+async def test_connections_idle_for_long_are_not_used(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_pool, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(blocking_pool, "IDLE_SECONDS", 0.05)
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    for number in range(2):
+        await get(transport, number)
+        await asyncio.to_thread(get_blocking, blocking, number)
+        await asyncio.sleep(0.2)
+    assert wire.made == 4
+
+
+async def test_bytes_that_nobody_asked_for_end_the_connection(wire: Wire) -> None:
+    wire.answer = lambda parameters: ok({"Item": parameters["Key"]}) + ok({"Item": {}})
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    for number in range(3):
+        await get(transport, number)
+        await asyncio.to_thread(get_blocking, blocking, number)
+        await asyncio.sleep(0.05)
+    assert wire.made == 6
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\n{"Item":{}}',
+        b'HTTP/1.0 200 OK\r\nContent-Length: 11\r\n\r\n{"Item":{}}',
+    ],
+)
+async def test_a_connection_that_the_server_will_close_is_used_once(
+    wire: Wire, answer: bytes
+) -> None:
+    wire.answer = lambda parameters: answer
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    for _ in range(2):
+        assert await transport("GetItem", request(1)) == {"Item": {}}
+        response = await asyncio.to_thread(drive, blocking("GetItem", request(1)))
+        assert response == {"Item": {}}
+    assert wire.made == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"Item":{}}',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b'4\r\n{"It\r\n7\r\nem":{}}\r\n0\r\n\r\n',
+    ],
+)
+async def test_http_that_dynamodb_does_not_speak_is_understood(wire: Wire, answer: bytes) -> None:
+    wire.answer = lambda parameters: answer
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    for _ in range(2):
+        assert await transport("GetItem", request(1)) == {"Item": {}}
+        response = await asyncio.to_thread(drive, blocking("GetItem", request(1)))
+        assert response == {"Item": {}}
+    assert wire.made == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b""]
+)
+async def test_no_http_is_unavailable(wire: Wire, answer: bytes) -> None:
+    wire.answer = lambda parameters: answer
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    with pytest.raises(Unavailable):
+        await transport("GetItem", request(1))
+    with pytest.raises(Unavailable):
+        await asyncio.to_thread(drive, blocking("GetItem", request(1)))
+    wire.answer = lambda parameters: ok({"Item": parameters["Key"]})
+    await get(transport, 2)
+    await asyncio.to_thread(get_blocking, blocking, 2)
+
+
+async def test_where_nobody_listens_all_that_wait_learn_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with wired() as gone:
+        transport = LoopTransport(gone.settings())
+    loop, tries = asyncio.get_running_loop(), 0
+    connect = loop.create_connection
+
+    async def counted(*args: Any, **more: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        return await connect(*args, **more)
+
+    monkeypatch.setattr(loop, "create_connection", counted)
+    results = await asyncio.gather(
+        *(transport("GetItem", request(number)) for number in range(500)), return_exceptions=True
+    )
+    assert all(isinstance(result, Unavailable) for result in results), results[:3]
+    assert tries < 50
+
+
+async def test_answers_larger_than_one_read(wire: Wire) -> None:
+    large = {"Item": {"id": {"S": "x" * 3_000_000}}}
+    wire.answer = lambda parameters: ok(large)
+    assert await LoopTransport(wire.settings())("GetItem", request(1)) == large
+    blocking = BlockingTransport(wire.settings())
+    assert await asyncio.to_thread(drive, blocking("GetItem", request(1))) == large
+
+
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_a_loop_that_ends_closes_its_connections(wire: Wire, at_once: int) -> None:
+    transport = LoopTransport(wire.settings(max_connections=8))
+
+    async def main() -> None:
+        await asyncio.gather(*(get(transport, number) for number in range(at_once)))
+
+    for _ in range(3):
+        asyncio.run(main())
+        wire.until(now=0)
+
+
+def test_a_loop_that_ends_amid_requests_closes_its_connections(wire: Wire) -> None:
+    wire.answer = lambda parameters: None
+    transport = LoopTransport(wire.settings(max_connections=3))
+
+    async def main() -> None:
+        for number in range(9):
+            task = asyncio.create_task(get(transport, number))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            running.append(task)
+        await asyncio.sleep(0.2)
+
+    running: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    wire.until(now=0)
+    assert all(task.cancelled() for task in running)
+
+
+def test_many_loops_in_threads_have_connections_of_their_own(wire: Wire) -> None:
+    transport = LoopTransport(wire.settings(max_connections=2))
+
+    async def main(first: int) -> None:
+        for number in range(first, first + 30):
+            await asyncio.gather(get(transport, number), get(transport, -number))
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda first: asyncio.run(main(first)), range(0, 600, 100)))
+    assert wire.made == 12
+    wire.until(now=0)

@@ -1,0 +1,277 @@
+"""TLS, the clock, and credentials that end."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tdev_models import Settings, get_pipeline_session, settings, sync
+from tdev_models.dynamodb.blocking_client import drive
+from tdev_models.dynamodb.transports import signing, target
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.dynamodb.transports.loop import LoopTransport
+from tdev_models.errors import ConfigurationError, TdevError, Unavailable
+from tests.transport.conformance import GET
+from tests.transport.wire import Wire, wired
+
+pytestmark = pytest.mark.skipif("os.environ.get('TDEV_TRANSPORT')", reason="of the own transport")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_opened", {})
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a certificate of `localhost` that signs itself, and its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(True, False, False, False, False, True, True, False, False), critical=True
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+def serving(certificate: Path, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = version
+    return context
+
+
+async def both(current: Settings) -> None:
+    """Send from a loop and from a thread, twice each."""
+    for _ in range(2):
+        response = await LoopTransport(current)("GetItem", GET)
+        assert response == {"Item": GET["Key"]}
+        response = await asyncio.to_thread(drive, BlockingTransport(current)("GetItem", GET))
+        assert response == {"Item": GET["Key"]}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("by", ["variable", "profile"])
+async def test_tls_with_the_certificates_that_botocore_would_trust(
+    version: ssl.TLSVersion,
+    by: str,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if by == "variable":
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    else:
+        (tmp_path / "config").write_text(f"[default]\nca_bundle = {certificate}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with wired(serving(certificate, version)) as wire:
+        await both(wire.settings())
+        assert wire.made == 2
+
+
+async def test_a_certificate_that_nobody_trusts_is_refused(certificate: Path) -> None:
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_3)) as wire:
+        current = wire.settings()
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await LoopTransport(current)("GetItem", GET)
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            drive(BlockingTransport(current)("GetItem", GET))
+        assert wire.heads == []
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+async def test_tls_older_than_1_2_is_refused(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_1)) as wire:
+        old = ssl.create_default_context(cafile=certificate)
+        old.set_ciphers("DEFAULT:@SECLEVEL=0")
+        old.minimum_version = ssl.TLSVersion.TLSv1_1
+        with socket.create_connection(("127.0.0.1", wire.port)) as connection:
+            old.wrap_socket(connection, server_hostname="localhost").close()  # it does speak 1.1
+        current = wire.settings()
+        with pytest.raises(Unavailable, match="cannot connect"):
+            await LoopTransport(current)("GetItem", GET)
+        with pytest.raises(Unavailable, match="cannot connect"):
+            drive(BlockingTransport(current)("GetItem", GET))
+        assert wire.heads == []
+
+
+@pytest.fixture
+def punctual() -> Iterator[Wire]:
+    """A store that refuses requests signed more than five minutes before or after its time."""
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        stamp = wire.heads[-1].lower().partition(b"x-amz-date: ")[2][:16].decode().upper()
+        signed = datetime.datetime.strptime(stamp + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
+        date = formatdate(time.time(), usegmt=True).encode()
+        status, body = b"200 OK", b"{}"
+        if abs(signed - time.time()) > 300:
+            code = "com.amazon.coral.service#InvalidSignatureException"
+            error = {"__type": code, "message": "Signature expired"}
+            status, body = b"400 Bad Request", json.dumps(error).encode()
+        head = b"HTTP/1.1 %s\r\nDate: %s\r\nContent-Length: %d\r\n\r\n" % (status, date, len(body))
+        return head + body
+
+    with wired() as wire:
+        wire.answer = answer
+        yield wire
+
+
+@pytest.mark.parametrize("off", [-86400, 1800])
+async def test_a_clock_that_is_off_costs_one_more_request(
+    punctual: Wire, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong:
+        strftime, gmtime = staticmethod(time.strftime), staticmethod(time.gmtime)
+
+        @staticmethod
+        def time() -> float:
+            return time.time() + off
+
+    monkeypatch.setattr(signing, "time", Wrong)
+    with settings.use(punctual.settings()):
+        for expected in (2, 3):
+            with pytest.raises(LookupError):
+                await get_pipeline_session("s")
+            assert len(punctual.heads) == expected
+        with pytest.raises(LookupError):
+            await asyncio.to_thread(sync.get_pipeline_session, "s")
+        assert len(punctual.heads) == 4
+
+
+async def test_a_signature_refused_at_the_right_time_is_a_wrong_key(
+    punctual: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = json.dumps({"__type": "x#InvalidSignatureException", "message": "no"}).encode()
+    date = formatdate(time.time(), usegmt=True).encode()
+    punctual.answer = lambda parameters: (
+        b"HTTP/1.1 400 Bad Request\r\nDate: %s\r\nContent-Length: %d\r\n\r\n%s"
+        % (date, len(refused), refused)
+    )
+    with pytest.raises(ConfigurationError):
+        await LoopTransport(punctual.settings())("GetItem", GET)
+    assert len(punctual.heads) == 1
+
+
+PROCESS = """
+import datetime, json, pathlib, sys, time
+counter = pathlib.Path(sys.argv[1])
+number = int(counter.read_text()) + 1 if counter.exists() else 1
+counter.write_text(str(number))
+time.sleep(0.2)
+if number > int(sys.argv[2]):
+    sys.exit("no more credentials")
+end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=float(sys.argv[3]))
+print(json.dumps({"Version": 1, "AccessKeyId": f"KEY{number}", "SecretAccessKey": "s",
+                  "SessionToken": "t", "Expiration": end.isoformat()}))
+"""
+
+
+@pytest.fixture
+def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let botocore take credentials from a process that gives so many, for so many seconds."""
+
+    def give(most: int, seconds: float) -> Path:
+        (tmp_path / "issue.py").write_text(PROCESS)
+        line = f"{sys.executable} {tmp_path / 'issue.py'} {tmp_path / 'count'} {most} {seconds}"
+        (tmp_path / "config").write_text(f"[profile issued]\ncredential_process = {line}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "issued")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name, raising=False)
+        return tmp_path / "count"
+
+    return give
+
+
+def keys_used(wire: Wire) -> list[bytes]:
+    return [head.partition(b"Credential=")[2].partition(b"/")[0] for head in wire.heads]
+
+
+async def test_credentials_that_last_are_fetched_once(issuer: Any) -> None:
+    count = issuer(1, 3600)
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        await asyncio.gather(*(transport("GetItem", GET) for _ in range(50)))
+        await both(wire.settings())
+        assert {*keys_used(wire)} == {b"KEY1"}
+        assert b"X-Amz-Security-Token: t\n" in wire.heads[0]
+    assert count.read_text() == "1"
+
+
+async def test_credentials_near_their_end_are_renewed_while_the_loop_runs_on(issuer: Any) -> None:
+    count = issuer(99, 60)  # botocore renews what ends within a quarter of an hour
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        await transport("GetItem", GET)
+        before = int(count.read_text())
+        turns = 0
+
+        async def running() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0.005)
+                turns += 1
+
+        watching = asyncio.create_task(running())
+        await asyncio.gather(*(transport("GetItem", GET) for _ in range(20)))
+        watching.cancel()
+        assert int(count.read_text()) == before + 1  # one of the tasks' threads for all of them
+        assert turns > 10
+        assert keys_used(wire)[-1] == f"KEY{before + 1}".encode()
+
+
+async def test_credentials_that_cannot_be_renewed_are_an_error(issuer: Any) -> None:
+    issuer(1, 0.5)
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        with pytest.raises(TdevError):
+            await transport("GetItem", GET)
+            await asyncio.sleep(1)
+            await transport("GetItem", GET)
+        with pytest.raises(ConfigurationError, match="no more credentials"):
+            drive(BlockingTransport(wire.settings())("GetItem", GET))

@@ -150,13 +150,7 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
         BILLING: "on-demand" if billing == "PAY_PER_REQUEST" else "provisioned",
         PROTECTION: description.get("DeletionProtectionEnabled", False),
     }
-    noticed = live.noticed["table"]
-    if description.get("StreamSpecification", {}).get("StreamEnabled"):
-        noticed[Property("stream")] = description["StreamSpecification"]["StreamViewType"]
-    if replicas := [replica["RegionName"] for replica in description.get("Replicas", ())]:
-        noticed[Property("replicas")] = ", ".join(replicas)
-    if (kind := description.get("TableClassSummary", {}).get("TableClass")) not in _USUAL_CLASSES:
-        noticed[Property("class")] = str(kind)
+    live.noticed["table"] |= _undeclared(description)
     staying = [
         index
         for index in description.get("GlobalSecondaryIndexes", ())
@@ -177,6 +171,18 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
     except (Unsupported, AccessDenied) as error:
         live.unknown["encryption"] = error
     return state
+
+
+def _undeclared(description: dict[str, Any]) -> State:
+    """Return what a table has that no declaration knows, and that is left alone."""
+    noticed: State = {}
+    if description.get("StreamSpecification", {}).get("StreamEnabled"):
+        noticed[Property("stream")] = description["StreamSpecification"]["StreamViewType"]
+    if replicas := [replica["RegionName"] for replica in description.get("Replicas", ())]:
+        noticed[Property("replicas")] = ", ".join(replicas)
+    if (kind := description.get("TableClassSummary", {}).get("TableClass")) not in _USUAL_CLASSES:
+        noticed[Property("class")] = str(kind)
+    return noticed
 
 
 def _units(description: dict[str, Any]) -> tuple[int, int]:

@@ -21,8 +21,8 @@ from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
 from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import declared, environments
-from tdev_models.migrations.apply import plan
 from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.plan import plan
 from tdev_models.settings import Settings
 
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
@@ -177,7 +177,7 @@ def _tables(chosen: Settings) -> Iterator[Finding]:
     for table in declared.tables(chosen, environments.load(name, None, like)):
         what = f"table {table.short}"
         try:
-            (planned,) = plan(Calls(chosen), [table])
+            (planned,) = plan(Calls(chosen), [table], rows=False)
         except TdevError as error:
             yield Finding(what, UNKNOWN, str(error))
             continue

@@ -18,8 +18,8 @@ from tdev_models.dynamodb import prepared
 from tdev_models.dynamodb.expressions import is_as_read, set_if_absent, set_or_remove, set_to
 from tdev_models.dynamodb.requests import Requests
 from tdev_models.models import TABLES, AgentExecution, PipelineSession, UserProject, WorkerItem
-from tests.simulation.__main__ import broken
 from tests.simulation.clients import simulated
+from tests.simulation.histories import broken
 
 S, E, U, W = PipelineSession, AgentExecution, UserProject, WorkerItem
 TABLE = "t-developer-dev-x"

@@ -17,10 +17,9 @@ SECONDS, LEAST = 30.0, 50
 
 @pytest.mark.calm
 def test_all_rules_hold_whatever_befalls_workers_and_requests() -> None:
-    deadline, seen = time.monotonic() + SECONDS, 0
-    for seed, wrong in outcomes(0, 1_000_000):
+    deadline = time.monotonic() + SECONDS
+    for seen, (seed, wrong) in enumerate(outcomes(0, 1_000_000), 1):
         assert wrong is None, f"python -m tests.simulation --histories 1 --seed {seed}: {wrong}"
-        seen += 1
         if seen >= LEAST and time.monotonic() > deadline:
             break
 

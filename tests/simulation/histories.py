@@ -33,7 +33,9 @@ def outcomes(first: int, count: int) -> Iterator[tuple[int, str | None]]:
     """Yield the seed of each history, in their order, and what was wrong in it."""
     end = first + count
     parts = [range(seed, min(seed + _AT_ONCE, end)) for seed in range(first, end, _AT_ONCE)]
-    with multiprocessing.Pool(min(CORES, len(parts)), _begin) as processes:
+    # Not by fork: other threads of a process that has tested other things may hold any lock.
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(min(CORES, len(parts)), _begin) as processes:
         for found in processes.imap(_part, parts):
             yield from found
 

@@ -18,16 +18,25 @@ C = TypeVar("C", bound=Client)
 
 def awaitable(
     service: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+    *,
+    at_once: bool = False,
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return the service for an event loop, on the client of the settings in force."""
+    """Return the service for an event loop, on the client of the settings in force.
+
+    Args:
+        service: what is called.
+        at_once: it begins where it is awaited, also while other calls wait for their turn.
+    """
 
     async def paced(client: AsyncClient, *args: P.args, **kwargs: P.kwargs) -> T:
         await client.turn()
         return await service(client, *args, **kwargs)
 
+    begin = service if at_once else paced
+
     @wraps(service)
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return paced(AsyncClient.for_settings(), *args, **kwargs)
+        return begin(AsyncClient.for_settings(), *args, **kwargs)
 
     return _without_client(call)
 

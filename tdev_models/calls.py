@@ -55,7 +55,8 @@ get_user_project = awaitable(_projects.get_user_project)
 list_user_projects = awaitable(_projects.list_user_projects)
 record_download = awaitable(_projects.record_download)
 
-record_metric = awaitable(_samples.record_metric)
+# A sample belongs to the hour of its call, and is recorded also if the call is then cancelled.
+record_metric = awaitable(_samples.record_metric, at_once=True)
 query_metrics = awaitable(_samples.query_metrics)
 flush_metrics = awaitable(_samples.flush_metrics)
 

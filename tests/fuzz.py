@@ -175,7 +175,8 @@ class Wire:
             self.sent += 1
             if operation == "Query":
                 keys = INDEX_KEYS if "IndexName" in request else {}
-                return {"Items": [row(self.dice) | keys for _ in range(self.dice.randrange(4))]}
+                rows = [row(self.dice) | keys for _ in range(self.dice.randrange(4))]
+                return {"Items": rows, "Count": len(rows)}
             if operation == "GetItem":
                 return {"Item": row(self.dice)}
             if operation == "TransactGetItems":

@@ -161,7 +161,6 @@ class AsyncClient(Client):
         waiter = loop.create_future()
         if future.wake_when_settled(loop, waiter):
             await waiter
-            await self._turn()  # many may have been woken at once
         if future.error:
             raise future.error.with_traceback(None)
 

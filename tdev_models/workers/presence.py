@@ -151,6 +151,7 @@ class Presence:
                     self._registration = mine
             if others is not None:
                 await client.wait_for(others)  # whether it has succeeded or not
+                await client.turn()  # a thousand may have been woken at once
                 continue
             try:
                 await self._register_and_beat(client)

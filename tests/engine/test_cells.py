@@ -110,17 +110,27 @@ async def test_calls_made_during_a_write_share_the_next(gate: Gate, strict_store
 async def test_a_failed_write_fails_its_calls_and_no_others(
     gate: Gate, strict_store: Settings, fate: str
 ) -> None:
-    gate.verdict = lambda number: fate if number == 3 else "ok"
+    safe_waits = threading.Event()
+
+    def verdict(number: int) -> str:
+        if number == 3:
+            safe_waits.wait(10)
+        return fate if number == 3 else "ok"
+
+    gate.verdict = verdict
     gate.open.set()
     await record(1)
-    await record(2)
     gate.open.clear()
+    second = record(2)
+    await begun(gate, 2)
     doomed = [record(4), record(8)]
+    await asyncio.sleep(0.02)
+    gate.open.set()
     await begun(gate, 3)
-    safe = [record(16), record(32)]
+    safe = [second, record(16), record(32)]
     elsewhere = record(64, "other")
     await begun(gate, 4)
-    gate.open.set()
+    safe_waits.set()
     for task in doomed:
         with pytest.raises(Unavailable, match=fate):
             await task

@@ -303,6 +303,7 @@ async def test_heartbeats_go_on_while_the_executions_are_throttled(strict_store:
         async with track_session("s") as session:
             async with session.agent("search") as run:
                 run.output = 1
+                await get_agent_execution("s-search")  # its begin is stored
                 throttled.begin()
                 watch = asyncio.create_task(watched(refusals))
             watch.cancel()

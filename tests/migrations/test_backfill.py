@@ -23,6 +23,7 @@ from tdev_models.settings import Settings
 from tests import raw
 from tests.migrations.runs import apply
 from tests.migrations.strict import StrictAws
+from tests.migrations.test_stale import TRANSIENT
 
 SESSIONS, EXECUTIONS = "pipeline-sessions", "agent-executions"
 MODULE = "tdev_models.migrations.backfills"
@@ -222,13 +223,44 @@ def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
     assert pauses == ["8 rows read, 4 were changed, 0 failed"]
 
 
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("failure", TRANSIENT)
+def test_every_write_stands_one_transient_failure(
+    aws: StrictAws, settings: Settings, failure: str, carried_out: bool
+) -> None:
+    tables = declared.tables(settings, environments.load("dev"))
+    apply(settings, [table for table in tables if table.short == SESSIONS])
+    for number in range(3):
+        earlier_session(settings, f"s{number}", "FAILED")
+    failed = set[str]()
+
+    def before(params: dict[str, Any]) -> Any:
+        session = params["Key"]["session_id"]["S"]
+        if session not in failed:
+            failed.add(session)
+            if carried_out:
+                aws.by_hand("dynamodb", "UpdateItem", **params)
+            raise TRANSIENT[failure]("UpdateItem")
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    done = work(settings, backfills.session_due_at)
+    done.run()
+    assert len(failed) == 3
+    assert (done.filled, done.failed) == (0 if carried_out else 3, 0)
+    for row in raw.everything(settings, SESSIONS):
+        assert float(row["due_at"]["N"]) >= 1700000000
+
+
 # ------------------------------------------------------------------------ killed, beside writers
 
 
 def killed_beside_writers(
     store: Settings, rows: int, kills: int, pause: float = 0.01
 ) -> list[float]:
-    """Fill rows beside 4 writers, kill the command, run it again; return when each kill was."""
+    """Fill rows beside 4 writers, kill the command, run it again; return when each kill was.
+
+    Each kill is of a run that has filled some rows.
+    """
     client = client_of.dynamodb(store)
     name = store.table_name(SESSIONS)
     at = {"N": "1700000000"}
@@ -262,6 +294,10 @@ def killed_beside_writers(
             written[session] = 1800000000 + count
             time.sleep(pause)
 
+    def filled() -> int:
+        """Return how many rows have what the command sets, and its writers never do."""
+        return sum("due_at" in row for row in raw.everything(store, SESSIONS))
+
     command = [sys.executable, "-m", "migrations", "backfill", SESSIONS]
     command += [f"{MODULE}:session_due_at", "--env", store.environment, "--set", "like=dev"]
     writers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
@@ -270,19 +306,20 @@ def killed_beside_writers(
     times: list[float] = []
     try:
         while True:
-            begun = time.monotonic()
+            begun, before = time.monotonic(), filled()
             process = subprocess.Popen(
                 [*command, "--yes"], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
             )
-            try:
-                limit = 2 + random.random() * rows / 250 if len(times) < kills else None
-                _, errors = process.communicate(timeout=limit)
+            enough = before + random.randrange(1, rows // (kills + 1))
+            while len(times) < kills and process.poll() is None and filled() < enough:
+                time.sleep(0.02)
+            if len(times) == kills or process.poll() is not None:
+                _, errors = process.communicate()
                 assert process.returncode == 0, errors
                 break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                times.append(time.monotonic() - begun)
+            process.kill()
+            process.communicate()
+            times.append(time.monotonic() - begun)
     finally:
         stop.set()
         for writer in writers:
@@ -301,4 +338,4 @@ def test_killed_and_run_again_beside_writers_every_row_is_right(
     store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert killed_beside_writers(store, rows=500, kills=2)
+    assert len(killed_beside_writers(store, rows=500, kills=2)) == 2

@@ -227,7 +227,7 @@ def test_every_operation_stands_one_transient_failure(
         apply(settings, tables, allowed)
         assert apply(settings, tables, allowed) == 0
     of_the_command = {"ListTables", "GetMetricStatistics", "GetCallerIdentity"}
-    assert failed >= OPERATIONS.keys() - of_the_command
+    assert failed >= OPERATIONS.keys() - of_the_command - {"UpdateItem"}  # of backfills
 
 
 @pytest.mark.parametrize(

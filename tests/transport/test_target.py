@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,11 +11,13 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import BotoCoreError
+from moto import mock_aws
 
-from tdev_models import Settings, aws
+from tdev_models import Settings, aws, get_user_project, settings, sync
 from tdev_models.dynamodb.transports import target
 from tdev_models.dynamodb.transports.target import Target, opened
-from tdev_models.errors import ConfigurationError, TdevError
+from tdev_models.errors import ConfigurationError, TdevError, Unavailable
+from tdev_models.models import TABLES
 from tests.transport.conformance import GET
 from tests.transport.test_signing import head_of
 
@@ -236,3 +239,17 @@ def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=r"/none/ca\.pem.*AWS_CA_BUNDLE"):
         opened(Settings())
+
+
+async def test_a_mock_of_moto_answers_while_it_is_open_and_no_longer() -> None:
+    at_nobody = Settings(environment="mocked", region="us-east-1", retry_seconds=0)
+    with settings.use(at_nobody):
+        for mocked in (mock_aws(), mock_aws()):
+            with mocked:
+                for model in TABLES:
+                    model.create_table()
+                sync.save_user_project(project_id="p", user_id="u")
+                assert (await get_user_project("u", "p")).user_id == "u"
+    with settings.use(replace(at_nobody, endpoint="http://127.0.0.1:1")):
+        with pytest.raises(Unavailable):
+            await get_user_project("u", "p")

@@ -104,20 +104,24 @@ def opened(settings: Settings) -> Target | None:
 
 
 def intercepted() -> bool:
-    """Return whether something in this process looks into botocore's requests, as moto does."""
-    global _handlers_seen, _is_intercepted
+    """Return whether something in this process answers botocore's requests, as `mock_aws` does."""
+    global _handlers_seen, _interceptors
     handlers = botocore.handlers.BUILTIN_HANDLERS
     if len(handlers) != _handlers_seen:
-        _is_intercepted = any(
-            one[0] == "before-send" or one[0].startswith("before-send.dynamodb") for one in handlers
-        )
+        _interceptors = [
+            one[1]
+            for one in handlers
+            if one[0] == "before-send" or one[0].startswith("before-send.dynamodb")
+        ]
         _handlers_seen = len(handlers)
-    return _is_intercepted
+    # moto's is there from its import on, and answers while a mock is open.
+    return any(getattr(one, "enabled", True) for one in _interceptors)
 
 
 _opened: dict[tuple[str | None, str | None], Target | None] = {}
 _lock = threading.Lock()
-_handlers_seen, _is_intercepted = 0, False
+_interceptors: list[Any] = []
+_handlers_seen = 0
 
 
 def _open(settings: Settings) -> Target | None:

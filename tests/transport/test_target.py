@@ -241,7 +241,11 @@ def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPa
         opened(Settings())
 
 
-async def test_a_mock_of_moto_answers_while_it_is_open_and_no_longer() -> None:
+async def test_a_mock_of_moto_answers_while_it_is_open_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     at_nobody = Settings(environment="mocked", region="us-east-1", retry_seconds=0)
     with settings.use(at_nobody):
         for mocked in (mock_aws(), mock_aws()):

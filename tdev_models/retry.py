@@ -25,6 +25,10 @@ from tdev_models.errors import (
 
 T = TypeVar("T")
 
+# What draws pauses and orders. A seed that an application sets makes no two workers alike, and its
+# own draws are left to it.
+DICE: Final = random.SystemRandom()
+
 FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
     # Another transaction was at work on the item: nothing was changed.
     Conflict: 0.02,
@@ -90,7 +94,7 @@ class Backoff:
         if first is None or self.attempts >= self._most_attempts:
             return None
         limit = min(self._longest, first * 2 ** min(self.attempts - 1, 30))
-        pause = random.uniform(0, limit)
+        pause = DICE.uniform(0, limit)
         if time.monotonic() + pause >= self._deadline:
             return None
         self.attempts += 1

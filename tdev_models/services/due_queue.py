@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.errors import ConfigurationError
 from tdev_models.models import PipelineSession
 from tdev_models.models.worker import WORKER
-from tdev_models.retry import LOCK_POLL_SECONDS, STOP_POLL_SECONDS
+from tdev_models.retry import DICE, LOCK_POLL_SECONDS, STOP_POLL_SECONDS
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, candidates
 from tdev_models.services.gone_workers import is_any_gone
 from tdev_models.workers.presence import Presence
@@ -162,7 +161,7 @@ class DueQueue:
             else:
                 _log.warning("sessions could not be found, trying again: %s", error)
         ids = [session.session_id for session in found if not self._is_left_alone(session)]
-        random.shuffle(ids)
+        DICE.shuffle(ids)
         with self._state:
             self._starts, self._look_again = starts, time.monotonic() + (self._poll_seconds or 0.0)
             self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses

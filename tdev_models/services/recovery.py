@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from tdev_models.errors import (
 )
 from tdev_models.models import PipelineSession
 from tdev_models.results import Session, SessionStatus
+from tdev_models.retry import DICE
 from tdev_models.services.due import Bounds, is_due
 from tdev_models.services.due_queue import DueQueue, Turn
 from tdev_models.services.resume import Resume, Runner, check_runner, run, try_to_resume
@@ -230,7 +230,7 @@ class _Worker:
     async def _resume(self, session: PipelineSession, in_vain: int) -> None:
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**in_vain)
         # At least half of it: so many attempts then last so long.
-        backoff = random.uniform(longest / 2, longest)
+        backoff = DICE.uniform(longest / 2, longest)
         try:
             resume = await try_to_resume(self._client, session, None, backoff)
         except PayloadDamaged:

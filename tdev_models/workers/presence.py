@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import logging
 import math
-import random
 import threading
 import time
 import uuid
@@ -33,7 +32,7 @@ from tdev_models.forks import after_fork_in_child
 from tdev_models.models import PipelineSession, WorkerItem
 from tdev_models.models.worker import STOPPED, WORKER, WORKER_IDS
 from tdev_models.results import SessionStatus
-from tdev_models.retry import Backoff, retry
+from tdev_models.retry import DICE, Backoff, retry
 from tdev_models.settings import Settings
 from tdev_models.workers.lease import Lease, lease_lost_error, worker_name
 
@@ -223,7 +222,7 @@ class Presence:
         await _stop(client, worker_id)
 
     def _pause(self) -> float:
-        return self._interval * random.uniform(0.9, 1.1)
+        return self._interval * DICE.uniform(0.9, 1.1)
 
     def _has_ended(self, now: float) -> bool:
         with self._state:

@@ -27,7 +27,7 @@ from tests.faults import Died, Fault, injected
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tdev_models.retry.random.uniform", lambda least, most: 0.001)
+    monkeypatch.setattr("tdev_models.retry.DICE.uniform", lambda least, most: 0.001)
 
 
 class Flaky:

@@ -310,7 +310,7 @@ def killed_beside_writers(
             process = subprocess.Popen(
                 [*command, "--yes"], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
             )
-            enough = before + random.randrange(1, rows // (kills + 1))
+            enough = before + random.randrange(1, rows // (4 * kills))
             while len(times) < kills and process.poll() is None and filled() < enough:
                 time.sleep(0.02)
             if len(times) == kills or process.poll() is not None:
@@ -338,4 +338,4 @@ def test_killed_and_run_again_beside_writers_every_row_is_right(
     store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert len(killed_beside_writers(store, rows=500, kills=2)) == 2
+    assert len(killed_beside_writers(store, rows=1200, kills=2)) == 2

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.recorder import Recorder, _WriterCell
-from tdev_models.retry import CANCELLED_SECONDS, STOP_POLL_SECONDS, wait_until
+from tdev_models.retry import CANCELLED_SECONDS, DICE, STOP_POLL_SECONDS, wait_until
 from tdev_models.services import due_queue
 from tdev_models.services.signal_handlers import handlers_code
 from tdev_models.settings import Settings
@@ -134,7 +134,7 @@ class _World:
 _TIME = SimpleNamespace(monotonic=_World.monotonic, perf_counter=_World.monotonic)
 _REPLACED: dict[int, Any] = {
     id(time): _TIME,
-    id(random): SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
+    id(DICE): SimpleNamespace(uniform=_World.uniform, shuffle=_World.shuffle),
     id(uuid): SimpleNamespace(uuid4=_World.uuid4),
     id(worker_name): lambda: current_process().name,
     id(handlers_code): frozenset,  # no signals here, and each look for recovery would ask for all

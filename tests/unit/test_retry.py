@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -107,3 +108,17 @@ def test_waiting_ends_when_it_is_so_or_the_time_is_over() -> None:
     looks = iter([False, False, True])
     assert asyncio.run(wait_until(lambda: next(looks), asyncio.sleep, 0.001))
     assert not asyncio.run(wait_until(lambda: False, asyncio.sleep, 0.001, 0.01))
+
+
+def test_a_seed_of_the_application_makes_no_two_workers_wait_alike() -> None:
+    state = random.getstate()
+    try:
+        pauses = []
+        for _ in range(2):
+            random.seed(7)
+            seeded = random.getstate()
+            pauses.append(Backoff(60).pause_after(Throttled()))
+            assert random.getstate() == seeded
+        assert pauses[0] != pauses[1]
+    finally:
+        random.setstate(state)

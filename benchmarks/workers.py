@@ -9,6 +9,7 @@ sessions, another one recovers, with the defaults: seconds until all run again a
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import statistics
@@ -49,19 +50,51 @@ def resident_kilobytes() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def report(how: str, sessions: int, seconds: float, held: tuple[float, int, float]) -> None:
-    stop, beats, kilobytes = held
+class Stops:
+    """Watches how long the loop stands still, with and without Python's garbage collections."""
+
+    def __init__(self) -> None:
+        self.longest = self.without_collections = self._collected = self._begun = 0.0
+
+    def _collection(self, phase: str, info: dict[str, int]) -> None:
+        now = time.monotonic()
+        if phase == "start":
+            self._begun = now
+        else:
+            self._collected += now - self._begun
+
+    async def watch(self) -> None:
+        gc.callbacks.append(self._collection)
+        try:
+            while True:
+                last, collected = time.monotonic(), self._collected
+                await asyncio.sleep(0.005)
+                stop = time.monotonic() - last - 0.005
+                self.longest = max(self.longest, stop)
+                own = stop - (self._collected - collected)
+                self.without_collections = max(self.without_collections, own)
+        finally:
+            gc.callbacks.remove(self._collection)
+
+    def taken(self) -> str:
+        """Return the longest stops since the last call, in ms."""
+        told = f"{self.longest * 1000:.0f} ({self.without_collections * 1000:.0f})"
+        self.longest = self.without_collections = 0.0
+        return told
+
+
+def report(
+    how: str, sessions: int, seconds: float, stop: str, events: int, kilobytes: float
+) -> None:
     print(
-        f"{how:>12} {sessions:>9,} {beats / seconds * 5:>17.1f} {threading.active_count():>8} "
-        f"{stop * 1000:>12.0f} {kilobytes / sessions:>15.1f}",
+        f"{how:>12} {sessions:>9,} {events / seconds * 5:>17.1f} {threading.active_count():>8} "
+        f"{stop:>12} {kilobytes / sessions:>15.1f}",
         flush=True,
     )
 
 
-async def in_a_loop(
-    count: int, seconds: float, events: list[RequestEvent]
-) -> tuple[float, int, float]:
-    longest, before, begun = 0.0, resident_kilobytes(), time.monotonic()
+async def in_a_loop(count: int, seconds: float, events: list[RequestEvent]) -> None:
+    before, begun, stops = resident_kilobytes(), time.monotonic(), Stops()
     inside, leave, entered = asyncio.Event(), asyncio.Event(), 0
 
     async def hold(number: int) -> None:
@@ -72,29 +105,21 @@ async def in_a_loop(
                 inside.set()
             await leave.wait()
 
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            last = time.monotonic()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.monotonic() - last - 0.005)
-
-    watching = asyncio.create_task(watch())
-    tasks = [asyncio.create_task(hold(number)) for number in range(count)]
-    await inside.wait()
-    print(
-        f"{count:,} sessions entered after {time.monotonic() - begun:.1f} s, "
-        f"the loop stopped for {longest * 1000:.0f} ms at most; then:"
-    )
-    events.clear()
-    longest = 0.0
-    await asyncio.sleep(seconds)
-    held = longest, len(events), resident_kilobytes() - before
-    report("event loop", count, seconds, held)
+    watching = asyncio.create_task(stops.watch())
+    await asyncio.sleep(0)
+    async with asyncio.TaskGroup() as sessions:
+        for number in range(count):
+            sessions.create_task(hold(number))
+        await inside.wait()
+        print(f"{count:,} entered after {time.monotonic() - begun:.1f} s, stops {stops.taken()} ms")
+        events.clear()
+        await asyncio.sleep(seconds)
+        grown = resident_kilobytes() - before
+        report("event loop", count, seconds, stops.taken(), len(events), grown)
+        begun = time.monotonic()
+        leave.set()
+    print(f"{count:,} left after {time.monotonic() - begun:.1f} s, stops {stops.taken()} ms")
     watching.cancel()
-    leave.set()
-    await asyncio.gather(*tasks)
-    return held
 
 
 def in_threads(count: int, seconds: float, events: list[RequestEvent]) -> None:
@@ -110,17 +135,19 @@ def in_threads(count: int, seconds: float, events: list[RequestEvent]) -> None:
         inside.wait()
         events.clear()
         time.sleep(seconds)
-        report("threads", count, seconds, (0.0, len(events), resident_kilobytes() - before))
+        grown = resident_kilobytes() - before
+        report("threads", count, seconds, "", len(events), grown)
         leave.set()
         for one in work:
             one.result()
 
 
 def held(count: int = 1000, seconds: float = 300) -> None:
-    print("sessions of one process, started together and held")
+    print("sessions of one process, started together and held; stops of the loop in ms, the")
+    print("longest one, and without garbage collections of Python's")
     print(
         f"{'how':>12} {'sessions':>9} {'requests in 5 s':>17} {'threads':>8} "
-        f"{'longest ms':>12} {'KB a session':>15}"
+        f"{'longest stop':>12} {'KB a session':>15}"
     )
     with fresh_tables() as events:
         asyncio.run(in_a_loop(count, seconds, events))

@@ -24,20 +24,22 @@ _AT_ONCE = 50  # a transaction has at most 100 parts, and 4 MB
 
 
 async def adopted(
-    client: Client, lease: Lease, seen: PipelineSession, work: Work, from_agent: str | None
+    client: Client, lease: Lease, seen: PipelineSession, from_agent: str | None
 ) -> Work:
-    """Adopt the work that was read before a session's first claim, and return it as it is adopted.
+    """Adopt what agents have done before a session's first claim, and return it.
+
+    Read after the claim: what was stored between its first reading and the claim counts, too.
 
     Raises:
         LeaseLost: the session was taken over meanwhile.
         Conflict: others wrote its executions again and again.
     """
     for _ in range(_TRIES):
+        work = await work_so_far(client, seen, from_agent)
         unfenced = [run for run in work[0].executions.values() if run.fence is None]
         if await _adopt(client, lease, unfenced):
             lease.adopts = False
             return work
-        work = await work_so_far(client, seen, from_agent)
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
 
 

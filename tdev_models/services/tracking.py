@@ -427,7 +427,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
         if lease.adopts:
-            work = await adopted(self._client, lease, seen, work, from_agent)
+            work = await adopted(self._client, lease, seen, from_agent)
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)

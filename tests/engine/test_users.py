@@ -236,6 +236,22 @@ async def test_a_bare_write_while_adopting_is_looked_at_again(store: Settings) -
         assert (await resume_pipeline("s")).outputs == {"nl_input": 1}
 
 
+async def test_an_agent_that_bare_calls_end_just_before_the_claim_counts(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def ended() -> None:
+        with settings.use(strict_store):
+            await update_agent_execution(
+                execution_id="s-nl_input", status="COMPLETED", output_data=["in time"]
+            )
+
+    with injected(Fault("before", operation="UpdateItem", between=ended)):
+        resume = await resume_pipeline("s")
+    assert (resume.outputs, resume.start_agent) == ({"nl_input": ["in time"]}, "ui_selection")
+
+
 async def test_a_session_that_is_lost_while_adopting_is_not_resumed(strict_store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     await update_agent_execution(

@@ -90,7 +90,7 @@ class Effect:
             condition = is_as_read(AgentExecution.write_token, seen.write_token)
             condition &= AgentExecution.end_time.does_not_exist()
         try:
-            await self._write(values, condition)
+            await self._write(values, condition, says_owned=True)
         except ConditionFailed as refused:
             stored = self.client.executions.load(refused.item)
             if stored is None or stored.write_token != token:
@@ -125,14 +125,18 @@ class Effect:
             ) from None
         return await self.client.compute(json.loads, text)
 
-    async def _write(self, values: dict[str, Any], condition: Condition) -> None:
+    async def _write(
+        self, values: dict[str, Any], condition: Condition, *, says_owned: bool = False
+    ) -> None:
         part = self.client.executions.requests.update_part(
             self.execution_id,
             self._sort_key,
             actions=set_fields(AgentExecution, values),
             condition=condition,
         )
-        await leased_execution(self.client, self.lease, self.agent_name, part, ended=None)
+        await leased_execution(
+            self.client, self.lease, self.agent_name, part, ended=None, says_owned=says_owned
+        )
 
     @property
     def _what(self) -> str:

@@ -113,12 +113,18 @@ async def leased_execution(
     ended: bool | None,
     retry_seconds: float | None = None,
     adds: Sequence[Action] = (),
+    says_owned: bool = False,
 ) -> None:
     """Change an agent's execution, and with it the session that a lease owns, all or nothing.
 
     `current_agent` becomes the agent; `progress` counts it, if it is one of the pipeline's, once it
     has ended, and no more once it begins again. `adds` are further actions on the session. Tried
     until it is stored or refused, for `retry_seconds` where they are given.
+
+    With `says_owned` each try is a request of its own, which succeeds only if the session is this
+    claim's then. Else DynamoDB repeats the success of a try whose reply was lost, also after a
+    takeover. A try that was carried out makes the next one fail with ConditionFailed, whose item
+    the caller knows as its own.
 
     Raises:
         LeaseLost: the session is no longer this claim's; nothing was changed.
@@ -134,7 +140,7 @@ async def leased_execution(
             lease.check()
             stale = client.now() > now + client.settings.lease_seconds / 3
             state = lease.ended_after(agent_name, ended), lease.deadline
-            if stale or (agents, deadline) != state:
+            if says_owned or stale or (agents, deadline) != state:
                 # Sent again as it was, DynamoDB knows it by its token. But it must not take back
                 # what another agent's end has written since.
                 token, now = uuid.uuid4().hex, client.now()

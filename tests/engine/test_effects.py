@@ -161,22 +161,22 @@ async def test_a_faulty_request_of_an_effect_is_sent_again(
     assert mail.sent == 1
 
 
-async def test_a_reservation_that_is_made_anew_after_it_was_stored_is_known(
+async def test_a_reservation_whose_reply_was_lost_is_no_leave_after_a_takeover(
     strict_store: Settings,
 ) -> None:
-    """Another agent's end between two copies makes the second one another request."""
+    """The next owner finds the effect in doubt, and may run it: the former one must not, too."""
     mail = Mail()
-    fault = Fault("resent", operation="TransactWriteItems", nth=2)
-    with injected(fault):
-        async with track_session("s") as session, session.agent("parser") as run:
 
-            def between() -> None:
-                lease = session.owned
-                lease.ended_agents = {*lease.ended_agents, "search"}
+    def taken_over() -> None:
+        new = {"lease_token": {"S": "new"}, "fence": {"N": "2"}}
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", **new)
 
-            fault.between = between
-            assert await run.once("mail", mail) == "sent"
-    assert mail.sent == 1
+    with injected(Fault("resent", operation="TransactWriteItems", nth=2, between=taken_over)):
+        with pytest.raises(LeaseLost):
+            async with track_session("s") as session, session.agent("parser") as run:
+                await run.once("mail", mail)
+    assert raw.item(strict_store, "agent-executions", "s-parser", "parser#once#mail")
+    assert mail.sent == 0
 
 
 async def test_a_lost_lease_reserves_nothing_and_stores_nothing(strict_store: Settings) -> None:

@@ -163,6 +163,15 @@ async def track_failures(world: World) -> None:
                         run.output = 1
 
 
+async def track_and_release(world: World) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser") as run:
+            if not run.done:
+                world.ran.append("parser")
+                run.output = 1
+        await session.release()
+
+
 async def resume(world: World, from_agent: str | None = None, force: bool = False) -> None:
     claimed = await resume_pipeline("s", from_agent=from_agent, force=force)
     if not claimed:
@@ -265,6 +274,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "track_session": (nothing, track),
     "track_session, calls": (nothing, track_calls),
     "track_session, failures": (nothing, track_failures),
+    "session.release": (nothing, track_and_release),
     "resume_pipeline": (failed, resume),
     "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
     "resume_pipeline, what had no lease": (failed_without_a_lease, resume),
@@ -277,6 +287,7 @@ FORGOTTEN_BY_THE_DEAD = ("track_session, failures",)
 DO_NOTHING_TWICE = (
     "track_session",
     "track_session, calls",
+    "session.release",
     "resume_pipeline",
     "resume_pipeline, what had no lease",
     "recover_sessions",

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from uuid import UUID
 
 from tdev_models.json_decoding import MOST_VALUES
+from tdev_models.results import Undecrypted
 
 CONTAINERS = {dict, list, tuple}
 SCALARS = {str, int, float, bool, type(None)}
@@ -117,8 +118,13 @@ def _number(value: Decimal) -> float:
     return number
 
 
-# Enums first: some are strings or numbers, too. The first that fits decides.
+def _not_data(value: Undecrypted) -> NoReturn:
+    raise Refused(f"is a field that was not decrypted, no data {value}")
+
+
+# Enums before strings: some are strings or numbers, too. The first that fits decides.
 _CONVERTERS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (Undecrypted, _not_data),
     (Enum, lambda value: value.value),
     (str, str.__str__),
     (int, int.__int__),

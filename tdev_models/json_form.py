@@ -19,6 +19,7 @@ from tdev_models import settings
 from tdev_models.errors import InvalidRequest
 from tdev_models.json_conversion import CONTAINERS, SCALARS, Refused, form_of
 from tdev_models.json_decoding import MOST_NESTED, MOST_VALUES, PIECE, decode
+from tdev_models.results import Undecrypted
 
 JSON_BYTES = 32 * 1024 * 1024
 TOO_LARGE = "store a reference to it instead"
@@ -39,7 +40,7 @@ def text_of(
     Raises:
         InvalidRequest: the string is no JSON text, or as for `encode`.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str) or isinstance(value, Undecrypted):
         return encode(field, value, most_bytes, too_large)
     size = sum(len(part.encode("utf-8", "surrogatepass")) for part in _slices(value))
     if size > most_bytes:

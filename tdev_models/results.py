@@ -7,6 +7,8 @@ from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from enum import StrEnum
 from typing import Any, Self, TypeVar, dataclass_transform
 
+from tdev_models.errors import TdevError
+
 R = TypeVar("R")
 
 AGENTS = (
@@ -52,6 +54,24 @@ class PipelineType(StrEnum):
 
     SIMPLE = "SIMPLE"
     PRODUCTION = "PRODUCTION"
+
+
+class Undecrypted(str):
+    """Stands in a result for an encrypted field that was not decrypted; its text says why.
+
+    It is refused wherever a value is to be stored.
+
+    Attributes:
+        error: what KMS, or the lack of a key, answered; None in lists, which decrypt nothing.
+    """
+
+    error: TdevError | None
+
+    def __new__(cls, reason: str, error: TdevError | None = None) -> Self:
+        """Return the stand-in whose text is the reason."""
+        made = super().__new__(cls, reason)
+        made.error = error
+        return made
 
 
 class Record(Mapping[str, Any]):

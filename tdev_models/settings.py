@@ -61,7 +61,21 @@ _SECONDS_ABOVE_0 = (
     "read_timeout_seconds",
 )
 _SECONDS_FROM_0 = ("retry_seconds", "owner_retry_seconds")
-_SWITCHES = ("automatic_metrics", "cancel_when_out_of_touch", "tracebacks")
+_SWITCHES = ("automatic_metrics", "cancel_when_out_of_touch", "tracebacks", "kms_strict")
+_LISTS = ("agents", "kms_fields", "kms_former_keys")
+
+ENCRYPTED_FIELDS = (
+    "input_data",
+    "output_data",
+    "metadata",
+    "error_message",
+    "traceback",
+    "description",
+)
+"""What field encryption encrypts, unless `kms_fields` says less."""
+
+# An alias would not do: what is stored names its key by ARN, and other keys are refused.
+_KMS_KEY = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +102,12 @@ class Settings:
         automatic_metrics: whether the package records metrics of its own; in the background.
         tracebacks: whether a failed attempt keeps the traceback of its error, which may hold what
             is secret in code and in errors' texts.
+        kms_key: ARN of the KMS key under which fields are encrypted (extra `kms`); None encrypts
+            nothing.
+        kms_former_keys: ARNs of other keys under which stored fields may be encrypted.
+        kms_fields: which fields are encrypted; those of `ENCRYPTED_FIELDS`.
+        kms_strict: whether such a field that is stored in clear is refused; `tdev rekey` encrypts
+            what was stored before there was a key.
         connect_timeout_seconds: how long one attempt may take to connect.
         read_timeout_seconds: how long one attempt may wait for its answer.
         retry_seconds: how long a request is tried again after its first attempt, where that may
@@ -121,6 +141,10 @@ class Settings:
     release: str | None = None
     automatic_metrics: bool = True
     tracebacks: bool = True
+    kms_key: str | None = None
+    kms_former_keys: tuple[str, ...] = ()
+    kms_fields: tuple[str, ...] = ENCRYPTED_FIELDS
+    kms_strict: bool = False
     connect_timeout_seconds: float = 1.0
     read_timeout_seconds: float = 4.0
     retry_seconds: float = 20.0
@@ -154,6 +178,7 @@ class Settings:
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
+        self._check_kms()
         if not self.stalled_after_seconds >= 2 * self.lease_seconds:
             # A lease that ends later than this counts as made by a wrong clock.
             raise InvalidRequest(
@@ -164,6 +189,30 @@ class Settings:
         if self.endpoint is not None:
             _check_endpoint(self.endpoint, self.environment)
 
+    def _check_kms(self) -> None:
+        for field in ("kms_former_keys", "kms_fields"):
+            value = getattr(self, field)
+            if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+                raise InvalidRequest(field, f"must be a list of texts, not {shown(value)}")
+            object.__setattr__(self, field, tuple(value))
+        for field, keys in (
+            ("kms_key", () if self.kms_key is None else (self.kms_key,)),
+            ("kms_former_keys", self.kms_former_keys),
+        ):
+            for key in keys:
+                if not (isinstance(key, str) and _KMS_KEY.fullmatch(key)):
+                    raise InvalidRequest(
+                        field,
+                        f"{shown(key)} is not the ARN of a key such as "
+                        "arn:aws:kms:eu-west-1:123456789012:key/...; an alias will not do",
+                    )
+        for name in self.kms_fields:
+            if name not in ENCRYPTED_FIELDS:
+                known = ", ".join(ENCRYPTED_FIELDS)
+                raise InvalidRequest("kms_fields", f"{shown(name)} is not one of {known}")
+        if self.kms_strict and self.kms_key is None:
+            raise InvalidRequest("kms_strict", "needs kms_key: nothing would be readable")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings that the environment gives.
@@ -173,8 +222,9 @@ class Settings:
         TDEV_AUTOMATIC_METRICS, TDEV_CANCEL_WHEN_OUT_OF_TOUCH and TDEV_TRACEBACKS (on or off),
         TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
         TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), TDEV_TRANSPORT (botocore),
-        TDEV_MAX_CONNECTIONS, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_DYNAMODB or
-        AWS_ENDPOINT_URL.
+        TDEV_MAX_CONNECTIONS, TDEV_KMS_KEY, TDEV_KMS_FORMER_KEYS and TDEV_KMS_FIELDS (with commas
+        between them), TDEV_KMS_STRICT (on or off), AWS_REGION or AWS_DEFAULT_REGION,
+        AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
 
         Raises:
             InvalidRequest: a variable holds no usable value; the field's name is in the message.
@@ -183,6 +233,7 @@ class Settings:
             "environment": environ.get("TDEV_ENV"),
             "prefix": environ.get("TDEV_TABLE_PREFIX"),
             "release": environ.get("TDEV_RELEASE"),
+            "kms_key": environ.get("TDEV_KMS_KEY"),
             "json_nan": environ.get("TDEV_JSON_NAN"),
             "transport": environ.get("TDEV_TRANSPORT"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
@@ -194,8 +245,9 @@ class Settings:
                     given[field] = int(text) if field == "max_connections" else float(text)
                 except ValueError:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
-        if text := environ.get("TDEV_AGENTS"):
-            given["agents"] = tuple(name.strip() for name in text.split(","))
+        for field in _LISTS:
+            if text := environ.get(f"TDEV_{field.upper()}"):
+                given[field] = tuple(name.strip() for name in text.split(","))
         for field in _SWITCHES:
             if text := environ.get(f"TDEV_{field.upper()}"):
                 if text not in ("on", "off"):

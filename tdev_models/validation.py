@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from tdev_models import json_form
 from tdev_models.errors import InvalidRequest, shown
+from tdev_models.results import Undecrypted
 
 Rule: TypeAlias = Callable[[str, Any], Any]
 """Takes a field's name and value; returns the value to store or raises InvalidRequest."""
@@ -57,6 +58,8 @@ def text(most_bytes: int) -> Rule:
     def rule(field: str, value: Any) -> str:
         if not isinstance(value, str):
             raise InvalidRequest(field, f"must be a string, not {type(value).__name__}")
+        if isinstance(value, Undecrypted):
+            raise InvalidRequest(field, f"is a field that was not decrypted, no data {value}")
         try:
             size = len(value.encode())
         except UnicodeEncodeError:

@@ -27,6 +27,7 @@ from tdev_models.models import (
     WorkerItem,
 )
 from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
+from tdev_models.security.fields import check_installed
 from tdev_models.settings import Settings, Transport
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Client(ABC):
     _open: dict[Settings, Self]
 
     def __init__(self, settings: Settings) -> None:
+        check_installed(settings)
         self.settings = settings
         transport = self._standard_transport()
         if callable(settings.transport):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from pynamodb.attributes import Attribute
 from pynamodb.expressions.condition import Condition
@@ -11,9 +11,7 @@ from pynamodb.expressions.update import Action
 
 from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute
 from tdev_models.models.base import BaseModel, operand, typed
-from tdev_models.results import Record
-
-R = TypeVar("R", bound=Record)
+from tdev_models.security.fields import SUFFIX
 
 
 def set_to(attribute: Attribute[Any], value: Any) -> Action:
@@ -37,6 +35,17 @@ def set_fields(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action
     ]
 
 
+def replace_fields(model: type[BaseModel], values: Mapping[str, Any]) -> list[Action]:
+    """Return the actions that set checked fields, and remove those in clear that are encrypted now.
+
+    And the other way round.
+    """
+    attributes, names = model.get_attributes(), [*values]
+    others = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
+    others += [f"{name}{SUFFIX}" for name in names if f"{name}{SUFFIX}" in attributes]
+    return [*set_fields(model, values), *(attributes[name].remove() for name in others)]
+
+
 def set_if_absent(attribute: Attribute[Any], value: Any) -> Action:
     """Return the action that sets one attribute where the item has none."""
     return attribute.set(attribute | operand({attribute.attr_type: attribute.serialize(value)}))
@@ -52,8 +61,3 @@ def is_as_read(attribute: Attribute[Any], value: Any) -> Condition:
     raw = str(value) if is_moment else attribute.serialize(value)
     same: Condition = attribute == operand({attribute.attr_type: raw})
     return same
-
-
-def result_of(kind: type[R], item: BaseModel) -> R:
-    """Return the frozen result of one item."""
-    return kind.of(item.attribute_values)

@@ -117,6 +117,13 @@ class AgentExecution(BaseModel):
     # Where a payload is too large to stand in the item: the envelope of its chunks.
     input_ref = TextAttribute(returned=False)
     output_ref = TextAttribute(returned=False)
+    # Instead of those, where they are encrypted.
+    input_data_encrypted = BytesAttribute(returned=False)
+    output_data_encrypted = BytesAttribute(returned=False)
+    input_ref_encrypted = BytesAttribute(returned=False)
+    output_ref_encrypted = BytesAttribute(returned=False)
+    error_message_encrypted = BytesAttribute(returned=False)
+    traceback_encrypted = BytesAttribute(returned=False)
     # Of a chunk item alone.
     chunk = BytesAttribute(returned=False)
     expires_at = NumberAttribute(listed=True, returned=False)

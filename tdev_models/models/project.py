@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tdev_models.models.attributes import (
+    BytesAttribute,
     InstantAttribute,
     JSONTextAttribute,
     NumberAttribute,
@@ -43,6 +44,7 @@ class UserProject(BaseModel):
     project_id = TextAttribute(key(SORT_KEY_BYTES), range_key=True)
     project_name = TextAttribute(text(1024), listed=True)
     description = TextAttribute(text(8 * 1024), listed=True)
+    description_encrypted = BytesAttribute(returned=False)  # instead, where it is encrypted
     tech_stack = JSONTextAttribute(json_text(8 * 1024, "name technologies only"), listed=True)
     download_count = NumberAttribute(listed=True)
     last_accessed = InstantAttribute(listed=True)

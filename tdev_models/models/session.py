@@ -7,6 +7,7 @@ from typing import Any
 from tdev_models.errors import InvalidRequest
 from tdev_models.models.attributes import (
     ERROR_BYTES,
+    BytesAttribute,
     FlagAttribute,
     InstantAttribute,
     JSONTextAttribute,
@@ -120,6 +121,9 @@ class PipelineSession(BaseModel):
     worker_deaths = NumberAttribute(listed=False, lease=True)
     failed_agent = TextAttribute(text(255), listed=True)
     error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    # Instead of those, where they are encrypted.
+    metadata_encrypted = BytesAttribute(returned=False)
+    error_message_encrypted = BytesAttribute(returned=False)
     # The sums of the session's executions.
     input_tokens = NumberAttribute(listed=False, lease=True)
     output_tokens = NumberAttribute(listed=False, lease=True)

@@ -11,6 +11,7 @@ from tdev_models import validation
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
+from tdev_models.dynamodb.encryption import NOT_DECRYPTED
 from tdev_models.errors import (
     BudgetSpent,
     InvalidRequest,
@@ -102,7 +103,9 @@ class AgentRun(ClientContext[C, bool]):
     def error(self) -> str | None:
         """Why it failed."""
         stored = self._stored if self.done or not self._runs else None
-        return self._reason or (stored.error_message if stored else None)
+        if self._reason or stored is None:
+            return self._reason
+        return NOT_DECRYPTED if stored.error_message_encrypted else stored.error_message
 
     def fail(self, reason: str, *, critical: bool | None = None) -> None:
         """Let the agent end as FAILED at the end of its block, though no error leaves it.

@@ -23,9 +23,11 @@ from pynamodb.expressions.condition import Condition
 from tdev_models import validation
 from tdev_models.dynamodb import chunks
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.encryption import encrypt_fields
 from tdev_models.dynamodb.expressions import is_as_read, set_fields
 from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest, shown
 from tdev_models.models import AgentExecution
+from tdev_models.security.fields import encrypts
 from tdev_models.services.payloads import read_payload
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_execution
@@ -103,6 +105,7 @@ class Effect:
         except InvalidRequest as unusable:
             unusable.add_note(f"{self._what} has happened, and is in doubt from now on")
             raise
+        kms_seconds = self.client.settings.owner_retry_seconds
         values = {"output_data": text}
         if len(text.encode()) > chunks.INLINE_BYTES:
             key, expires_at = f"{self._sort_key}#{self.lease.fence}", self.lease.expires_at
@@ -114,11 +117,15 @@ class Effect:
                     text,
                     expires_at=expires_at,
                     stored=self.lease.payloads,
+                    encrypted=encrypts(self.client.settings, "output_data"),
+                    retry_seconds=kms_seconds,
                 )
             }
+        place = self.execution_id, self._sort_key
+        fields = await encrypt_fields(self.client, AgentExecution, place, values, kms_seconds)
         condition: Condition = is_as_read(AgentExecution.write_token, token)
         try:
-            await self._write({**values, "end_time": self.client.now()}, condition)
+            await self._write({**fields, "end_time": self.client.now()}, condition)
         except ConditionFailed:
             raise Conflict(
                 f"{self._what} was begun again by another call; this one's result is not stored"

@@ -50,6 +50,7 @@ from tdev_models.errors import InvalidTransition, LeaseHeld
 from tdev_models.models import AgentExecution
 from tdev_models.models.attributes import AttemptsAttribute
 from tdev_models.results import ExecutionStatus
+from tdev_models.security.fields import SUFFIX
 from tdev_models.workers.lease import worker_name
 
 KEPT_ATTEMPTS = 20
@@ -103,8 +104,16 @@ _OTHER = (_REFUSED,) * len(_GIVEN)
 PAYLOADS = {"input_data": "input_ref", "output_data": "output_ref"}
 """The payload fields, and the attributes that hold the envelope of a large one instead."""
 
+FORMS = {
+    field: frozenset(f"{name}{end}" for name in (field, reference) for end in ("", SUFFIX))
+    for field, reference in PAYLOADS.items()
+}
+"""The attributes of which one holds a payload: itself or an envelope, in clear or encrypted."""
+
+_ERROR_FORMS = frozenset({"error_message", f"error_message{SUFFIX}"})
+
 # What a new attempt does not take over from the one before.
-_OF_ONE_ATTEMPT = {"error_message", "output_data", "output_ref", "critical"}
+_OF_ONE_ATTEMPT = {"critical"} | _ERROR_FORMS | FORMS["output_data"]
 
 
 _ABSENT = AgentExecution()
@@ -248,8 +257,10 @@ def _outdated(
     seen: AgentExecution, values: Mapping[str, Any], status: str, step: Step
 ) -> frozenset[str]:
     """Return the attributes that do not hold any more after the write."""
-    names = {reference for field, reference in PAYLOADS.items() if field in values}
-    names |= {field for field, reference in PAYLOADS.items() if reference in values}
+    names = set[str]()
+    for forms in (*FORMS.values(), _ERROR_FORMS):
+        if not forms.isdisjoint(values):
+            names |= forms
     if step.begins:
         names |= _OF_ONE_ATTEMPT
     if status not in _FINAL:
@@ -305,6 +316,7 @@ def stored_after(
     values |= {"execution_id": execution_id, "agent_name": agent_name, **change.sets}
     for name in PAYLOADS:
         values.pop(name, None)
+        values.pop(f"{name}{SUFFIX}", None)
     if change.attempt is not None:
         slot = _slot(change.attempt["number"])
         values["attempts"] = {**(values.get("attempts") or {}), slot: dict(change.attempt)}

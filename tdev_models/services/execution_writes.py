@@ -12,6 +12,7 @@ from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
 from tdev_models.services.execution_states import (
+    FORMS,
     actions_of,
     began_or_ended_with,
     change_of,
@@ -19,14 +20,12 @@ from tdev_models.services.execution_states import (
     stored_after,
 )
 from tdev_models.services.failed_attempts import NO_ERROR, failed_attempt
-from tdev_models.services.payloads import with_chunks_written
+from tdev_models.services.payloads import stored_forms
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import execution_after_end, leased_execution
 
 _TRIES = 10
-
-_OUTPUT = {"output_data", "output_ref"}
 
 
 async def write_execution(
@@ -68,7 +67,12 @@ async def write_execution(
     token = uuid.uuid4().hex[:16]
     seen = _same_item(seen, execution_id)
     values = _with_release(client, await _with_expiry(client, values, seen, lease))
-    values = await with_chunks_written(client, execution_id, agent_name, values, seen, lease)
+    if "error_message" in values:
+        error = {**error, "error_message": values["error_message"]}
+    kms_seconds = retry_seconds
+    if lease is not None and retry_seconds is None:
+        kms_seconds = client.settings.owner_retry_seconds
+    values = await stored_forms(client, execution_id, agent_name, values, seen, lease, kms_seconds)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
         change = change_of(seen, execution_id, values, fence, at or client.now(), token)
@@ -76,7 +80,7 @@ async def write_execution(
         condition = seen_condition(seen)
         written = stored_after(seen, execution_id, agent_name, change)
         try:
-            failures = failed_attempt(client, written, change, error)
+            failures = await failed_attempt(client, written, change, error, kms_seconds)
             part = client.executions.requests.update_part(
                 execution_id, agent_name, actions=actions, condition=condition
             )
@@ -84,7 +88,7 @@ async def write_execution(
             if lease is not None and alone:
                 await execution_after_end(client, lease, [part, *failures], retry_seconds, adds)
             elif lease is not None:
-                if change.counts_as_ended is False or not _OUTPUT.isdisjoint(values):
+                if change.counts_as_ended is False or not FORMS["output_data"].isdisjoint(values):
                     lease.outputs.pop(agent_name, None)  # read again when it is asked for
                 await leased_execution(
                     client,

@@ -10,6 +10,7 @@ from typing import Any
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.encryption import NOT_DECRYPTED, is_plain, shown_field
 from tdev_models.errors import (
     InvalidRequest,
     ItemTooLarge,
@@ -22,11 +23,9 @@ from tdev_models.errors import (
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.models.execution import agent_of
 from tdev_models.results import AGENTS, Attempt, Execution, ExecutionStatus, Page
-from tdev_models.services.execution_states import (
-    PAYLOADS,
-)
+from tdev_models.services.execution_states import PAYLOADS
 from tdev_models.services.execution_writes import write_execution
-from tdev_models.services.payloads import checked_payload, read_payload
+from tdev_models.services.payloads import checked_payload, shown_payload, stands_in_item
 from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.users import visible_to
 
@@ -187,15 +186,25 @@ async def _check_reader(client: Client, session_id: str, user_id: str) -> None:
 
 
 async def _with_payloads(client: Client, execution: AgentExecution) -> Execution:
+    """Return one execution with its payloads, and what is encrypted of it."""
     result = execution_result(execution)
-    large = [
-        field for field, reference in PAYLOADS.items() if getattr(execution, reference) is not None
-    ]
-    if not large:
-        return result
-    jobs = [partial(read_payload, client, execution, field) for field in large]
-    values = await client.gather(jobs, len(jobs))
-    return replace(result, **dict(zip(large, values, strict=True)))
+    fields = [field for field in PAYLOADS if not stands_in_item(client, execution, field)]
+    jobs = [partial(shown_payload, client, execution, field) for field in fields]
+    values = await client.gather(jobs, len(jobs)) if jobs else []
+    changes = dict(zip(fields, values, strict=True))
+    if not is_plain(client, execution, "error_message"):
+        message = await shown_field(client, execution, "error_message")
+        attempts = _with_message(result, message)
+        changes |= {"error_message": message, "attempts": attempts}
+    return replace(result, **changes) if changes else result
+
+
+def _with_message(execution: Execution, message: str | None) -> tuple[Attempt, ...]:
+    """Return the attempts, the last one with why it failed: an encrypted text stands once."""
+    *former, last = execution.attempts or (None,)
+    if last is None or last.status != ExecutionStatus.FAILED or message is None:
+        return execution.attempts
+    return (*former, replace(last, error_message=message))
 
 
 async def get_agent_executions(
@@ -282,4 +291,7 @@ def execution_result(execution: AgentExecution) -> Execution:
         Attempt(**{name: value for name, value in attempt.items() if name in known})
         for attempt in attempts
     )
-    return Execution.of({**execution.attribute_values, "attempts": tries})
+    values = {**execution.attribute_values, "attempts": tries}
+    if execution.error_message_encrypted is not None:
+        values["error_message"] = NOT_DECRYPTED
+    return Execution.of(values)

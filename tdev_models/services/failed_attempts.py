@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_fields
+from tdev_models.dynamodb.encryption import encrypt_fields
+from tdev_models.dynamodb.expressions import replace_fields
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import FAILED_ATTEMPT, attempt_key
 from tdev_models.results import ExecutionStatus
+from tdev_models.security.fields import SUFFIX
 from tdev_models.services.execution_states import Change
 from tdev_models.services.sessions import real_error
 
@@ -51,8 +53,12 @@ def _utf8(text: str) -> bytes:
     return text.encode(errors="replace")
 
 
-def failed_attempt(
-    client: Client, written: AgentExecution, change: Change, error: Mapping[str, str]
+async def failed_attempt(
+    client: Client,
+    written: AgentExecution,
+    change: Change,
+    error: Mapping[str, str],
+    kms_seconds: float | None,
 ) -> list[dict[str, Any]]:
     """Return the part of the transaction that keeps an attempt, or nothing unless one fails.
 
@@ -60,20 +66,17 @@ def failed_attempt(
         client: the client.
         written: the execution as the change leaves it.
         change: what makes an attempt fail, or says more of one that has failed.
-        error: what is known of its error.
+        error: what is known of its error; the text in clear.
+        kms_seconds: for how long KMS is tried.
     """
     if written.status != ExecutionStatus.FAILED or change.attempt is None:
         return []
-    if not {"failed_at", "error_message"} & change.sets.keys():
+    if not {"failed_at", "error_message", f"error_message{SUFFIX}"} & change.sets.keys():
         return []
     values = {name: getattr(written, name) for name in (*_COPIED, "expires_at")}
     values |= {"status": FAILED_ATTEMPT, "worker": change.attempt["worker"], **error}
-    return [
-        client.executions.requests.update_part(
-            written.execution_id,
-            attempt_key(written.agent_name, change.attempt["number"]),
-            actions=set_fields(
-                AgentExecution, {name: one for name, one in values.items() if one is not None}
-            ),
-        )
-    ]
+    values = {name: one for name, one in values.items() if one is not None}
+    key = written.execution_id, attempt_key(written.agent_name, change.attempt["number"])
+    values = await encrypt_fields(client, AgentExecution, key, values, kms_seconds)
+    actions = replace_fields(AgentExecution, values)
+    return [client.executions.requests.update_part(*key, actions=actions)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import result_of
+from tdev_models.dynamodb.encryption import NOT_DECRYPTED, is_plain, listed_result, shown_field
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import FAILED_ATTEMPT, agent_of, attempt_key
 from tdev_models.models.worker import WORKER
@@ -76,7 +76,7 @@ async def get_failed_sessions(
         starts = stored["at"]
     sessions, starts = await due_sessions(client, bounds, starts, limit)
     return Page(
-        (result_of(Session, session) for session in sessions),
+        (listed_result(Session, session) for session in sessions),
         cursors.encode(query, {"at": starts, "bounds": asdict(bounds)}) if starts else None,
     )
 
@@ -102,7 +102,7 @@ async def get_failed_executions(
     `session_id` a Query on project-index instead, whatever else has failed. Then one
     TransactGetItems for each 50 failures reads them and their executions: each was as returned when
     it was read. With `session_id` each page reads all failures of the session. One that cannot be
-    read is logged and left out.
+    read is logged and left out. Encrypted texts are decrypted with `session_id` alone.
 
     Args:
         since: only what failed at this instant or later; epoch seconds, datetime (naive: local
@@ -187,7 +187,8 @@ async def _failures_of_session(
                 attempts += [_Attempt(row.execution_id, row.agent_name, one) for one in numbers]
         if start is None:
             break
-    return sorted(await _read(client, attempts, include_recovered), key=_moment, reverse=True)
+    found = await _read(client, attempts, include_recovered, decrypts=True)
+    return sorted(found, key=_moment, reverse=True)
 
 
 def _page_of(failures: list[Failure], limit: int, start: _Start) -> tuple[list[Failure], _Start]:
@@ -213,7 +214,11 @@ def _is_of(agent_name: str | None, row: AgentExecution) -> bool:
 
 
 async def _read(
-    client: Client, attempts: Iterable[_Attempt], include_recovered: bool
+    client: Client,
+    attempts: Iterable[_Attempt],
+    include_recovered: bool,
+    *,
+    decrypts: bool = False,
 ) -> list[Failure]:
     """Return what is stored of attempts, in their order, without those that have not failed."""
     attempts = list(dict.fromkeys(attempts))
@@ -223,17 +228,27 @@ async def _read(
     found: list[Failure] = []
     for attempt in attempts:
         execution, kept = (stored[key] for key in attempt.keys)
-        failure = _failure(attempt, execution, kept, include_recovered)
+        failure = await _failure(client, attempt, execution, kept, include_recovered, decrypts)
         if failure is not None:
             found.append(failure)
     return found
 
 
-def _failure(
+async def _text(client: Client, source: AgentExecution, name: str, decrypts: bool) -> str | None:
+    """Return one text of a failure, decrypted or marked where it is encrypted."""
+    if decrypts or is_plain(client, source, name):
+        text: str | None = await shown_field(client, source, name)
+        return text
+    return NOT_DECRYPTED
+
+
+async def _failure(
+    client: Client,
     attempt: _Attempt,
     execution: AgentExecution | None,
     kept: AgentExecution | None,
     include_recovered: bool,
+    decrypts: bool,
 ) -> Failure | None:
     """Return an attempt that failed, as its execution and the item that keeps it show it."""
     if execution is None:
@@ -250,8 +265,8 @@ def _failure(
         failed_at=source.failed_at or source.end_time,  # of a release that kept no attempts
         worker=source.worker,
         error_class=source.error_class,
-        error_message=source.error_message,
-        traceback=source.traceback,
+        error_message=await _text(client, source, "error_message", decrypts),
+        traceback=await _text(client, source, "traceback", decrypts),
         critical=source.critical is not False,
         variant=source.variant,
         recovered=any(

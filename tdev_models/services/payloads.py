@@ -11,8 +11,12 @@ from typing import Any, TypeVar
 from tdev_models import json_form, settings
 from tdev_models.dynamodb import chunks
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.encryption import encrypt_fields, is_plain, read_field
 from tdev_models.dynamodb.parts import StoredText
+from tdev_models.errors import ConfigurationError
 from tdev_models.models import AgentExecution
+from tdev_models.results import Undecrypted
+from tdev_models.security.fields import SUFFIX, encrypts
 from tdev_models.services.execution_states import PAYLOADS
 from tdev_models.workers.lease import Lease
 
@@ -39,10 +43,28 @@ async def read_payload(
     Raises:
         PayloadDamaged: chunks are missing or were changed.
     """
-    envelope = getattr(execution, PAYLOADS[field])
+    envelope = await read_field(client, execution, PAYLOADS[field])
     if envelope is None:
-        return getattr(execution, field)
+        return await read_field(client, execution, field)
     return await chunks.read(client, execution.execution_id, envelope, stored)
+
+
+async def shown_payload(client: Client, execution: AgentExecution, field: str) -> Any:
+    """Return a payload as `read_payload` does, or an Undecrypted where it must not be decrypted."""
+    try:
+        return await read_payload(client, execution, field)
+    except ConfigurationError as error:
+        names = (field, PAYLOADS[field])
+        if not any(getattr(execution, f"{name}{SUFFIX}") is not None for name in names):
+            raise  # DynamoDB's answer
+        return Undecrypted(f"(encrypted: {error})", error)
+
+
+def stands_in_item(client: Client, execution: AgentExecution, field: str) -> bool:
+    """Return whether a payload, if there is one, stands in the item as it is to be shown."""
+    reference = PAYLOADS[field]
+    plain = is_plain(client, execution, field) and is_plain(client, execution, reference)
+    return plain and getattr(execution, reference) is None
 
 
 def known_payloads(executions: Iterable[AgentExecution]) -> chunks.Stored:
@@ -57,15 +79,19 @@ def known_payloads(executions: Iterable[AgentExecution]) -> chunks.Stored:
     return known
 
 
-async def with_chunks_written(
+async def stored_forms(
     client: Client,
     execution_id: str,
     agent_name: str,
     values: Mapping[str, Any],
     seen: AgentExecution | None,
     lease: Lease | None,
+    retry_seconds: float | None,
 ) -> dict[str, Any]:
-    """Return the fields with large payloads written, and envelopes in their place."""
+    """Return the fields with large payloads written, and envelopes in their place.
+
+    What is secret is encrypted; KMS is tried for `retry_seconds`.
+    """
     result = dict(values)
     stored: chunks.Stored = lease.payloads if lease else {}
     if seen is not None:
@@ -74,14 +100,17 @@ async def with_chunks_written(
         text = result.get(field)
         if text is not None and chunks.is_large(text):
             retries = int(seen.retry_count or 0) if seen else 0
-            key = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
+            place = f"{agent_name}#{field}#{retries}#{lease.fence if lease else 0}"
             result[reference] = await chunks.write(
                 client,
                 execution_id,
-                key,
+                place,
                 text,
                 expires_at=result.get("expires_at"),
                 stored=stored,
+                encrypted=encrypts(client.settings, field),
+                retry_seconds=retry_seconds,
             )
             del result[field]
-    return result
+    key = execution_id, agent_name
+    return await encrypt_fields(client, AgentExecution, key, result, retry_seconds)

@@ -11,10 +11,10 @@ from pynamodb.expressions.condition import size
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.encryption import decrypted_result, encrypt_fields, listed_result
 from tdev_models.dynamodb.expressions import (
     is_as_read,
-    result_of,
-    set_fields,
+    replace_fields,
     set_if_absent,
     set_to,
 )
@@ -52,20 +52,21 @@ async def save_user_project(
     kept = UserProject.get_attributes()
     values = validation.checked(data, more, RULES, "user_id", "project_id", kept=kept)
     key = values.pop("user_id"), values.pop("project_id")
+    fields = await encrypt_fields(client, UserProject, key, values)
     now = client.now()
     project = await save_once(
         client,
         client.projects,
         *key,
         actions=[
-            *set_fields(UserProject, values),
+            *replace_fields(UserProject, fields),
             set_to(UserProject.last_accessed, now),
             set_if_absent(UserProject.created_at, now),
             set_if_absent(UserProject.download_count, 0),
         ],
     )
     project_saved(client, project)
-    return result_of(Project, project)
+    return await decrypted_result(client, Project, project)
 
 
 async def get_user_project(client: Client, user_id: str, project_id: str) -> Project:
@@ -78,7 +79,7 @@ async def get_user_project(client: Client, user_id: str, project_id: str) -> Pro
     project = await client.projects.get(*_key(user_id, project_id))
     if project is None:
         raise _missing(user_id, project_id)
-    return result_of(Project, project)
+    return await decrypted_result(client, Project, project)
 
 
 async def list_user_projects(
@@ -115,7 +116,7 @@ async def list_user_projects(
         start=start,
     )
     return Page(
-        (result_of(Project, project) for project in projects),
+        (listed_result(Project, project) for project in projects),
         cursors.encode(query, last) if last else None,
     )
 
@@ -171,12 +172,12 @@ async def record_download(
             if chosen in (seen.download_ids or ()):
                 if download_id is None or seen.last_accessed in tried:
                     project_downloaded(client)  # this call's own, whose reply was lost
-                return result_of(Project, seen)
+                return await decrypted_result(client, Project, seen)
             if len(seen.download_ids or ()) < _IDS_MOST:
                 seen = None
         else:
             project_downloaded(client)
-            return result_of(Project, project)
+            return await decrypted_result(client, Project, project)
     raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import result_of
+from tdev_models.dynamodb.encryption import decrypted_result, shown_field
 from tdev_models.errors import (
     ConditionFailed,
     ConfigurationError,
@@ -25,7 +25,7 @@ from tdev_models.errors import (
     shown,
 )
 from tdev_models.models import PipelineSession
-from tdev_models.results import Session, SessionStatus
+from tdev_models.results import Session, SessionStatus, Undecrypted
 from tdev_models.retry import DICE
 from tdev_models.services.due import Bounds, is_due
 from tdev_models.services.due_queue import DueQueue, Turn
@@ -215,8 +215,7 @@ class _Worker:
             self._add_to_result(None, turn.session_id)
 
     async def _resume_or_give_up(self, session: PipelineSession, turn: Turn) -> None:
-        accepted = self._accepts is None or self._accepts(result_of(Session, session))
-        if not accepted or why_too_old(self._client, session):
+        if not await self._accepted(session) or why_too_old(self._client, session):
             self._queue.leave_alone(session)
             return
         in_vain = resumes_in_vain(session)
@@ -226,6 +225,15 @@ class _Worker:
             self._queue.put_off(session.session_id)
         else:
             await self._resume(session, in_vain)
+
+    async def _accepted(self, session: PipelineSession) -> bool:
+        if self._accepts is None:
+            return True
+        result = await decrypted_result(self._client, Session, session)
+        for value in result.values():
+            if isinstance(value, Undecrypted) and value.error is not None:
+                raise value.error  # it cannot judge what it does not see
+        return self._accepts(result)
 
     async def _resume(self, session: PipelineSession, in_vain: int) -> None:
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**in_vain)
@@ -281,9 +289,10 @@ class _Worker:
             raise
 
     async def _give_up(self, session: PipelineSession, in_vain: int) -> None:
-        last = session.error_message or "its workers died"
-        if session.lease_token is not None and session.error_message:
-            last = f"its workers died; before that: {session.error_message}"
+        message = await shown_field(self._client, session, "error_message")
+        last = message or "its workers died"
+        if session.lease_token is not None and message:
+            last = f"its workers died; before that: {message}"
         reason = shortened(f"gave up after {in_vain} resumes without progress; last: {last}")
         try:
             await abandon(self._client, session.session_id, reason, unchanged(session))

@@ -13,7 +13,8 @@ from pynamodb.indexes import Index
 from tdev_models import validation
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import result_of, set_fields, set_if_absent, set_to
+from tdev_models.dynamodb.encryption import decrypted_result, encrypt_fields, listed_result
+from tdev_models.dynamodb.expressions import replace_fields, set_if_absent, set_to
 from tdev_models.dynamodb.saves import save_once
 from tdev_models.errors import (
     ConditionFailed,
@@ -27,6 +28,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
+from tdev_models.security.fields import SUFFIX
 from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.lease import due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
@@ -46,6 +48,7 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
+_ERROR_FORMS = {"error_message", f"error_message{SUFFIX}"}
 _WITHOUT_FAILURE = (SessionStatus.ACTIVE, SessionStatus.COMPLETED)
 # What no index holds of an ACTIVE session, because every agent changes it.
 _PROGRESS = (
@@ -92,15 +95,16 @@ async def save_pipeline_session(
     session_id, status = values.pop("session_id"), values.get("status")
     user_id = values.get("user_id")
     validation.whole(0, len(client.settings.agents))("progress", values.get("progress", 0))
+    values = await encrypt_fields(client, PipelineSession, (session_id,), values)
     if lease := current_lease(client, session_id):
         values.pop("progress", None)
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
-        actions = set_fields(PipelineSession, values)
+        actions = replace_fields(PipelineSession, values)
         if ends in (SessionStatus.COMPLETED, SessionStatus.FAILED):
             actions += _forget_failure(values)
         session = await leased_update(client, lease, actions, ends=ends, user_id=user_id)
-        return result_of(Session, session)
+        return await decrypted_result(client, Session, session)
 
     condition: Condition = PipelineSession.lease_token.does_not_exist()
     condition &= _is_not_expired(client)
@@ -127,7 +131,7 @@ async def save_pipeline_session(
             f"session {session_id}", stored.status if stored else "missing", str(status)
         ) from None
     session_saved(client, session, status)
-    return result_of(Session, session)
+    return await decrypted_result(client, Session, session)
 
 
 async def _change_fields(
@@ -170,7 +174,7 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
         "expires_at": client.expiry(now),
     }
     return [
-        *set_fields(PipelineSession, values),
+        *replace_fields(PipelineSession, values),
         *(_forget_failure(values) if values.get("status") in _WITHOUT_FAILURE else ()),
         set_to(PipelineSession.last_updated, now),
         *(
@@ -183,8 +187,10 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
 
 def _forget_failure(values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that clear the last failure, but for the given fields."""
-    failure = (PipelineSession.failed_agent, PipelineSession.error_message)
-    return [attribute.remove() for attribute in failure if attribute.attr_name not in values]
+    names = {"failed_agent", *_ERROR_FORMS} - values.keys()
+    if not _ERROR_FORMS.isdisjoint(values):
+        names -= _ERROR_FORMS  # setting the one removes the other
+    return [PipelineSession.get_attributes()[name].remove() for name in sorted(names)]
 
 
 def real_error(error: BaseException) -> BaseException:
@@ -230,7 +236,7 @@ async def get_pipeline_session(
         NotFound: there is none, or it is not the given user's.
         InvalidRequest: an id cannot be a key.
     """
-    return result_of(Session, await read_session(client, session_id, user_id))
+    return await decrypted_result(client, Session, await read_session(client, session_id, user_id))
 
 
 async def read_session(
@@ -298,7 +304,7 @@ async def list_pipeline_sessions(
     if progress:
         await _fill_in_progress(client, sessions)
     return Page(
-        (result_of(Session, session) for session in sessions),
+        (listed_result(Session, session) for session in sessions),
         cursors.encode(query, last) if last else None,
     )
 
@@ -386,16 +392,19 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
     if lease is None and session.previous_status == SessionStatus.ACTIVE and session.lease_owner:
         worker_id = f"{WORKER_IDS}{session.lease_owner}"
         await revoke(client, worker_id, session_id, session.fence or 0)
-    return result_of(Session, session)
+    return await decrypted_result(client, Session, session)
 
 
 async def abandon(
     client: Client, session_id: str, reason: str, condition: Condition
 ) -> PipelineSession:
     """End a session for good if a condition holds, else raise ConditionFailed."""
+    message = await encrypt_fields(
+        client, PipelineSession, (session_id,), {"error_message": reason}
+    )
     actions = [
         set_to(PipelineSession.status, SessionStatus.ABANDONED),
-        set_to(PipelineSession.error_message, reason),
+        *replace_fields(PipelineSession, message),
         set_to(PipelineSession.last_updated, client.now()),
         PipelineSession.lease_token.remove(),
         PipelineSession.lease_write.remove(),

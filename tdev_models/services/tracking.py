@@ -12,7 +12,8 @@ from typing import Any, Literal, Self, TypeVarTuple, overload
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
-from tdev_models.dynamodb.expressions import set_to
+from tdev_models.dynamodb.encryption import check_encryption, encrypt_fields
+from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
@@ -20,7 +21,7 @@ from tdev_models.errors import (
     LeaseLost,
     TdevError,
 )
-from tdev_models.models import PipelineSession
+from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import SessionStatus
 from tdev_models.services.adoption import adopted
 from tdev_models.services.agent_calls import ATTEMPTS, run_agent
@@ -292,7 +293,11 @@ class Tracker(ClientContext[C, Literal[False]]):
     async def _end(self) -> None:
         """End the session as what its agents have left."""
         if self.owned.reason is None and not self.owned.failures:
-            done = [PipelineSession.error_message.remove(), PipelineSession.failed_agent.remove()]
+            done = [
+                PipelineSession.error_message.remove(),
+                PipelineSession.error_message_encrypted.remove(),
+                PipelineSession.failed_agent.remove(),
+            ]
             await leased_update(self._client, self.owned, done, ends=SessionStatus.COMPLETED)
             return
         agent, text = next(iter(self.owned.failures.items()), (None, ""))
@@ -398,8 +403,11 @@ class Tracker(ClientContext[C, Literal[False]]):
     ) -> PipelineSession | None:
         """Claim the session as it was read; return it as it is where others were quicker.
 
-        A cancellation waits for the claim, so that it is known and can be handed back.
+        A cancellation waits for the claim, so that it is known and can be handed back. Who could
+        not encrypt what the agents make claims nothing.
         """
+        await check_encryption(self._client, AgentExecution)
+        values = await encrypt_fields(self._client, PipelineSession, (self.session_id,), values)
 
         async def claim() -> PipelineSession | None:
             claimed = await claim_session(
@@ -437,7 +445,15 @@ class Tracker(ClientContext[C, Literal[False]]):
     async def _end_as_failed(
         self, text: str, agent_name: str | None, retry_seconds: float | None = None
     ) -> None:
-        actions = [set_to(PipelineSession.error_message, text)]
+        seconds = self._client.settings.owner_retry_seconds
+        message = await encrypt_fields(
+            self._client,
+            PipelineSession,
+            (self.session_id,),
+            {"error_message": text},
+            seconds if retry_seconds is None else retry_seconds,
+        )
+        actions = replace_fields(PipelineSession, message)
         if agent_name:
             actions.append(set_to(PipelineSession.failed_agent, agent_name))
         else:

@@ -10,7 +10,12 @@ from typing import Any
 from pynamodb.expressions.condition import Condition
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_fields, set_if_absent, set_or_remove, set_to
+from tdev_models.dynamodb.expressions import (
+    replace_fields,
+    set_if_absent,
+    set_or_remove,
+    set_to,
+)
 from tdev_models.errors import (
     ConditionFailed,
     ConfigurationError,
@@ -120,7 +125,7 @@ class _Claim:
             set_to(PipelineSession.last_updated, now),
             set_if_absent(PipelineSession.created_at, now),
             set_if_absent(PipelineSession.progress, 0),
-            *set_fields(PipelineSession, values),
+            *replace_fields(PipelineSession, values),
             PipelineSession.deadline.remove(),
             set_or_remove(PipelineSession.lease_expires, self._lease_expires),
             set_to(PipelineSession.due_at, self._due_at),

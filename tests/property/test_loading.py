@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from pynamodb.attributes import Attribute, UnicodeAttribute
 from pynamodb.constants import BINARY, BOOLEAN, LIST, MAP, NUMBER, STRING, STRING_SET
 
-from tdev_models.dynamodb.expressions import result_of
+from tdev_models.dynamodb.encryption import listed_result
 from tdev_models.models import (
     TABLES,
     AgentExecution,
@@ -114,7 +114,7 @@ def test_a_result_has_what_its_model_has(
     given_ones = data.draw(st.sets(st.sampled_from([*attributes])))
     item = model(**{name: f"a {name}" for name in given_ones})
     names = [name for name in kind.__dataclass_fields__ if name in attributes]  # type: ignore[attr-defined]
-    result = result_of(kind, item)
+    result = listed_result(kind, item)
     assert {name: result[name] for name in names} == {name: getattr(item, name) for name in names}
     assert result == kind(**{name: result[name] for name in kind.__dataclass_fields__})  # type: ignore[attr-defined]
     assert list(result) == list(kind.__dataclass_fields__)  # type: ignore[attr-defined]

@@ -163,7 +163,8 @@ def test_a_retry_is_a_new_attempt_that_takes_nothing_over() -> None:
     made = change(failed, now=12.0, token="u", status="RUNNING")
     assert (made.sets["retry_count"], made.sets["start_time"]) == (1, 12.0)
     assert made.removes == {
-        *("end_time", "failed_at", "error_message", "output_data", "output_ref", "critical")
+        *("end_time", "failed_at", "error_message", "output_data", "output_ref", "critical"),
+        *("error_message_encrypted", "output_data_encrypted", "output_ref_encrypted"),
     }
     assert made.retried
     assert made.attempt is not None

@@ -27,6 +27,7 @@ from tdev_models.errors import ConditionFailed, InvalidRequest
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
+from tdev_models.security.fields import encrypts
 from tdev_models.validation import Rule
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -97,7 +98,7 @@ class BaseModel(Model):
 
         Raises:
             InvalidRequest: the instance was read or saved under another key, or in another table
-                (`settings.use`); nothing was sent.
+                (`settings.use`), or an attribute was set that is encrypted; nothing was sent.
             DoesNotExist: the item was deleted meanwhile; nothing was written.
             pynamodb.exceptions.UpdateError: the condition was not met (or, where there is one, the
                 item was deleted), or the request failed.
@@ -225,6 +226,10 @@ class BaseModel(Model):
             before = attribute.deserialize(attribute.get_value(stored)) if stored else None
             after = getattr(self, name)
             if repr(after) != repr(before):  # True equals 1, and is another value in JSON
+                if after is not None and encrypts(settings.current(), name):
+                    raise InvalidRequest(
+                        name, "is encrypted, and save() would store it in clear; use a call for it"
+                    )
                 raw = None if after is None else self._serialize_value(attribute, after)
                 changes.append((attribute, raw))
         return changes

@@ -32,7 +32,7 @@ _keys: dict[Any, Keys] = {}
 class KeyNeeded(Exception):
     """No usable data key is cached; try again after `fetch`, which calls KMS and blocks."""
 
-    def __init__(self, fetch: Callable[[], None]) -> None:
+    def __init__(self, fetch: Callable[[], object]) -> None:
         super().__init__("a data key is needed")
         self.fetch = fetch
 
@@ -84,7 +84,7 @@ def encrypted(settings: Settings, place: Place, data: bytes) -> bytes:
     Raises:
         KeyNeeded: no data key is cached.
     """
-    return keys_of(settings).encrypt(place.context(settings), place.mark + data)
+    return _keys_at_hand(settings).encrypt(place.context(settings), place.mark + data)
 
 
 def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
@@ -100,7 +100,7 @@ def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
             f"{place} is encrypted: set TDEV_KMS_KEY, or TDEV_KMS_FORMER_KEYS to read it only"
         )
     try:
-        data = keys_of(settings).decrypt(place.context(settings), message)
+        data = _keys_at_hand(settings).decrypt(place.context(settings), message)
     except (ConfigurationError, PayloadDamaged) as error:
         raise type(error)(f"{place}: {error}") from None
     if not data.startswith(place.mark):
@@ -117,14 +117,25 @@ def keys_of(settings: Settings) -> Keys:
     """Return the process's data keys for these settings."""
     from tdev_models.security.keys import Keys
 
-    name = (
+    name = _name_of(settings)
+    found = _keys.get(name)
+    return found or _keys.setdefault(name, Keys(settings))
+
+
+def _keys_at_hand(settings: Settings) -> Keys:
+    found = _keys.get(_name_of(settings))
+    if found is None:  # to import the SDK takes long
+        raise KeyNeeded(lambda: keys_of(settings))
+    return found
+
+
+def _name_of(settings: Settings) -> tuple[Any, ...]:
+    return (
         settings.kms_key,
         settings.kms_former_keys,
         settings.connect_timeout_seconds,
         settings.read_timeout_seconds,
     )
-    found = _keys.get(name)
-    return found or _keys.setdefault(name, Keys(settings))
 
 
 after_fork_in_child(_keys.clear)

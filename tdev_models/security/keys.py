@@ -14,10 +14,7 @@ from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import aws_encryption_sdk as sdk
-from aws_encryption_sdk.caches import (
-    CryptoMaterialsCacheEntryHints,
-    build_decryption_materials_cache_key,
-)
+from aws_encryption_sdk.caches import build_decryption_materials_cache_key
 from aws_encryption_sdk.identifiers import Algorithm, CommitmentPolicy
 from aws_encryption_sdk.materials_managers import (
     DecryptionMaterials,
@@ -152,7 +149,6 @@ class Keys:
         self._cache.put_decryption_materials(
             cache_key=build_decryption_materials_cache_key(_PARTITION, reads),
             decryption_materials=DecryptionMaterials(data_key=made.data_encryption_key),
-            entry_hints=CryptoMaterialsCacheEntryHints(lifetime=CACHE_SECONDS),
         )
 
 

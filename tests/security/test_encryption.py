@@ -1,0 +1,101 @@
+"""Encrypted fields: what is stored, what comes back, and what it takes of KMS."""
+
+from __future__ import annotations
+
+import pytest
+
+from tdev_models import (
+    AGENTS,
+    Settings,
+    abandon_session,
+    get_agent_execution,
+    get_failed_executions,
+    get_pipeline_session,
+    get_user_project,
+    resume_pipeline,
+    save_user_project,
+    sync,
+    track_session,
+)
+from tests import raw
+from tests.engine.pipelines import files
+from tests.kms import Kms
+
+CANARY = "canary-7f3a"
+TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
+
+
+def stored(store: Settings) -> str:
+    """Return everything that is stored."""
+    return "".join(repr(raw.everything(store, table)) for table in TABLES)
+
+
+async def test_what_is_secret_comes_back_and_is_nowhere_in_clear(encrypted_store: Settings) -> None:
+    large = {"secret": CANARY, **files(200_000)}
+    with pytest.raises(KeyError):
+        async with track_session("p", user_id="u", metadata={"m": CANARY}) as session:
+            async with session.agent("nl_input", {"q": CANARY}) as run:
+                run.output = {"a": CANARY}
+            async with session.agent("parser", large) as run:
+                assert run.once is not None
+                assert await run.once("mail", lambda: CANARY) == CANARY
+                run.output = [large, "x"]
+            async with session.agent("generation", large) as run:
+                raise KeyError(CANARY)
+    await save_user_project(user_id="u", project_id="p", description=f"about {CANARY}")
+    text = stored(encrypted_store)
+    assert CANARY not in text
+    chunks = [
+        one["chunk"]["B"] for one in raw.everything(encrypted_store, TABLES[1]) if "chunk" in one
+    ]
+    assert chunks
+    assert not [one for one in chunks if one.startswith(b"x\x9c")], "only compressed"
+
+    execution = await get_agent_execution("p-nl_input")
+    assert (execution.input_data, execution.output_data) == ({"q": CANARY}, {"a": CANARY})
+    execution = await get_agent_execution("p-parser")
+    assert (execution.input_data, execution.output_data) == (large, [large, "x"])
+    execution = await get_agent_execution("p-generation")
+    assert CANARY in (execution.error_message or "")
+    assert execution.attempts[-1].error_message == execution.error_message
+    read = await get_pipeline_session("p")
+    assert read.metadata == {"m": CANARY}
+    assert CANARY in (read.error_message or "")
+    (failure,) = await get_failed_executions(session_id="p")
+    assert CANARY in (failure.error_message or "")
+    assert f"KeyError: '{CANARY}'" in (failure.traceback or "")
+    assert (await get_user_project("u", "p")).description == f"about {CANARY}"
+    resumed = await resume_pipeline("p")
+    assert resumed.outputs == {"nl_input": {"a": CANARY}, "parser": [large, "x"]}
+    await abandon_session("p", f"no {CANARY}")
+    assert (await get_pipeline_session("p")).error_message == f"no {CANARY}"
+    assert CANARY not in stored(encrypted_store)
+
+
+def test_the_blocking_calls_do_the_same(encrypted_store: Settings) -> None:
+    with sync.track_session("p", metadata={"m": CANARY}) as session:
+        with session.agent("nl_input", files(100_000)) as run:
+            run.output = CANARY
+    assert sync.get_agent_execution("p-nl_input").output_data == CANARY
+    assert sync.get_agent_execution("p-nl_input").input_data == files(100_000)
+    assert sync.get_pipeline_session("p").metadata == {"m": CANARY}
+    assert CANARY not in stored(encrypted_store)
+
+
+async def test_a_hundred_sessions_cost_three_calls_of_kms(
+    encrypted_store: Settings, kms: Kms
+) -> None:
+    kms.forget()
+    for number in range(100):
+        async with track_session(f"p{number}", metadata={"n": number}) as session:
+            for name in AGENTS[:2]:
+                async with session.agent(name, {"in": name}) as run:
+                    run.output = {"out": name}
+        await get_agent_execution(f"p{number}-nl_input")
+        await get_pipeline_session(f"p{number}")
+    assert kms.calls == {"GenerateDataKey": 2}
+    kms.forget()
+    for number in range(100):
+        await get_agent_execution(f"p{number}-nl_input")
+        await get_pipeline_session(f"p{number}")
+    assert kms.calls == {"Decrypt": 2}

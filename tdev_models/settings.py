@@ -238,6 +238,7 @@ class Settings:
             "transport": environ.get("TDEV_TRANSPORT"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
             "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
+            **{field: _listed(environ.get(f"TDEV_{field.upper()}")) for field in _LISTS},
         }
         for field in (*_SECONDS_ABOVE_0, *_SECONDS_FROM_0, "retention_days", "max_connections"):
             if text := environ.get(f"TDEV_{field.upper()}"):
@@ -245,9 +246,6 @@ class Settings:
                     given[field] = int(text) if field == "max_connections" else float(text)
                 except ValueError:
                     raise InvalidRequest(field, f"TDEV_{field.upper()} is not a number") from None
-        for field in _LISTS:
-            if text := environ.get(f"TDEV_{field.upper()}"):
-                given[field] = tuple(name.strip() for name in text.split(","))
         for field in _SWITCHES:
             if text := environ.get(f"TDEV_{field.upper()}"):
                 if text not in ("on", "off"):
@@ -264,6 +262,10 @@ class Settings:
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""
         return f"{self.prefix}-{self.environment}-{table}"
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",")) if text else None
 
 
 def _check_number(field: str, value: Any, *, zero: bool = False) -> None:

@@ -19,7 +19,7 @@ from tdev_models.services.execution_states import (
     seen_condition,
     stored_after,
 )
-from tdev_models.services.failed_attempts import NO_ERROR, failed_attempt
+from tdev_models.services.failed_attempts import NO_ERROR, failed_attempt, with_message
 from tdev_models.services.payloads import stored_forms
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease
@@ -67,11 +67,8 @@ async def write_execution(
     token = uuid.uuid4().hex[:16]
     seen = _same_item(seen, execution_id)
     values = _with_release(client, await _with_expiry(client, values, seen, lease))
-    if "error_message" in values:
-        error = {**error, "error_message": values["error_message"]}
-    kms_seconds = retry_seconds
-    if lease is not None and retry_seconds is None:
-        kms_seconds = client.settings.owner_retry_seconds
+    error = with_message(error, values)
+    kms_seconds = _kms_seconds(client, lease, retry_seconds)
     values = await stored_forms(client, execution_id, agent_name, values, seen, lease, kms_seconds)
     fence = lease.fence if lease else None
     for _ in range(_TRIES):
@@ -125,6 +122,12 @@ async def write_execution(
         )
         return written
     raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+
+
+def _kms_seconds(client: Client, lease: Lease | None, retry_seconds: float | None) -> float | None:
+    """Return for how long KMS is tried: as long as the write is; None for that of settings."""
+    owners = lease is not None and retry_seconds is None
+    return client.settings.owner_retry_seconds if owners else retry_seconds
 
 
 def _with_release(client: Client, values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -45,6 +45,12 @@ def facts_of(client: Client, error: BaseException) -> Mapping[str, str]:
     return facts
 
 
+def with_message(error: Mapping[str, str], values: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return what is known of an error, with the message that its write gives, in clear."""
+    message = values.get("error_message")
+    return error if message is None else {**error, "error_message": message}
+
+
 def _full_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 

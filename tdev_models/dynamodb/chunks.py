@@ -31,19 +31,14 @@ from tdev_models.json_form import JSON_BYTES
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
 from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
-from tdev_models.security.fields import Place, is_current
+from tdev_models.security.fields import Place
 
 # A payload above this is written once, compressed, in a chunk; one in the item twice, by the begin
 # and the end of its agent, in transactions, which count double (docs/adr/0022).
 INLINE_BYTES = 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
-_CODEC, _CODEC_WITH_PARTS, _ENCRYPTED = "zlib", "zlib-parts", "-kms"
-_CODECS = {
-    f"{codec}{encryption}"
-    for codec in (_CODEC, _CODEC_WITH_PARTS)
-    for encryption in ("", _ENCRYPTED)
-}
+_CODEC, _CODEC_WITH_PARTS = "zlib", "zlib-parts"
 # The list of a text's parts, each with its envelope.
 _HEADER_BYTES = 64 * 1024
 
@@ -63,8 +58,10 @@ class Envelope:
         key: what the chunks' sort keys begin with.
         chunks: how many there are.
         size: the text's length in bytes.
-        sha256: the text's hash. Where it is encrypted the envelope is, too, and so says nothing.
+        sha256: the text's hash.
         execution_id: whose partition holds the chunks, where it is another execution's.
+        kms_key: under which key they are encrypted. The envelope is so, too, and tells nobody
+            size or hash; where it stands in clear it may point at chunks in clear alone.
     """
 
     codec: str
@@ -73,6 +70,7 @@ class Envelope:
     size: int
     sha256: str
     execution_id: str | None = None
+    kms_key: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -94,21 +92,13 @@ class Envelope:
             raise ValueError("no id of an execution")
         return envelope
 
-    @property
-    def has_parts(self) -> bool:
-        """Whether its chunks hold a list of parts, and the rest."""
-        return self.codec.removesuffix(_ENCRYPTED) == _CODEC_WITH_PARTS
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Whether its chunks are encrypted."""
-        return self.codec.endswith(_ENCRYPTED)
-
     def text_in(self, execution_id: str) -> str:
         """Return the text to store in an execution."""
         stored = asdict(self)
         if self.execution_id in (None, execution_id):
             del stored["execution_id"]
+        if self.kms_key is None:
+            del stored["kms_key"]
         return json.dumps(stored, separators=(",", ":"))
 
 
@@ -129,27 +119,30 @@ async def write(
     *,
     expires_at: float | None,
     stored: Stored,
-    encrypted: bool = False,
+    kms_key: str | None = None,
     retry_seconds: float | None = None,
 ) -> str:
     """Write the chunks of a JSON text, and return the text of their envelope.
 
-    `encrypted`: so are the chunks, and the envelope is to be; KMS is tried for `retry_seconds`.
+    With a `kms_key` they are encrypted, and the envelope is to be; KMS is tried for
+    `retry_seconds`.
 
     One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again.
     Given up when for 15 minutes the process could store no chunk of any payload. What `stored` has
     is pointed at and not written again, be it the whole text or a part; the text is added to it.
     """
-    packed = await client.compute(_packed, text, stored, encrypted)
+    packed = await client.compute(_packed, text, stored, kms_key)
     if packed.is_stored:
         return stored[packed.digest].place.text_in(execution_id)
     whole = packed.compressed
-    if encrypted:
+    if kms_key is not None:
         whole = await encrypt(client, _place(execution_id, key), whole, retry_seconds)
     pieces = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
     # Named after what they hold: another zlib makes other chunks of the same text.
     name = hashlib.sha256(whole).hexdigest()[:16]
-    envelope = Envelope(packed.codec, f"{key}#{name}#", len(pieces), packed.size, packed.digest)
+    envelope = Envelope(
+        packed.codec, f"{key}#{name}#", len(pieces), packed.size, packed.digest, kms_key=kms_key
+    )
     expiry = [] if expires_at is None else [AgentExecution.expires_at.set(expires_at)]
     begun = time.monotonic()
 
@@ -173,53 +166,66 @@ async def write(
 
 
 async def read(
-    client: Client, execution_id: str, envelope_text: str, stored: Stored | None = None
+    client: Client,
+    execution_id: str,
+    envelope_text: str,
+    stored: Stored | None = None,
+    *,
+    encrypted: bool = False,
 ) -> Any:
     """Return the value that an envelope points at, read consistently and checked by its hash.
 
-    The text is added to `stored`.
+    The text is added to `stored`. `encrypted`: the envelope was.
 
     Four Queries at once in this process. Given up when for 5 minutes none of them succeeded.
 
     Raises:
         PayloadDamaged: a chunk is missing or was changed, or the envelope is of a newer release.
     """
-    try:
-        envelope = Envelope.parse(envelope_text)
-    except (AttributeError, TypeError, ValueError):
-        unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
-        raise PayloadDamaged(unknown) from None
-    data, shared = await _read_bytes(client, execution_id, envelope, with_parts=True)
+    envelope, data = await read_bytes(client, execution_id, envelope_text, encrypted=encrypted)
     value = await client.compute(_value, execution_id, envelope, data)
-    if stored is not None and shared:
+    if stored is not None:
         place = replace(envelope, execution_id=envelope.execution_id or execution_id)
         stored[envelope.sha256] = StoredText(place, len(data), envelope.sha256, *edges(data))
     return value
 
 
+async def read_bytes(
+    client: Client, execution_id: str, envelope_text: str, *, encrypted: bool
+) -> tuple[Envelope, bytes]:
+    """Return an envelope and the text that it points at, checked by its hash; else as `read`."""
+    try:
+        envelope = Envelope.parse(envelope_text)
+    except (AttributeError, TypeError, ValueError):
+        unknown = f"{execution_id}, payload {envelope_text[:80]}: damaged, or of a newer release"
+        raise PayloadDamaged(unknown) from None
+    damage = f"{execution_id}, payload {envelope.key}"
+    if (envelope.kms_key is not None) != encrypted:
+        raise PayloadDamaged(f"{damage}: its chunks are encrypted, and what points at them is not")
+    data = await _read_bytes(client, execution_id, envelope, with_parts=True)
+    if len(data) != envelope.size or await client.compute(_sha256, data) != envelope.sha256:
+        raise PayloadDamaged(f"{damage}: its hash is not that of what was written")
+    return envelope, data
+
+
 async def _read_bytes(
     client: Client, execution_id: str, envelope: Envelope, *, with_parts: bool
-) -> tuple[bytes, bool]:
-    """Return the text that an envelope points at, unchecked but for its size.
-
-    And whether others may point at it: not where it is encrypted under a former key.
-    """
+) -> bytes:
+    """Return the text that an envelope points at, unchecked but for its size."""
     damage = f"{execution_id}, payload {envelope.key}"
-    if envelope.codec not in _CODECS or (envelope.has_parts and not with_parts):
+    if envelope.codec != _CODEC and not (with_parts and envelope.codec == _CODEC_WITH_PARTS):
         raise PayloadDamaged(f"{damage}: of codec {envelope.codec}, which this release cannot read")
     holder = envelope.execution_id or execution_id
     pieces = await _read_chunks(client, holder, envelope)
     if len(pieces) != envelope.chunks:
         raise PayloadDamaged(f"{damage}: {len(pieces)} of {envelope.chunks} chunks are there")
-    shared = True
-    if envelope.is_encrypted:
-        whole = b"".join(pieces)
+    if envelope.kms_key is not None:
         place = _place(holder, envelope.key.removesuffix("#").rpartition("#")[0])
-        pieces, shared = [await decrypt(client, place, whole)], is_current(client.settings, whole)
+        pieces = [await decrypt(client, place, b"".join(pieces))]
     try:
         data: bytes = await client.compute(_inflated, pieces, envelope)
-        if not envelope.has_parts:
-            return data, shared
+        if envelope.codec == _CODEC:
+            return data
         header, _, rest = data.partition(b"\n")
         parts = _parts_of(header, envelope)
     except (AttributeError, TypeError, ValueError, zlib.error) as error:
@@ -227,8 +233,8 @@ async def _read_bytes(
     jobs = [partial(_read_bytes, client, execution_id, part, with_parts=False) for _, part in parts]
     texts = await client.gather(jobs, AT_ONCE)
     try:
-        found = [(start, text) for (start, _), (text, _) in zip(parts, texts, strict=True)]
-        return await client.compute(join, rest, found), shared
+        starts = [start for start, _ in parts]
+        return await client.compute(join, rest, list(zip(starts, texts, strict=True)))
     except ValueError as error:
         raise PayloadDamaged(f"{damage}: {error}") from None
 
@@ -268,26 +274,26 @@ def _place(execution_id: str, key: str) -> Place:
     return Place(AgentExecution.Meta.table, (execution_id, key), "chunk")
 
 
-def _packed(text: str, stored: Stored, encrypted: bool) -> _Packed:
-    """Return a text compressed, if it is not stored, encrypted or in clear as it is to be."""
+def _packed(text: str, stored: Stored, kms_key: str | None) -> _Packed:
+    """Return a text compressed, if it is not stored as it is to be: in clear, or under a key."""
     data = b"".join(text[at : at + PIECE].encode() for at in range(0, len(text), PIECE))
     digest = hashlib.sha256(data).hexdigest()
-    known, suffix = stored.get(digest), _ENCRYPTED if encrypted else ""
-    if known is not None and known.place.is_encrypted == encrypted:
+    same = {name: one for name, one in [*stored.items()] if one.place.kms_key == kms_key}
+    if digest in same:
         return _Packed(_CODEC, len(data), digest, b"", edges(data))
     # One that has parts itself is no part of another: reading stays two requests deep.
-    whole = [text for text in list(stored.values()) if text.place.codec == _CODEC + suffix]
+    whole = [text for text in same.values() if text.place.codec == _CODEC]
     parts, rest = cut(data, whole)
     if not parts:
-        return _Packed(_CODEC + suffix, len(data), digest, zlib.compress(data), edges(data))
+        return _Packed(_CODEC, len(data), digest, zlib.compress(data), edges(data))
     header = json.dumps([[start, asdict(place)] for start, place in parts], separators=(",", ":"))
     compressed = zlib.compress(header.encode() + b"\n" + rest)
-    return _Packed(_CODEC_WITH_PARTS + suffix, len(data), digest, compressed, edges(data))
+    return _Packed(_CODEC_WITH_PARTS, len(data), digest, compressed, edges(data))
 
 
 def _inflated(pieces: Sequence[bytes], envelope: Envelope) -> bytes:
     # One byte more than declared is enough to know that the envelope is wrong.
-    most = envelope.size + 1 + (_HEADER_BYTES if envelope.has_parts else 0)
+    most = envelope.size + 1 + (_HEADER_BYTES if envelope.codec == _CODEC_WITH_PARTS else 0)
     return zlib.decompressobj().decompress(b"".join(pieces), most)
 
 
@@ -303,17 +309,18 @@ def _parts_of(header: bytes, envelope: Envelope) -> list[tuple[int, Envelope]]:
     parts = [(operator.index(start), Envelope.of(stored)) for start, stored in listed]
     if len(parts) > MOST_PARTS or sum(part.size for _, part in parts) > envelope.size:
         raise ValueError("its parts are larger than itself")
-    if any(part.is_encrypted != envelope.is_encrypted for _, part in parts):
-        raise ValueError("some of its parts are encrypted, others are not")
+    if any(part.kms_key != envelope.kms_key for _, part in parts):
+        raise ValueError("its parts are not encrypted as it is itself")
     return parts
 
 
 def _value(execution_id: str, envelope: Envelope, data: bytes) -> Any:
-    damage = f"{execution_id}, payload {envelope.key}"
-    if len(data) != envelope.size or hashlib.sha256(data).hexdigest() != envelope.sha256:
-        raise PayloadDamaged(f"{damage}: its hash is not that of what was written")
     parts = (data[at : at + PIECE] for at in range(0, len(data), PIECE))
     try:
         return decode("".join(codecs.iterdecode(parts, "utf-8")))
     except ValueError as error:
-        raise PayloadDamaged(f"{damage}: {error}") from None
+        raise PayloadDamaged(f"{execution_id}, payload {envelope.key}: {error}") from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -78,6 +78,11 @@ def encrypts(settings: Settings, field: str) -> bool:
     return settings.kms_key is not None and field in settings.kms_fields
 
 
+def key_for(settings: Settings, field: str) -> str | None:
+    """Return the key under which a field is to be encrypted; None where it is not."""
+    return settings.kms_key if encrypts(settings, field) else None
+
+
 def encrypted(settings: Settings, place: Place, data: bytes) -> bytes:
     """Return some data encrypted for its place.
 

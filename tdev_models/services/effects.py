@@ -27,7 +27,7 @@ from tdev_models.dynamodb.encryption import encrypt_fields
 from tdev_models.dynamodb.expressions import is_as_read, set_fields
 from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest, shown
 from tdev_models.models import AgentExecution
-from tdev_models.security.fields import encrypts
+from tdev_models.security.fields import key_for
 from tdev_models.services.payloads import read_payload
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_execution
@@ -117,7 +117,7 @@ class Effect:
                     text,
                     expires_at=expires_at,
                     stored=self.lease.payloads,
-                    encrypted=encrypts(self.client.settings, "output_data"),
+                    kms_key=key_for(self.client.settings, "output_data"),
                     retry_seconds=kms_seconds,
                 )
             }

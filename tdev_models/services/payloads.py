@@ -16,7 +16,7 @@ from tdev_models.dynamodb.parts import StoredText
 from tdev_models.errors import ConfigurationError
 from tdev_models.models import AgentExecution
 from tdev_models.results import Undecrypted
-from tdev_models.security.fields import SUFFIX, encrypts
+from tdev_models.security.fields import SUFFIX, key_for
 from tdev_models.services.execution_states import PAYLOADS
 from tdev_models.workers.lease import Lease
 
@@ -43,10 +43,12 @@ async def read_payload(
     Raises:
         PayloadDamaged: chunks are missing or were changed.
     """
-    envelope = await read_field(client, execution, PAYLOADS[field])
+    reference = PAYLOADS[field]
+    envelope = await read_field(client, execution, reference)
     if envelope is None:
         return await read_field(client, execution, field)
-    return await chunks.read(client, execution.execution_id, envelope, stored)
+    encrypted = getattr(execution, f"{reference}{SUFFIX}") is not None
+    return await chunks.read(client, execution.execution_id, envelope, stored, encrypted=encrypted)
 
 
 async def shown_payload(client: Client, execution: AgentExecution, field: str) -> Any:
@@ -108,7 +110,7 @@ async def stored_forms(
                 text,
                 expires_at=result.get("expires_at"),
                 stored=stored,
-                encrypted=encrypts(client.settings, field),
+                kms_key=key_for(client.settings, field),
                 retry_seconds=retry_seconds,
             )
             del result[field]

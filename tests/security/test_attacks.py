@@ -5,6 +5,8 @@ What is moved is moved as it is: between rows, attributes, tables and environmen
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from tdev_models import (
     get_failed_executions,
     get_pipeline_session,
     get_user_project,
+    json_form,
     resume_pipeline,
     save_user_project,
     settings,
@@ -223,3 +226,27 @@ async def test_nothing_is_claimed_on_what_was_forged(encrypted_store: Settings) 
     with pytest.raises(PayloadDamaged):
         await resume_pipeline("p")
     assert raw.item(encrypted_store, SESSIONS, "p") == before
+
+
+async def test_an_envelope_in_clear_points_at_nothing_that_is_encrypted(
+    encrypted_store: Settings,
+) -> None:
+    output = files(100_000)
+    await written("parser", output)
+    (chunk,) = chunks(encrypted_store, "parser")
+    text = json_form.encode("x", output).encode()  # who forges it may know it
+    envelope = {
+        "codec": "zlib",
+        "key": chunk["agent_name"]["S"].removesuffix("00000"),
+        "chunks": 1,
+        "size": len(text),
+        "sha256": hashlib.sha256(text).hexdigest(),
+        "execution_id": "p-parser",
+        "kms_key": encrypted_store.kms_key,
+    }
+    for name, more in (("search", {}), ("generation", {"kms_key": None})):
+        await update_agent_execution(execution_id=f"p-{name}", status="COMPLETED")
+        forged = {"output_ref": {"S": json.dumps({**envelope, **more})}}
+        raw.put_attribute(encrypted_store, EXECUTIONS, f"p-{name}", name, **forged)
+        with pytest.raises(PayloadDamaged):
+            await get_agent_execution(f"p-{name}")

@@ -95,6 +95,17 @@ def abandon(parser: Parser) -> None:
     add_yes(parser)
 
 
+def rekey(parser: Parser) -> None:
+    """Declare what to do besides."""
+    parser.add_argument(
+        "--delete-old",
+        action="store_true",
+        help="then delete large payloads that are in clear or under another key; only once every "
+        "worker has the key",
+    )
+    add_yes(parser)
+
+
 def workers(parser: Parser) -> None:
     """Declare how many."""
     add_page(parser, 50, most=100)

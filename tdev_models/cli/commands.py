@@ -98,6 +98,12 @@ COMMANDS = {
     "config": Command(
         "what is set, and from where", "config:config", "tdev config --json", arguments.nothing
     ),
+    "rekey": Command(
+        "encrypt what is stored under TDEV_KMS_KEY; run again, it goes on",
+        "rekey:rekey",
+        "tdev rekey --env prod --delete-old",
+        arguments.rekey,
+    ),
     "recover": Command(
         "a worker that resumes failed and stalled sessions",
         "recover:run",

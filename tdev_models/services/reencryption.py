@@ -1,0 +1,168 @@
+"""Encrypts stored rows under the key in force, beside live writers; run again, it goes on.
+
+A row is written only if what is encrypted of it is still as it was read; else it is looked at
+again, as it is now. What is under the key already is left, without a call of KMS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from pynamodb.attributes import Attribute
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
+
+from tdev_models.dynamodb import chunks
+from tdev_models.dynamodb.blocking_client import BlockingClient
+from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.encryption import (
+    decrypt,
+    encrypt_fields,
+    encrypted_names,
+    place_of,
+)
+from tdev_models.dynamodb.expressions import replace_fields
+from tdev_models.dynamodb.table import Table
+from tdev_models.errors import ConditionFailed, ConfigurationError, Conflict
+from tdev_models.models import AgentExecution, BaseModel, PipelineSession, UserProject
+from tdev_models.security.fields import ENVELOPES, SUFFIX, is_current
+from tdev_models.settings import ENCRYPTED_FIELDS, Settings
+
+MODELS: tuple[type[BaseModel], ...] = (PipelineSession, AgentExecution, UserProject)
+"""The tables that hold what is encrypted."""
+
+Row = Mapping[str, Mapping[str, Any]]
+_TRIES = 10
+_FIRST = "#00000"  # ends the sort key of a payload's first chunk
+
+
+class Reencryption:
+    """Encrypts rows under the key of some settings. Needs permissions that no worker has."""
+
+    def __init__(self, client: Client, fields: tuple[str, ...]) -> None:
+        self._client, self._fields = client, fields
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what encrypts the fields of these settings under their key.
+
+        Raises:
+            ConfigurationError: they have none, or the extra is not installed.
+        """
+        if settings.kms_key is None:
+            raise ConfigurationError("there is no key to encrypt under: set TDEV_KMS_KEY")
+        # What is encrypted and no longer chosen keeps to be encrypted, under the key in force.
+        all_fields = replace(settings, kms_fields=ENCRYPTED_FIELDS, kms_strict=False)
+        return cls(BlockingClient.for_settings(all_fields), settings.kms_fields)
+
+    async def encrypt_row(self, model: type[BaseModel], row: Row | None) -> bool:
+        """Encrypt what of a row is in clear or under another key; return whether it changed.
+
+        Raises:
+            PayloadDamaged, AccessDenied, ConfigurationError: it cannot be read; nothing changed.
+        """
+        table = self._table(model)
+        for _ in range(_TRIES):
+            item = table.load(row)
+            if row is None or item is None:
+                return False  # it was deleted meanwhile
+            names = [name for name in encrypted_names(model) if self._is_old(row, name)]
+            actions, condition = self._forgets_texts(row, item)
+            if not names and not actions:
+                return False
+            values = {name: await self._value(row, item, name) for name in names}
+            key = place_of(item, "").key
+            stored = await encrypt_fields(self._client, model, key, values)
+            for name in names:
+                for form in (name, f"{name}{SUFFIX}"):
+                    condition &= item.is_as_read(_attribute(model, form))
+            actions += replace_fields(model, stored)
+            request = table.requests.update(*key, actions=actions, condition=condition)
+            try:
+                await self._client.sender.send(*request)
+            except ConditionFailed as refused:
+                row = refused.item
+            else:
+                return True
+        raise Conflict(f"a row of {table.name}: others wrote it {_TRIES} times in between")
+
+    async def delete_old_chunks(self, row: Row) -> int:
+        """Delete the chunks of a payload that begins with this row and is not under the key.
+
+        Only once every row is under it, and every worker uses it: no row may point at them.
+        """
+        key = row.get("agent_name", {}).get("S", "")
+        data = row.get("chunk", {}).get("B")
+        if data is None or not key.endswith(_FIRST) or is_current(self._client.settings, data):
+            return 0
+        execution_id, table = row["execution_id"]["S"], self._client.executions
+        deleted, start = 0, None
+        while True:
+            page, start = await table.raw_page(
+                execution_id,
+                range_condition=AgentExecution.agent_name.startswith(key.removesuffix(_FIRST)),
+                start=start,
+                only=[AgentExecution.execution_id, AgentExecution.agent_name],
+            )
+            for found in page:
+                request = {"TableName": table.name, "Key": found, "ReturnConsumedCapacity": "TOTAL"}
+                await self._client.sender.send("DeleteItem", request)
+                deleted += 1
+            if start is None:
+                return deleted
+
+    def _table(self, model: type[BaseModel]) -> Table[Any]:
+        tables = (self._client.sessions, self._client.executions, self._client.projects)
+        return next(table for table in tables if table.model is model)
+
+    def _is_old(self, row: Row, name: str) -> bool:
+        if name in row and ENVELOPES.get(name, name) in self._fields:
+            return True
+        message = row.get(f"{name}{SUFFIX}")
+        return message is not None and not is_current(self._client.settings, message["B"])
+
+    async def _value(self, row: Row, item: BaseModel, name: str) -> str:
+        """Return the text to encrypt: of a large payload, the envelope of what is written anew."""
+        message = row.get(f"{name}{SUFFIX}")
+        if message is None:
+            text = str(row[name]["S"])
+        else:
+            text = (await decrypt(self._client, place_of(item, name), message["B"])).decode()
+        if not isinstance(item, AgentExecution) or name not in ENVELOPES:
+            return text
+        execution_id, field = item.execution_id, ENVELOPES[name]
+        encrypted = message is not None
+        _, data = await chunks.read_bytes(self._client, execution_id, text, encrypted=encrypted)
+        fence, retries = int(item.fence or 0), int(item.retry_count or 0)
+        return await chunks.write(
+            self._client,
+            execution_id,
+            f"{item.agent_name}#{field}#{retries}#{fence}",
+            data.decode(),
+            expires_at=item.expires_at,
+            stored={},
+            kms_key=self._client.settings.kms_key,
+        )
+
+    def _forgets_texts(self, row: Row, item: BaseModel) -> tuple[list[Action], Condition]:
+        """Return what takes the errors' texts in clear out of the attempts of an execution.
+
+        Beside them the failed attempts are kept with theirs, as items of their own.
+        """
+        exists: Condition = item.key_attributes()[0].exists()
+        if not isinstance(item, AgentExecution) or "error_message" not in self._fields:
+            return [], exists
+        actions: list[Action] = []
+        for slot, attempt in (item.attempts or {}).items():
+            if "error_message" in attempt:
+                text = AgentExecution.attempts[slot]["error_message"]
+                actions.append(text.remove())
+                exists &= text == attempt["error_message"]
+        return actions, exists
+
+
+def _attribute(model: type[BaseModel], name: str) -> Attribute[Any]:
+    attribute: Attribute[Any] = model.get_attributes()[name]
+    return attribute

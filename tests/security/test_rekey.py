@@ -1,0 +1,181 @@
+"""`tdev rekey`: what is in clear, or under a former key, is under the key in force afterwards."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tdev_models import (
+    Settings,
+    get_agent_execution,
+    get_failed_executions,
+    get_pipeline_session,
+    get_user_project,
+    resume_pipeline,
+    save_user_project,
+    settings,
+    sync,
+    track_session,
+)
+from tdev_models.cli import main
+from tdev_models.security.fields import is_current
+from tests import raw
+from tests.conftest import make_tables
+from tests.engine.pipelines import files
+from tests.faults import Fault, injected
+from tests.kms import Kms
+
+TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
+CANARY = "canary-51c0"
+LARGE = {"secret": CANARY, **files(300_000)}
+
+
+@pytest.fixture
+def clear_store(dynoxide: str, kms: Kms, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Fresh tables in which nothing is encrypted; the command scans, which no worker may."""
+    made = make_tables(dynoxide, retry_seconds=0.5)
+    with settings.use(made, transport=None) as chosen:
+        monkeypatch.setattr(settings, "_configured", chosen)
+    return chosen
+
+
+async def fill() -> None:
+    with pytest.raises(KeyError):
+        async with track_session("p", metadata={"m": CANARY}) as session:
+            async with session.agent("nl_input", {"q": CANARY}) as run:
+                await run.once("mail", lambda: [CANARY])
+                run.output = LARGE
+            async with session.agent("parser", {"all": LARGE}) as run:
+                raise KeyError(CANARY)
+    await save_user_project(user_id="u", project_id="p", description=CANARY)
+
+
+async def check_all() -> None:
+    done = await get_agent_execution("p-nl_input")
+    assert (done.input_data, done.output_data) == ({"q": CANARY}, LARGE)
+    failed = await get_agent_execution("p-parser")
+    assert failed.input_data == {"all": LARGE}
+    assert failed.error_message == failed.attempts[-1].error_message == f"KeyError: '{CANARY}'"
+    session = await get_pipeline_session("p")
+    assert session.metadata == {"m": CANARY}
+    assert session.error_message == f"KeyError: '{CANARY}'"
+    (failure,) = await get_failed_executions(session_id="p")
+    assert CANARY in (failure.traceback or "")
+    assert (await get_user_project("u", "p")).description == CANARY
+
+
+def everything(store: Settings) -> list[dict[str, Any]]:
+    return [item for table in TABLES for item in raw.everything(store, table)]
+
+
+def passes(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_what_was_in_clear_is_encrypted_and_then_nothing_is_left_of_it(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await fill()
+    assert CANARY in repr(everything(clear_store))
+    with settings.use(kms_key=kms.new_key(), kms_strict=True):
+        assert main(["rekey", "--yes", "--json"]) == 0
+        assert sum(one["encrypted"] for one in passes(capsys.readouterr().out)) == 6
+        await check_all()
+        kms.forget()
+        assert main(["rekey", "--yes", "--json", "--delete-old"]) == 0
+        *again, deletion = passes(capsys.readouterr().out)
+        assert kms.calls == {}, "what is done needs no key"
+        assert not any(one["encrypted"] or one["failed"] for one in again)
+        assert deletion["deleted"] >= 2
+        await check_all()
+        stored = everything(clear_store)
+        assert CANARY not in repr(stored)
+        assert not [
+            one for one in stored if one.get("chunk", {}).get("B", b"").startswith(b"x\x9c")
+        ]
+        assert (await resume_pipeline("p")).outputs == {"nl_input": LARGE}
+
+
+async def test_what_was_under_a_former_key_is_under_the_new_one(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = kms.new_key(), kms.new_key()
+    with settings.use(kms_key=old):
+        await fill()
+    with settings.use(kms_key=new, kms_former_keys=(old,)):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+    assert "4 encrypted" in capsys.readouterr().out
+    with settings.use(kms_key=new, kms_strict=True) as chosen:
+        kms.forget()
+        await check_all()
+        found = [
+            value["B"]
+            for item in everything(clear_store)
+            for name, value in item.items()
+            if name.endswith("_encrypted")
+            or (name == "chunk" and item["agent_name"]["S"].endswith("#00000"))
+        ]
+        assert len(found) > 8
+        assert all(is_current(chosen, message) for message in found)
+
+
+async def test_after_a_kill_it_goes_on(clear_store: Settings, kms: Kms) -> None:
+    await fill()
+    with settings.use(kms_key=kms.new_key(), retry_seconds=0):
+        for nth in range(1, 12):
+            fault = Fault("broken", nth=nth, operation="UpdateItem")
+            with injected(fault, needed=False):
+                assert main(["rekey", "--yes"]) == (1 if fault.hit else 0)
+            await check_all()
+            if not fault.hit:
+                break
+        else:
+            pytest.fail("it never came to an end")
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        await check_all()
+    assert CANARY not in repr(everything(clear_store))
+
+
+async def test_a_live_write_in_between_is_kept(clear_store: Settings, kms: Kms) -> None:
+    await save_user_project(user_id="u", project_id="p", description="old")
+    with settings.use(kms_key=kms.new_key()):
+        calm = settings.current()
+
+        def between() -> None:
+            with settings.use(calm):
+                sync.save_user_project(user_id="u", project_id="p", description="new")
+
+        fault = Fault("before", operation="UpdateItem", table="user-projects", between=between)
+        with injected(fault):
+            assert main(["rekey", "--yes"]) == 0
+        assert (await get_user_project("u", "p")).description == "new"
+        item = raw.item(clear_store, "user-projects", "u", "p")
+        assert item is not None
+        assert "description" not in item
+
+
+async def test_a_damaged_row_is_named_and_the_others_are_done(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await fill()
+    (chunk, *_) = [one for one in everything(clear_store) if "chunk" in one]
+    key = chunk["execution_id"]["S"], chunk["agent_name"]["S"]
+    raw.put_attribute(clear_store, "agent-executions", *key, chunk={"B": b"x"})
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes", "--delete-old"]) == 1
+        assert "left as it is: p-nl_input" in capsys.readouterr().out
+        assert (await get_user_project("u", "p")).description == CANARY
+    # What may still be of use to somebody is not deleted.
+    assert raw.item(clear_store, "agent-executions", *key) is not None
+
+
+async def test_it_asks_and_it_needs_a_key(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rekey"]) == 1
+    assert "set TDEV_KMS_KEY" in capsys.readouterr().err
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey"]) == 64
+    assert "--yes: is required" in capsys.readouterr().err

@@ -19,6 +19,9 @@ from tdev_models.settings import Settings, current
 RUNTIME_ACTIONS = ["GetItem", "PutItem", "UpdateItem", "Query"]
 """What the services need; IAM authorises a transaction by the actions of its parts."""
 
+REKEY_ACTIONS = ["DescribeTable", "Scan", "Query", "UpdateItem", "DeleteItem"]
+"""What `tdev rekey` needs; no other command deletes."""
+
 
 def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
@@ -50,7 +53,30 @@ def runtime(
         names += [f"{name}/index/*" for name in names]
     arns = [f"{arn}:dynamodb:*:*:{name}" for name in names]
     actions = [f"dynamodb:{action}" for action in RUNTIME_ACTIONS]
-    return _policy([_allow(actions, arns), *_kms(environment, ["kms:Decrypt"])])
+    statements = [_allow(actions, arns), *_kms(environment, ["kms:Decrypt"])]
+    return _policy([*statements, *_field_keys(settings or current(), bool(settings))])
+
+
+def rekeying(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Return the policy of a role that may run `tdev rekey`."""
+    arn = _partition(settings)
+    arns = [f"{arn}:dynamodb:*:*:table/{name}" for name in _tables(settings)]
+    actions = [f"dynamodb:{action}" for action in REKEY_ACTIONS]
+    statements = [_allow(actions, arns), *_kms(environment, ["kms:Decrypt"])]
+    return _policy([*statements, *_field_keys(settings, narrow=True)])
+
+
+def _field_keys(settings: Settings, narrow: bool) -> list[dict[str, Any]]:
+    """Return what field encryption needs: on its keys, and narrowed to one environment's data."""
+    context = {"StringEquals": {"kms:EncryptionContext:environment": settings.environment}}
+    statements = []
+    for actions, keys in (
+        (["kms:GenerateDataKey", "kms:Decrypt"], [settings.kms_key] if settings.kms_key else []),
+        (["kms:Decrypt"], [*settings.kms_former_keys]),
+    ):
+        if keys:
+            statements.append(_allow(actions, keys, context if narrow else None))
+    return statements
 
 
 def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
@@ -143,6 +169,7 @@ _POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {
     "migrations": migrations,
     "plan": planning,
     "backfill": backfilling,
+    "rekey": rekeying,
 }
 
 

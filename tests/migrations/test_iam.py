@@ -105,6 +105,40 @@ def test_a_customer_key_brings_one_statement_on_that_key(
     assert kms["Condition"] == {"StringLike": {"kms:ViaService": "dynamodb.*"}}
 
 
+@pytest.mark.parametrize("role", ["runtime", "rekey"])
+def test_field_encryption_brings_its_keys_for_the_data_of_one_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    former = KEY.replace("1234", "0123")
+    without = policy(capsys, role, "--env", "prod")["Statement"]
+    assert not any("kms:" in str(statement["Action"]) for statement in without)
+    monkeypatch.setenv("TDEV_KMS_KEY", KEY)
+    monkeypatch.setenv("TDEV_KMS_FORMER_KEYS", former)
+    *same, in_force, before = policy(capsys, role, "--env", "prod")["Statement"]
+    assert same == without
+    narrow = {"StringEquals": {"kms:EncryptionContext:environment": "prod"}}
+    for statement, actions, key in (
+        (in_force, ["kms:GenerateDataKey", "kms:Decrypt"], KEY),
+        (before, ["kms:Decrypt"], former),
+    ):
+        assert statement == {
+            "Effect": "Allow",
+            "Action": actions,
+            "Resource": key,
+            "Condition": narrow,
+        }
+
+
+def test_the_runtime_policy_of_all_environments_knows_the_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = policy(capsys, "runtime")["Statement"]
+    monkeypatch.setenv("TDEV_KMS_KEY", KEY)
+    *same, key = policy(capsys, "runtime")["Statement"]
+    assert same == plain
+    assert (key["Resource"], "Condition" in key) == (KEY, False)
+
+
 def test_a_typo_is_wrong_usage() -> None:
     assert iam.main(["runtme"]) == 64
     assert iam.main(["runtime", "--env", "prdo"]) == 64

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from tdev_models import (
     track_session,
 )
 from tdev_models.cli import main
+from tdev_models.migrations import iam
 from tdev_models.security.fields import is_current
+from tdev_models.settings import Transport
 from tests import raw
 from tests.conftest import make_tables
 from tests.engine.pipelines import files
@@ -154,6 +158,33 @@ async def test_a_live_write_in_between_is_kept(clear_store: Settings, kms: Kms) 
         item = raw.item(clear_store, "user-projects", "u", "p")
         assert item is not None
         assert "description" not in item
+
+
+async def test_a_row_that_is_deleted_in_between_stays_deleted(
+    clear_store: Settings, kms: Kms
+) -> None:
+    await save_user_project(user_id="u", project_id="p", description="old")
+    with settings.use(kms_key=kms.new_key()):
+        gone = partial(raw.delete, clear_store, "user-projects", "u", "p")
+        with injected(Fault("before", operation="UpdateItem", table="user-projects", between=gone)):
+            assert main(["rekey", "--yes"]) == 0
+    assert raw.item(clear_store, "user-projects", "u", "p") is None
+
+
+async def test_it_sends_what_its_printed_policy_allows(clear_store: Settings, kms: Kms) -> None:
+    await fill()
+    sent: set[str] = set()
+
+    def transport(send: Transport) -> Transport:
+        async def recorded(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            sent.add(operation)
+            return await send(operation, request)
+
+        return recorded
+
+    with settings.use(kms_key=kms.new_key(), transport=transport):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+    assert sent == {*iam.REKEY_ACTIONS} - {"DescribeTable", "Scan"}  # which are as in migrations
 
 
 async def test_a_damaged_row_is_named_and_the_others_are_done(

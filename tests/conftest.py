@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +17,7 @@ from tdev_models.models import TABLES
 from tdev_models.settings import Settings, Transport
 from tdev_models.workers import presence
 from tests.dying import kill_worker
+from tests.moto import server
 
 ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()
@@ -110,24 +107,8 @@ def dynoxide() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The endpoint of a single-threaded moto."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "tdev_models.cli.moto_server", str(port)])
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "moto's server ended"
-                assert time.monotonic() < deadline, "moto's server does not answer"
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(params=["dynoxide", "moto"])

@@ -12,7 +12,7 @@ from tdev_models.cli.moments import ago, moment
 from tdev_models.cli.screen import Screen
 from tdev_models.cli.tables import Column, Table
 from tdev_models.cli.timeline import worker
-from tdev_models.results import Failure
+from tdev_models.results import Failure, Undecrypted
 from tdev_models.sync import get_failed_executions
 
 # What differs between messages that mean the same: quoted values, paths, hex ids, numbers.
@@ -77,7 +77,9 @@ def grouped(failures: Iterable[Failure]) -> list[Group]:
 
 
 def message(failure: Failure) -> str:
-    """Return the message of a failure, in one line."""
+    """Return the message of a failure, in one line; beside an encrypted one the error's class."""
+    if isinstance(failure.error_message, Undecrypted):
+        return f"{failure.error_class or 'an error'} {failure.error_message}"
     return (failure.error_message or failure.error_class or "(no message)").partition("\n")[0]
 
 

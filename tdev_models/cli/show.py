@@ -16,7 +16,7 @@ from tdev_models.cli.codes import DONE
 from tdev_models.cli.moments import ago, due, duration, local
 from tdev_models.cli.screen import Screen
 from tdev_models.cli.tables import plain, short, status
-from tdev_models.results import Execution, Failure, Session
+from tdev_models.results import Execution, Failure, Page, Session
 from tdev_models.sync import (
     get_agent_execution,
     get_agent_executions,
@@ -36,19 +36,25 @@ def show(options: argparse.Namespace) -> int:
         screen.line(session.to_dict(), kind="session")
         for execution in executions:
             screen.line(execution.to_dict(), kind="execution")
-        screen.print(*facts(session), "", timeline.of(session, executions), *errors(executions))
+        attempts = [attempt for one in executions for attempt in one.attempts]
+        # Encrypted texts are kept beside the attempts.
+        hidden = any(one.status == "FAILED" and not one.error_message for one in attempts)
+        found = _failures(options.session) if options.tracebacks or hidden else Page()
+        screen.print(*facts(session), "", timeline.of(session, executions))
+        screen.print(*errors(executions, found))
         if executions.cursor is not None:
             screen.print(f"The first {_MOST_EXECUTIONS} executions.")
         if options.tracebacks:
-            found = get_failed_executions(
-                session_id=options.session, include_recovered=True, limit=1000
-            )
             for failure in found:
                 screen.line(failure.to_dict(), kind="failure")
             screen.print(*_tracebacks(found))
         for name in options.payloads or ():
             _print_payloads(screen, executions, session, name)
     return DONE
+
+
+def _failures(session_id: str) -> Page[Failure]:
+    return get_failed_executions(session_id=session_id, include_recovered=True, limit=1000)
 
 
 def facts(session: Session) -> Iterator[RenderableType]:
@@ -106,21 +112,19 @@ def _joined(*parts: Any) -> Iterator[Text]:
         yield Text(" · ".join(present))
 
 
-def errors(executions: Sequence[Execution]) -> Iterator[Text]:
-    """Yield each error of each attempt, with its message."""
+def errors(executions: Sequence[Execution], failures: Sequence[Failure] = ()) -> Iterator[Text]:
+    """Yield each error of each attempt, with its message: that of `failures` where they have it."""
+    messages = {(one.agent_name, one.number): one.error_message for one in failures}
     attempts = [
-        (attempt.end_time or 0, execution.agent_name, attempt)
+        (attempt.end_time or 0, execution.agent_name, attempt.number, message)
         for execution in executions
         for attempt in execution.attempts
-        if attempt.error_message
+        if (message := messages.get((execution.agent_name, attempt.number), attempt.error_message))
     ]
     if attempts:
         yield Text("\nErrors", style="bold")
-    for ended, name, attempt in sorted(attempts, key=lambda one: one[:2]):
-        yield Text.assemble(
-            (f"{plain(name)} #{attempt.number} {ago(ended)} ago: ", "red"),
-            plain(attempt.error_message or ""),
-        )
+    for ended, name, number, message in sorted(attempts):
+        yield Text.assemble((f"{plain(name)} #{number} {ago(ended)} ago: ", "red"), plain(message))
 
 
 def _tracebacks(failures: Sequence[Failure]) -> Iterator[Text]:

@@ -17,6 +17,7 @@ from tdev_models import (
     sync,
     track_session,
 )
+from tdev_models.cli import main
 from tests import raw
 from tests.engine.pipelines import files
 from tests.kms import Kms
@@ -99,3 +100,23 @@ async def test_a_hundred_sessions_cost_three_calls_of_kms(
         await get_agent_execution(f"p{number}-nl_input")
         await get_pipeline_session(f"p{number}")
     assert kms.calls == {"Decrypt": 2}
+
+
+def test_the_command_shows_what_one_session_hides(
+    encrypted_store: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyError):
+        with sync.track_session("p") as session:
+            with session.agent("nl_input") as run:
+                run.output = {"a": CANARY}
+            with session.agent("parser"):
+                raise KeyError(CANARY)
+    assert main(["show", "p", "--payloads", "nl_input", "--tracebacks"]) == 0
+    shown = capsys.readouterr().out
+    assert f"parser #1 0s ago: KeyError: '{CANARY}'" in shown
+    assert "Traceback" in shown
+    assert f'"a": "{CANARY}"' in shown
+    assert main(["failures"]) == 0
+    shown = capsys.readouterr().out
+    assert CANARY not in shown
+    assert "KeyError (encrypted" in shown

@@ -2,13 +2,14 @@
 
 The same runs on the same tables, by turns; each agent's input is the output of the agent before it.
 Processor time is that of the whole process, threads included. KMS is moto's, in a process of its
-own.
+own. `python -m benchmarks.encryption [ROUNDS]`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -21,7 +22,7 @@ from tests.engine.pipelines import files
 from tests.kms import Kms, watched
 from tests.moto import server
 
-ROUNDS = 15
+ROUNDS = int(next(iter(sys.argv[1:]), 15))
 OFF, ON = False, True
 
 

@@ -7,7 +7,6 @@ threads that compute wait for KMS.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -43,11 +42,6 @@ _CACHED = 1000
 _PARTITION = b"tdev"
 # More than the header and the end of a message.
 _OVERHEAD = 64 * 1024
-
-# What fails to decrypt is raised; the SDK would log it, too, with a traceback.
-logging.getLogger("aws_encryption_sdk.streaming_client").addFilter(
-    lambda record: record.msg != "Error on closing"
-)
 
 
 class Keys:
@@ -153,15 +147,18 @@ class Keys:
 
 
 def _opened(message: bytes, materials: CryptoMaterialsManager) -> bytes:
+    stream = _CLIENT.stream(
+        mode="d", source=message, materials_manager=materials, max_body_length=len(message)
+    )
     try:
-        with _CLIENT.stream(
-            mode="d", source=message, materials_manager=materials, max_body_length=len(message)
-        ) as opened:
-            data: bytes = opened.read(len(message))
+        data: bytes = stream.read(len(message))
     except (TdevError, KeyNeeded, _Peeked):
         raise
     except Exception as error:  # whatever the bytes of others lead to
         raise PayloadDamaged(f"it cannot be decrypted ({type(error).__name__})") from None
+    finally:
+        stream.footer = None  # else to close what failed would be an error, too
+        stream.close()
     return data
 
 

@@ -15,7 +15,7 @@ ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 MODULES = sorted(
     path.stem if path.stem != "__init__" else path.parent.name
-    for package in (".", "services", "workers", "metrics", "dynamodb")
+    for package in (".", "services", "workers", "metrics", "dynamodb", "security")
     for path in (ROOT / "tdev_models" / package).glob("*.py")
 )
 

@@ -47,6 +47,19 @@ def test_a_run_costs_as_said(dynoxide: str) -> None:
     assert rows[16] == ["reading", "progress:", "requests", "1,", "read", "units", "1"]
 
 
+def test_encryption_costs_as_said(dynoxide: str) -> None:
+    rows = printed("benchmarks.encryption", "1")
+    for name, column in (("in clear", 2), ("encrypted", 3)):
+        (said,) = re.findall(rf"^\| {name} \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", README, re.M)
+        found = [float(row[column]) for row in rows[3:7]]
+        assert found == pytest.approx([float(figure) for figure in said], rel=0.1)
+    calls = {"100 sessions": "{'GenerateDataKey': 1}", "to read": "{'Decrypt': 1}"}
+    for begin, counted in calls.items():
+        (line,) = [" ".join(row) for row in rows if " ".join(row).startswith(begin)]
+        assert line.endswith(counted)
+    assert "100 sessions take one call\nof KMS" in README
+
+
 def test_finding_failures_costs_as_said(dynoxide: str) -> None:
     rows = printed("benchmarks.failed_sessions", "200", "2000")
     assert [row[1:] for row in rows[1:]] == 2 * [["150", "2", "54", "2", "327.5"]]

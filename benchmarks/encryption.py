@@ -19,7 +19,7 @@ from benchmarks.tables import fresh_tables
 from tdev_models import get_agent_execution, settings, update_agent_execution
 from tdev_models.results import RequestEvent
 from tests.engine.pipelines import files
-from tests.kms import Kms, watched
+from tests.kms import Kms, at, watched
 from tests.moto import server
 
 ROUNDS = int(next(iter(sys.argv[1:]), 15))
@@ -93,7 +93,7 @@ class Sides:
 
 
 async def main() -> None:
-    with fresh_tables() as events, server() as endpoint, watched(endpoint) as kms:
+    with fresh_tables() as events, server() as endpoint, at(endpoint) as made, watched(made) as kms:
         sides = Sides(events, kms)
         print("a run of nine agents, the session's begin and end included")
         print(f"{'':>8} {'write units':>19} {'':>6} {'processor, ms':>19}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,19 @@ class Kms:
         calls: how often each operation was sent.
         refuses: the error code with which each of these operations is refused.
         data_keys: those that were handed out.
+        seconds: how long each call takes.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.refuses: dict[str, str] = {}
         self.data_keys: set[bytes] = set()
-        self._admin = aws.create("kms", Settings(region="us-east-1"), None)
+        self.seconds = 0.0
+        settings = Settings(region="us-east-1")
+        self._admin = aws.create("kms", settings, None)
+        self.client = aws.create("kms", settings, None)
+        self.client.meta.events.register("before-call.kms", self._before)
+        self.client.meta.events.register("after-call.kms", self._after)
 
     def new_key(self) -> str:
         """Return the ARN of a new key."""
@@ -41,14 +48,9 @@ class Kms:
         fields._keys.clear()
         self.calls.clear()
 
-    def watch(self, client: Any) -> Any:
-        """Count and refuse the calls of a client."""
-        client.meta.events.register("before-call.kms", self._before)
-        client.meta.events.register("after-call.kms", self._after)
-        return client
-
     def _before(self, model: Any, **_: Any) -> Any:
         self.calls[model.name] += 1
+        time.sleep(self.seconds)
         code = self.refuses.get(model.name)
         if code is None:
             return None
@@ -62,12 +64,25 @@ class Kms:
 
 
 @contextmanager
-def watched(endpoint: str) -> Iterator[Kms]:
-    """Lead the package to the KMS of moto's server, and watch what it sends there."""
+def watched(made: Kms) -> Iterator[Kms]:
+    """Lead the package to a KMS, and watch what it sends there."""
+    create = aws.create
+
+    def client(service: str, *more: Any) -> Any:
+        return made.client if service == "kms" else create(service, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aws, "create", client)
+        made.refuses.clear()
+        made.data_keys.clear()
+        made.forget()
+        yield made
+        made.forget()
+
+
+@contextmanager
+def at(endpoint: str) -> Iterator[Kms]:
+    """Yield the KMS at an endpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_KMS", endpoint)
-        made, create = Kms(), aws.create
-        patch.setattr(aws, "create", lambda *given: made.watch(create(*given)))
-        fields._keys.clear()
-        yield made
-        fields._keys.clear()
+        yield Kms()

@@ -11,9 +11,16 @@ from tests import kms
 from tests.conftest import make_tables
 
 
+@pytest.fixture(scope="session")
+def moto_kms(moto: str) -> Iterator[kms.Kms]:
+    """The KMS of moto's server."""
+    with kms.at(moto) as made:
+        yield made
+
+
 @pytest.fixture(name="kms")
-def _kms(moto: str) -> Iterator[kms.Kms]:
-    with kms.watched(moto) as watched:
+def _kms(moto_kms: kms.Kms) -> Iterator[kms.Kms]:
+    with kms.watched(moto_kms) as watched:
         yield watched
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tdev_models import (
@@ -113,7 +115,7 @@ def test_the_command_shows_what_one_session_hides(
                 raise KeyError(CANARY)
     assert main(["show", "p", "--payloads", "nl_input", "--tracebacks"]) == 0
     shown = capsys.readouterr().out
-    assert f"parser #1 0s ago: KeyError: '{CANARY}'" in shown
+    assert re.search(rf"parser #1 \d+s ago: KeyError: '{CANARY}'", shown)
     assert "Traceback" in shown
     assert f'"a": "{CANARY}"' in shown
     assert main(["failures"]) == 0

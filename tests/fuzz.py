@@ -33,10 +33,12 @@ from uuid import UUID
 from tdev_models import AGENTS, Settings, settings, sync
 from tdev_models.dynamodb import chunks, cursors
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.encryption import decrypt, encrypt
 from tdev_models.errors import InvalidRequest, TdevError, Unavailable
 from tdev_models.json_decoding import decode
 from tdev_models.metrics.totals import unpack
 from tdev_models.models import TABLES
+from tdev_models.security.fields import Place
 
 MOST_SECONDS, MOST_KB = 1.0, 100 * 1024
 # It waits for what earlier calls began.
@@ -270,7 +272,25 @@ def parsers() -> list[Callable[[random.Random], Any]]:
     ]
 
 
-def main(count: int, seed: int) -> int:
+def messages() -> Callable[[random.Random], Any]:
+    """Return what reads an encrypted field that was changed, cut, or made up."""
+    client, place = BlockingClient.for_settings(), Place("agent-executions", ("e", "a"), "x")
+    message = drive(encrypt(client, place, b"text"))
+
+    def read(dice: random.Random) -> Any:
+        at, end = sorted(dice.sample(range(len(message)), 2))
+        changed = (
+            message[:at] + dice.randbytes(dice.randrange(4)) + message[at + dice.randrange(4) :],
+            message[:at] + message[end:],
+            message[at:end],
+            dice.randbytes(end),
+        )
+        return drive(decrypt(client, place, dice.choice(changed)))
+
+    return read
+
+
+def main(count: int, seed: int, kms_key: str | None = None) -> int:
     dice = random.Random(seed)
     wire, violations = Wire(dice), 0
     met, places = Counter[str](), Counter[str]()
@@ -280,9 +300,10 @@ def main(count: int, seed: int) -> int:
         retry_seconds=0,
         owner_retry_seconds=0,
         automatic_metrics=False,
+        kms_key=kms_key,
     )
     with settings.use(made), quiet():
-        targets = [*calls(), *parsers()]
+        targets = [*calls(), *parsers(), *([messages()] * 9 if kms_key else [])]
         for number in range(count):
             wire.sent = 0
             begun, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -324,4 +345,5 @@ def quiet() -> Iterator[None]:
 
 if __name__ == "__main__":
     arguments = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(main(*(arguments + [1_000_000, 1][len(arguments) :])))
+    count, seed = arguments + [1_000_000, 1][len(arguments) :]
+    sys.exit(main(count, seed))

@@ -45,6 +45,7 @@ FIRST = {
     "services/adoption.py": ("users",),
     "services/progress.py": ("users", "agent_keys"),
     "services/projects.py": ("projects", "late_copies"),
+    "services/reencryption.py": ("rekey",),
     "dynamodb/saves.py": ("late_copies", "sessions", "projects"),
     "metrics/recorder.py": ("cells", "automatic"),
 }
@@ -183,9 +184,14 @@ def copied(mutant: Mutant) -> Iterator[Path]:
 def killed_by(mutant: Mutant) -> str | None:
     """Return the first test that fails with the mutant, or None."""
     with copied(mutant) as copy:
-        tests = [f"tests/engine/test_{name}.py" for name in FIRST.get(mutant.file, ())]
-        others = sorted(path.name for path in (ROOT / "tests" / "engine").glob("test_*.py"))
-        tests += [path for name in others if (path := f"tests/engine/{name}") not in tests]
+        paths = [
+            *(ROOT / "tests" / "engine").glob("test_*.py"),
+            ROOT / "tests/security/test_rekey.py",
+        ]
+        others = sorted(str(path.relative_to(ROOT)) for path in paths)
+        first = [f"/test_{name}.py" for name in FIRST.get(mutant.file, ())]
+        tests = [path for name in first for path in others if path.endswith(name)]
+        tests += [path for path in others if path not in tests]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
         try:
             done = subprocess.run(

@@ -6,8 +6,10 @@ again, as it is now. What is under the key already is left, without a call of KM
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Self
 
 from pynamodb.attributes import Attribute
@@ -69,16 +71,16 @@ class Reencryption:
             if row is None or item is None:
                 return False  # it was deleted meanwhile
             names = [name for name in encrypted_names(model) if self._is_old(row, name)]
-            actions, condition = self._forgets_texts(row, item)
+            actions, same = self._forgets_texts(item)
             if not names and not actions:
                 return False
             values = {name: await self._value(row, item, name) for name in names}
             key = place_of(item, "").key
             stored = await encrypt_fields(self._client, model, key, values)
-            for name in names:
-                for form in (name, f"{name}{SUFFIX}"):
-                    condition &= item.is_as_read(_attribute(model, form))
+            forms = [form for name in names for form in (name, f"{name}{SUFFIX}")]
+            same += [item.is_as_read(_attribute(model, form)) for form in forms]
             actions += replace_fields(model, stored)
+            condition = reduce(operator.and_, same)
             request = table.requests.update(*key, actions=actions, condition=condition)
             try:
                 await self._client.sender.send(*request)
@@ -146,21 +148,20 @@ class Reencryption:
             kms_key=self._client.settings.kms_key,
         )
 
-    def _forgets_texts(self, row: Row, item: BaseModel) -> tuple[list[Action], Condition]:
+    def _forgets_texts(self, item: BaseModel) -> tuple[list[Action], list[Condition]]:
         """Return what takes the errors' texts in clear out of the attempts of an execution.
 
-        Beside them the failed attempts are kept with theirs, as items of their own.
+        And that they are as they were read. The failed attempts are kept with their texts beside
+        them, as items of their own.
         """
-        exists: Condition = item.key_attributes()[0].exists()
-        if not isinstance(item, AgentExecution) or "error_message" not in self._fields:
-            return [], exists
-        actions: list[Action] = []
-        for slot, attempt in (item.attempts or {}).items():
-            if "error_message" in attempt:
-                text = AgentExecution.attempts[slot]["error_message"]
-                actions.append(text.remove())
-                exists &= text == attempt["error_message"]
-        return actions, exists
+        actions, same = list[Action](), list[Condition]()
+        if isinstance(item, AgentExecution) and "error_message" in self._fields:
+            for slot, attempt in (item.attempts or {}).items():
+                if "error_message" in attempt:
+                    text = AgentExecution.attempts[slot]["error_message"]
+                    actions.append(text.remove())
+                    same.append(text == attempt["error_message"])
+        return actions, same
 
 
 def _attribute(model: type[BaseModel], name: str) -> Attribute[Any]:

@@ -20,6 +20,7 @@ from tdev_models import (
     settings,
     sync,
     track_session,
+    update_agent_execution,
 )
 from tdev_models.cli import main
 from tdev_models.migrations import iam
@@ -169,6 +170,17 @@ async def test_a_row_that_is_deleted_in_between_stays_deleted(
         with injected(Fault("before", operation="UpdateItem", table="user-projects", between=gone)):
             assert main(["rekey", "--yes"]) == 0
     assert raw.item(clear_store, "user-projects", "u", "p") is None
+
+
+async def test_attempts_that_go_in_between_are_no_error(clear_store: Settings, kms: Kms) -> None:
+    await update_agent_execution(execution_id="p-parser", status="FAILED", error_message=CANARY)
+    key = "agent-executions", "p-parser", "parser"
+    with settings.use(kms_key=kms.new_key()):
+        gone = partial(raw.put_attribute, clear_store, *key, attempts={"M": {}})
+        with injected(Fault("before", operation="UpdateItem", table=key[0], between=gone)):
+            assert main(["rekey", "--yes"]) == 0
+        assert (await get_agent_execution("p-parser")).error_message == CANARY
+    assert CANARY not in repr(everything(clear_store))
 
 
 async def test_it_sends_what_its_printed_policy_allows(clear_store: Settings, kms: Kms) -> None:

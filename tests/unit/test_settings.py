@@ -161,3 +161,38 @@ def test_the_agents_are_names_in_their_order() -> None:
     for wrong in ("plan", (), ("a", "a"), ("a#b",), ("",), (1,), [f"a{n}" for n in range(100)]):
         with pytest.raises(InvalidRequest, match=r"^agents: "):
             Settings(agents=wrong)  # type: ignore[arg-type]
+
+
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234-abcd"
+
+
+def test_the_environment_gives_the_keys_of_encrypted_fields() -> None:
+    found = Settings.from_env(
+        {
+            "TDEV_KMS_KEY": KEY,
+            "TDEV_KMS_FORMER_KEYS": f"{KEY}0, {KEY}1",
+            "TDEV_KMS_FIELDS": "output_data,metadata",
+            "TDEV_KMS_STRICT": "on",
+        }
+    )
+    assert (found.kms_key, found.kms_former_keys) == (KEY, (f"{KEY}0", f"{KEY}1"))
+    assert (found.kms_fields, found.kms_strict) == (("output_data", "metadata"), True)
+    assert Settings().kms_key is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"kms_key": "alias/mine"}, "kms_key: 'alias/mine' is not the ARN of a key"),
+        ({"kms_key": 7}, "kms_key: 7 is not the ARN of a key"),
+        ({"kms_former_keys": KEY}, "kms_former_keys: must be a list"),
+        ({"kms_former_keys": ("x",)}, "kms_former_keys: 'x' is not the ARN"),
+        ({"kms_fields": ("output",)}, "kms_fields: 'output' is not one of input_data"),
+        ({"kms_strict": True}, "kms_strict: needs kms_key"),
+    ],
+)
+def test_a_wrong_setting_of_encrypted_fields_is_named(
+    changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{re.escape(problem)}"):
+        Settings(**changes)

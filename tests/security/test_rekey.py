@@ -172,14 +172,17 @@ async def test_a_row_that_is_deleted_in_between_stays_deleted(
     assert raw.item(clear_store, "user-projects", "u", "p") is None
 
 
-async def test_attempts_that_go_in_between_are_no_error(clear_store: Settings, kms: Kms) -> None:
-    await update_agent_execution(execution_id="p-parser", status="FAILED", error_message=CANARY)
+async def test_a_row_with_texts_in_its_attempts_alone_stays_deleted(
+    clear_store: Settings, kms: Kms
+) -> None:
+    for values in ({"status": "FAILED", "error_message": CANARY}, {"status": "RUNNING"}):
+        await update_agent_execution(execution_id="p-parser", **values)
     key = "agent-executions", "p-parser", "parser"
     with settings.use(kms_key=kms.new_key()):
-        gone = partial(raw.put_attribute, clear_store, *key, attempts={"M": {}})
+        gone = partial(raw.delete, clear_store, *key)
         with injected(Fault("before", operation="UpdateItem", table=key[0], between=gone)):
             assert main(["rekey", "--yes"]) == 0
-        assert (await get_agent_execution("p-parser")).error_message == CANARY
+    assert raw.item(clear_store, *key) is None
     assert CANARY not in repr(everything(clear_store))
 
 

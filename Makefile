@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 INSTALL := pip install --quiet --disable-pip-version-check
 PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
+PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation bench bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -81,6 +82,16 @@ fuzz: $(VENV)/.ready
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready
 	$(BIN)/python -m tests.mutation
+
+# This package beside other clients, in turns; rewrites docs/performance. Some eight minutes.
+bench: $(VENV)/.ready $(PEERS:%=.venv-bench-%/.ready)
+	$(BIN)/python -m benchmarks.clients
+
+# Their dependencies exclude each other.
+.venv-bench-%/.ready: benchmarks/clients/%.txt
+	$(PYTHON) -m venv .venv-bench-$*
+	.venv-bench-$*/bin/$(INSTALL) --requirement $<
+	touch $@
 
 bench-metrics: $(VENV)/.ready
 	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'

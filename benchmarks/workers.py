@@ -4,6 +4,8 @@
 threads, and held: heartbeats, threads, the longest stop of the loop, memory.
 `python -m benchmarks.workers killed [ROUNDS SESSIONS]`: a worker is killed (SIGKILL) among its
 sessions, another one recovers, with the defaults: seconds until all run again and have COMPLETED.
+`python -m benchmarks.workers staggered [ROUNDS SESSIONS]`: runs of nine agents that begin one after
+the other in one event loop of a fresh process: the longest turn of the loop, first use included.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -203,5 +206,60 @@ def killed(number: int = 20, count: int = 50) -> None:
         asyncio.run(rounds(number, count))
 
 
+async def longest_turn(count: int, over_seconds: float = 2.0) -> tuple[float, float]:
+    """Return the longest turn of the loop in ms: of its thread's processor time, and by the clock.
+
+    Other processes may stop this one, which the clock alone sees.
+    """
+    turns = [(0.0, 0.0)]
+
+    async def watch() -> None:
+        while True:
+            used, now = time.thread_time(), time.perf_counter()
+            await asyncio.sleep(0)
+            turns.append((time.thread_time() - used, time.perf_counter() - now))
+
+    async def run(number: int) -> None:
+        await asyncio.sleep(over_seconds * number / count)
+        async with track_session(f"{os.getpid()}-{number}", user_id="u") as session:
+            for agent in settings.current().agents:
+                async with session.agent(agent, input_data={"request": "a todo app"}) as work:
+                    work.output = {"files": ["x" * 300]}
+
+    gc.disable()
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(run(number) for number in range(count)))
+    watching.cancel()
+    used, passed = zip(*turns, strict=True)
+    return max(used) * 1000, max(passed) * 1000
+
+
+def fresh(count: int) -> None:
+    print(*asyncio.run(longest_turn(count)))
+
+
+def staggered(number: int = 5, count: int = 256) -> None:
+    with fresh_tables():
+        found = []
+        for _ in range(number):
+            command = [sys.executable, "-m", "benchmarks.workers", "fresh", str(count)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found.append([float(figure) for figure in done.stdout.split()])
+    used, passed = zip(*found, strict=True)
+    print(
+        f"{count} runs begun within 2 s, {number} fresh processes; the longest turn of the loop, ms"
+    )
+    print(f"{'':>20} {'median':>8} {'longest':>8}")
+    print(f"{'its processor time':>20} {statistics.median(used):>8.1f} {max(used):>8.1f}")
+    print(f"{'by the clock':>20} {statistics.median(passed):>8.1f} {max(passed):>8.1f}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "held": held,
+    "killed": killed,
+    "staggered": staggered,
+    "fresh": fresh,
+}
+
 if __name__ == "__main__":
-    {"held": held, "killed": killed}[sys.argv[1]](*map(int, sys.argv[2:]))
+    COMMANDS[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -44,6 +44,14 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)  # not at import: it takes milliseconds
 
 
+# Making one takes longer than using it.
+_usual = json.JSONDecoder(parse_constant=float).decode
+
+
+def _decoder(constant: Callable[[str], Any]) -> Callable[[str], Any]:
+    return _usual if constant is float else json.JSONDecoder(parse_constant=constant).decode
+
+
 def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
     """Return the value of a JSON text.
 
@@ -55,7 +63,7 @@ def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
         ValueError: it is no JSON text, nested more than 200 deep, or of over a million values.
     """
     if len(text) <= PIECE and text.count("[") + text.count("{") <= MOST_NESTED:
-        return json.loads(text, parse_constant=constant)
+        return _decoder(constant)(text)
     return _Pieces(text, constant).value()
 
 
@@ -79,7 +87,7 @@ class _Open:
 class _Pieces:
     def __init__(self, text: str, constant: Callable[[str], Any]) -> None:
         self._text = text
-        self._decode = json.JSONDecoder(parse_constant=constant).decode
+        self._decode = _decoder(constant)
         # As most commas may stand in strings, values are only counted where there may be too many.
         at_most = sum(_separators(text, at, at + PIECE) for at in range(0, len(text), PIECE))
         self._counts_values = at_most > MOST_VALUES

@@ -37,11 +37,15 @@ class Requests(Connection):
             "GetItem", self._of_item(hash_key, range_key, consistent_read=True)
         )
 
-    def get_part(
-        self, hash_key: Any, range_key: Any = None, *, only: Sequence[Attribute[Any]] = ()
-    ) -> dict[str, Any]:
-        """Return one read of a transaction: of the whole item, or of some attributes `only`."""
-        return {"Get": self._of_item(hash_key, range_key, only=only)}
+    def get_parts(
+        self, keys: Sequence[tuple[Any, ...]], *, only: Sequence[Attribute[Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """Return the reads of a transaction: of whole items, or of some attributes `only`."""
+        if not keys:
+            return []
+        hash_key, range_key = (*keys[0], None)[:2]
+        first = self._of_item(hash_key, range_key, only=only)  # they differ in their keys alone
+        return [{"Get": {**first, "Key": self._key(*key)}} for key in keys]
 
     def update(
         self,
@@ -79,27 +83,32 @@ class Requests(Connection):
             )
         }
 
+    def _key(self, hash_key: Any, range_key: Any = None) -> dict[str, dict[str, Any]]:
+        partition_key, sort_key = self._keys
+        key = {
+            partition_key.attr_name: {partition_key.attr_type: partition_key.serialize(hash_key)}
+        }
+        if range_key is not None and sort_key is not None:
+            key[sort_key.attr_name] = {sort_key.attr_type: sort_key.serialize(range_key)}
+        return key
+
     def _of_item(
         self,
         hash_key: Any,
-        range_key: Any,
+        range_key: Any = None,
         condition: Condition | None = None,
         actions: Sequence[Action] | None = None,
         only: Sequence[Attribute[Any]] = (),
         **options: Any,
     ) -> dict[str, Any]:
-        partition_key, sort_key = self._keys
-        hash_key = partition_key.serialize(hash_key)
-        key = {partition_key.attr_name: {partition_key.attr_type: hash_key}}
-        if range_key is not None and sort_key is not None:
-            range_key = sort_key.serialize(range_key)
-            key[sort_key.attr_name] = {sort_key.attr_type: range_key}
+        key = self._key(hash_key, range_key)
+        raw = [raw for one in key.values() for raw in one.values()]
         return prepared(
             (self.model, *key, *options.items(), *(attribute.attr_name for attribute in only)),
             lambda: self.get_operation_kwargs(
                 self.table_name,
-                hash_key,
-                range_key=range_key,
+                raw[0],
+                range_key=raw[1] if raw[1:] else None,
                 attributes_to_get=[*only] or None,
                 actions=actions,
                 condition=condition,

@@ -113,8 +113,7 @@ class Table(Generic[M]):
         With `only` some attributes of them: name the key, and when they expire, where they do.
         Items that cannot be read are logged, and None, where `unreadable` takes their ids.
         """
-        parts = [self.requests.get_part(*key, only=only) for key in keys]
-        responses = await self._sender.transact_get(parts)
+        responses = await self._sender.transact_get(self.requests.get_parts(keys, only=only))
         return [self.live(item, unreadable) for item in responses]
 
     def load(self, item: Mapping[str, Any] | None) -> M | None:

@@ -121,8 +121,8 @@ async def _read_with_session(
     """Return an execution and its session, by one request."""
     execution, session = await client.sender.transact_get(
         [
-            client.executions.requests.get_part(execution_id, agent_name),
-            client.sessions.requests.get_part(session_id),
+            *client.executions.requests.get_parts([(execution_id, agent_name)]),
+            *client.sessions.requests.get_parts([(session_id,)]),
         ]
     )
     return client.executions.live(execution), client.sessions.live(session)

@@ -185,11 +185,14 @@ def test_reads_are_those_of_pynamodb(model: Any) -> None:
     requests = Requests(model, TABLE)
     for _ in range(3):
         key = "a", "b" if model._range_key_attribute() else None
-        stock = requests.get_operation_kwargs(TABLE, *key)
-        assert _bytes(requests.get_part(*key)) == _bytes({"Get": stock})
+        keys = [key, ("c", *key[1:]), key]
         only = [*model.get_attributes().values()][:3]
-        stock = requests.get_operation_kwargs(TABLE, *key, attributes_to_get=only)
-        assert _bytes(requests.get_part(*key, only=only)) == _bytes({"Get": stock})
+        for read in ([], only):
+            parts = [
+                {"Get": requests.get_operation_kwargs(TABLE, *one, attributes_to_get=read or None)}
+                for one in keys
+            ]
+            assert _bytes(requests.get_parts(keys, only=read)) == _bytes(parts)
         stock = requests.get_operation_kwargs(TABLE, key[0], key[1], consistent_read=True)
         stock |= {"ReturnConsumedCapacity": "TOTAL"}
         assert _bytes(requests.get(*key)) == _bytes(("GetItem", stock))

@@ -21,6 +21,7 @@ from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
 from tdev_models.migrations.declared import Table
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
+from tdev_models.migrations.export import cloudformation
 from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.plan import Planned, Refused, plan, stop_if_refused, undeclared
 from tdev_models.settings import Settings
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
-    """Run `plan`, `apply`, `status` or `backfill` and return the exit code (see `--help`)."""
+    """Run one of the commands and return the exit code (see `--help`)."""
     try:
         options = _parser(prog).parse_intermixed_args(argv)
     except SystemExit as end:
@@ -113,6 +114,9 @@ def _run(options: argparse.Namespace) -> int:
     _check_names(options, allowed, [table.short for table in tables])
     function = load(options.more[1]) if options.more else None
     tables = [table for table in tables if not options.table or table.short in options.table]
+    if options.what == "export":
+        sys.stdout.write(json.dumps(cloudformation(tables), indent=2) + "\n")
+        return report.CLEAN
     calls = Calls(chosen)
     place = calls.place(profile.account, profile.region)
     if function:
@@ -264,7 +268,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", choices=("plan", "apply", "status", "backfill"))
+    parser.add_argument("what", choices=("plan", "apply", "status", "backfill", "export"))
     parser.add_argument(
         "more",
         nargs="*",
@@ -302,6 +306,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=RUN_SECONDS,
         metavar="SECONDS",
         help=f"how long the run may take in all ({RUN_SECONDS:.0f})",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("cloudformation",),
+        default="cloudformation",
+        help="of export, which prints a template of the tables and sends nothing",
     )
     apply = parser.add_argument_group("apply")
     apply.add_argument("--yes", action="store_true", help="apply without asking")

@@ -55,11 +55,11 @@ def kill_and_run_again(
 
 def test_killed_runs_of_dev_on_dynoxide(dynoxide: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", dynoxide)
-    kill_and_run_again(monkeypatch, 30, "--set", "like=dev", reset=lambda: None)
+    kill_and_run_again(monkeypatch, 8, "--set", "like=dev", reset=lambda: None)
 
 
 def test_killed_runs_of_prod_on_moto(aws: StrictAws, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_and_run_again(
-        monkeypatch, 6, "--set", "like=prod", "--table", "user-projects", reset=aws.reset
+        monkeypatch, 4, "--set", "like=prod", "--table", "user-projects", reset=aws.reset
     )
     assert "DeleteTable" not in aws.mutations

@@ -132,7 +132,7 @@ def _billing(table: Table, live: Live) -> dict[str, Any]:
     indexes = indexes_in(live.state)
     if "ProvisionedThroughput" in request and indexes:
         of_table = table.state[CAPACITY]
-        units = {i: table.state.get(Property("capacity", i), of_table) for i in indexes}
+        units = {i: table.state.get(Property("capacity", i)) or of_table for i in indexes}
         request["GlobalSecondaryIndexUpdates"] = [
             {"Update": {"IndexName": name, "ProvisionedThroughput": _units(units[name])}}
             for name in indexes

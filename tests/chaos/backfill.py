@@ -102,6 +102,7 @@ def killed_beside_writers(store: Settings, rows: int, kills: int, pause: float =
     command += ["--env", store.environment, "--set", "like=dev"]
     environment = {**os.environ, "AWS_ENDPOINT_URL": str(store.endpoint)}
     begun, killed = time.monotonic(), 0
+    pause_between_counts = rows / 20_000  # each reads every row, which slows the others down
     with Writers(store, rows, pause) as writers:
         while True:
             enough = filled(store) + random.randrange(1, rows // (2 * kills))
@@ -109,7 +110,7 @@ def killed_beside_writers(store: Settings, rows: int, kills: int, pause: float =
                 command, cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE
             )
             while killed < kills and process.poll() is None and filled(store) < enough:
-                time.sleep(0.02)
+                time.sleep(pause_between_counts)
             if killed < kills and process.poll() is None:
                 process.kill()
                 process.communicate()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tdev_models import InvalidRequest, Settings
-from tdev_models.migrations import declared, iam
+from tdev_models.migrations import cost, declared, iam
 from tdev_models.migrations.declared import BILLING, CAPACITY, Property, Scaling, Table
 from tdev_models.migrations.environments import BUILT_IN, load
 from tests.migrations.runs import apply
@@ -87,3 +88,33 @@ def test_the_policies_name_the_keys_of_tables() -> None:
 def test_a_misspelt_table_index_or_setting_is_named(own: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem):
         tables(Settings(environment="t1"), own)
+
+
+PRICED = "besides {}storage and backups (list prices of us-east-1, November 2024)"
+
+
+@pytest.mark.parametrize(
+    ("like", "more", "expected"),
+    [
+        # 5 read units at 0.0949 USD and 5 write units at 0.4745 are 2.85, 50 of each are 28.47.
+        ("prod", {}, "about 5 USD a month at rest, 30 at most: units 3 to 28, alarms 2; "),
+        (
+            "prod",
+            {"autoscaling": False, "alarms": False, "write_units": 100},
+            "about 48 USD a month at rest, 48 at most: units 48 to 48, alarms 0; ",
+        ),
+        ("dev", {}, "about 0 USD a month at rest, 0 at most: units 0 to 0, alarms 0; "),
+    ],
+)
+def test_a_plan_says_what_it_costs(like: str, more: dict[str, Any], expected: str) -> None:
+    profile = load("t1", None, {"like": like, **more})
+    made = declared.tables(Settings(environment="t1"), profile)
+    metrics = [table for table in made if table.short == "metrics"]
+    requests = "on-demand requests, " if like == "dev" else ""
+    assert cost.as_text(metrics) == expected + PRICED.format(requests)
+
+
+def test_the_documented_plan_shows_what_prod_costs() -> None:
+    prod = declared.tables(Settings(environment="prod"), load("prod"))
+    text = (Path(__file__).parents[2] / "docs/migrations.md").read_text()
+    assert f"\n{cost.as_text(prod)}\n" in text

@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 from tdev_models import settings
 from tdev_models.errors import InvalidRequest, TdevError
-from tdev_models.migrations import declared, environments, report
+from tdev_models.migrations import cost, declared, environments, report
 from tdev_models.migrations.apply import Run
 from tdev_models.migrations.backfill import Backfill, Function, load
 from tdev_models.migrations.calls import RUN_SECONDS, Calls, InProgress
 from tdev_models.migrations.declared import Table
 from tdev_models.migrations.diff import ALLOWABLE
 from tdev_models.migrations.environments import Environment
+from tdev_models.migrations.export import cloudformation
 from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.plan import Planned, Refused, plan, stop_if_refused, undeclared
 from tdev_models.settings import Settings
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
-    """Run `plan`, `apply`, `status` or `backfill` and return the exit code (see `--help`)."""
+    """Run one of the commands and return the exit code (see `--help`)."""
     try:
         options = _parser(prog).parse_intermixed_args(argv)
     except SystemExit as end:
@@ -105,14 +106,12 @@ def chosen_environment(options: argparse.Namespace) -> tuple[Settings, Environme
 
 def _run(options: argparse.Namespace) -> int:
     chosen, profile = chosen_environment(options)
-    tables = declared.tables(chosen, profile)
     allowed = {*options.allow, *profile.allow}
-    if len(options.more) != 2 * (options.what == "backfill"):
-        raise InvalidRequest("backfill", "takes TABLE and module:function, others take neither")
-    options.table += options.more[:1]
-    _check_names(options, allowed, [table.short for table in tables])
+    tables = _chosen_tables(options, allowed, declared.tables(chosen, profile))
+    if options.what == "export":
+        sys.stdout.write(json.dumps(cloudformation(tables), indent=2) + "\n")
+        return report.CLEAN
     function = load(options.more[1]) if options.more else None
-    tables = [table for table in tables if not options.table or table.short in options.table]
     calls = Calls(chosen)
     place = calls.place(profile.account, profile.region)
     if function:
@@ -127,6 +126,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if not options.json:
         _show(report.where(chosen.environment, place, options.config))
+        if options.what != "status":
+            _show(cost.as_text(tables))
         _show(report.as_text(planned, others, options.what == "status"))
     for kind, text in _warnings(profile, planned):
         _say(kind, text)
@@ -180,6 +181,17 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     work.run()
     progress.end("; ".join([work.done, *work.samples]))
     return report.PENDING if options.dry_run and work.filled else report.CLEAN
+
+
+def _chosen_tables(
+    options: argparse.Namespace, allowed: set[str], declared_tables: list[Table]
+) -> list[Table]:
+    """Return the tables that the options name, or all; check those and other names."""
+    if len(options.more) != 2 * (options.what == "backfill"):
+        raise InvalidRequest("backfill", "takes TABLE and module:function, others take neither")
+    options.table += options.more[:1]
+    _check_names(options, allowed, [table.short for table in declared_tables])
+    return [one for one in declared_tables if not options.table or one.short in options.table]
 
 
 def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[str]) -> None:
@@ -264,7 +276,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("what", choices=("plan", "apply", "status", "backfill"))
+    parser.add_argument("what", choices=("plan", "apply", "status", "backfill", "export"))
     parser.add_argument(
         "more",
         nargs="*",
@@ -302,6 +314,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=RUN_SECONDS,
         metavar="SECONDS",
         help=f"how long the run may take in all ({RUN_SECONDS:.0f})",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("cloudformation",),
+        default="cloudformation",
+        help="of export, which prints a template of the tables and sends nothing",
     )
     apply = parser.add_argument_group("apply")
     apply.add_argument("--yes", action="store_true", help="apply without asking")

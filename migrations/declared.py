@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from tdev_models.errors import InvalidRequest
 from tdev_models.migrations.environments import Environment
 from tdev_models.models import TABLES, BaseModel
 from tdev_models.settings import Settings
@@ -130,8 +131,20 @@ def alarm(name: str) -> Property:
 def tables(
     settings: Settings, environment: Environment, models: Iterable[type[BaseModel]] = TABLES
 ) -> list[Table]:
-    """Return the declared tables, in the order in which they are created."""
-    return [_table(settings, environment, model) for model in models]
+    """Return the declared tables, in the order in which they are created.
+
+    Raises:
+        InvalidRequest: the environment has settings of a table or an index that no model declares.
+    """
+    made = [_table(settings, environment, model) for model in models]
+    names = {
+        name for one in made for name in (one.short, *(f"{one.short}/{i}" for i in one.indexes))
+    }
+    if unknown := environment.tables.keys() - names:
+        raise InvalidRequest(
+            "tables", f"{', '.join(sorted(unknown))}: use {', '.join(sorted(names))}"
+        )
+    return made
 
 
 def resource(table: str, index: str = "") -> str:
@@ -180,7 +193,8 @@ def metrics(alarm_metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _table(settings: Settings, environment: Environment, model: type[BaseModel]) -> Table:
     meta: Any = model.Meta
-    name = settings.table_name(meta.table)
+    name, whole = settings.table_name(meta.table), environment
+    environment = whole.of(meta.table)
     schema = model.meta_table(name).data
     declared_indexes = indexes(schema)
     state: State = {
@@ -197,16 +211,14 @@ def _table(settings: Settings, environment: Environment, model: type[BaseModel])
     }
     state |= {Property("index", index): value for index, value in declared_indexes.items()}
     for index in ("", *declared_indexes):
-        if environment.billing == "provisioned":
-            units = (environment.read_units, environment.write_units)
-            state[Property("capacity", index)] = units
-            if environment.autoscaling:
-                scaling = Scaling(
-                    environment.min_units, environment.max_units, environment.target_percent
-                )
+        own = whole.of(f"{meta.table}/{index}" if index else meta.table)
+        if own.billing == "provisioned":
+            state[Property("capacity", index)] = (own.read_units, own.write_units)
+            if own.autoscaling:
+                scaling = Scaling(own.min_units, own.max_units, own.target_percent)
                 state[Property("scaling", index)] = {"Read": scaling, "Write": scaling}
-        if environment.alarms:
-            state |= _alarms(name, index, environment)
+        if own.alarms:
+            state |= _alarms(name, index, own)
     return Table(meta.table, name, state)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Environment:
         account: the AWS account that it is in, 12 digits; another is refused. Empty means any.
         region: the region that it is in; another is refused. Empty means any.
         allow: what `--allow` allows, such as `delete-index:user-projects/old-index`.
+        tables: other settings for `TABLE`, or units for `TABLE/INDEX`, which has the table's else.
     """
 
     billing: str = "on-demand"
@@ -53,6 +54,7 @@ class Environment:
     account: str = ""
     region: str = ""
     allow: Sequence[str] = field(default_factory=list)
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -64,14 +66,35 @@ class Environment:
         for name, (valid, rule) in _RULES.items():
             if not valid(self):
                 raise InvalidRequest(name, rule)
+        for name in self.tables:
+            self.of(name)
+
+    def of(self, name: str) -> Environment:
+        """Return the settings of `TABLE`, or of `TABLE/INDEX`."""
+        table, _, index = name.partition("/")
+        given = self.tables.get(name, {})
+        own = _OF_AN_INDEX if index else _OF_A_TABLE
+        if type(given) is not dict or given.keys() - own:
+            rule = f"{name} must be a table with some of {', '.join(sorted(own))}, not {given!r}"
+            raise InvalidRequest("tables", rule)
+        base = self.of(table) if index else self
+        return replace(base, tables={}, **given)
 
 
+_OF_AN_INDEX = {"read_units", "write_units", "min_units", "max_units", "target_percent"}
+_OF_A_TABLE = {setting.name for setting in fields(Environment)} - {
+    "account",
+    "region",
+    "allow",
+    "tables",
+}
 _TYPES: Mapping[str, tuple[type, str]] = {
     "str": (str, "text in quotes"),
     "int": (int, "a whole number"),
     "bool": (bool, "true or false"),
     "float": (float, "a number"),
     "Mapping[str, str]": (dict, 'a table: {name = "value"}'),
+    "Mapping[str, Mapping[str, Any]]": (dict, "tables: [prod.tables.metrics]"),
     "Sequence[str]": (list, 'a list: ["lower-capacity:metrics"]'),
 }
 _RULES: Mapping[str, Any] = {

@@ -158,10 +158,12 @@ def _tables(settings: Settings) -> list[str]:
 
 
 def _kms(environment: Environment | None, actions: list[str]) -> list[dict[str, Any]]:
-    if environment is None or environment.encryption in ("aws-owned", "kms"):
+    if environment is None:
         return []
+    used = {environment.encryption, *(environment.of(t).encryption for t in environment.tables)}
+    keys = sorted(used - {"aws-owned", "kms"})
     via = {"StringLike": {"kms:ViaService": "dynamodb.*"}}
-    return [_allow(actions, [environment.encryption], via)]
+    return [_allow(actions, keys, via)] if keys else []
 
 
 _POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {

@@ -131,9 +131,12 @@ def _billing(table: Table, live: Live) -> dict[str, Any]:
     request = _billing_mode(table)
     indexes = indexes_in(live.state)
     if "ProvisionedThroughput" in request and indexes:
-        units = {"ProvisionedThroughput": request["ProvisionedThroughput"]}
-        updates = [{"Update": {"IndexName": name, **units}} for name in indexes]
-        request["GlobalSecondaryIndexUpdates"] = updates
+        of_table = table.state[CAPACITY]
+        units = {i: table.state.get(Property("capacity", i)) or of_table for i in indexes}
+        request["GlobalSecondaryIndexUpdates"] = [
+            {"Update": {"IndexName": name, "ProvisionedThroughput": _units(units[name])}}
+            for name in indexes
+        ]
     return request
 
 
@@ -162,11 +165,14 @@ def _index_creation(table: Table, live: Live, name: str, index: Index) -> dict[s
         projection["NonKeyAttributes"] = sorted(index.attributes)
     request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
     if units := table.state.get(Property("capacity", name)):
-        if Property("scaling", name) in table.state:
+        if scaling := table.state.get(Property("scaling", name)):
             # Auto scaling does not reach it before it is built, and an index with fewer units than
             # the table slows the table's writes down.
-            of_table = live.state.get(CAPACITY) or units
-            units = (max(units[0], of_table[0]), max(units[1], of_table[1]))
+            reads, writes = live.state.get(CAPACITY) or units
+            units = (
+                max(units[0], min(reads, scaling["Read"].max)),
+                max(units[1], min(writes, scaling["Write"].max)),
+            )
         request["ProvisionedThroughput"] = _units(units)
     return request
 

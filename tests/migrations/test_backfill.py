@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tdev_models import aws as client_of, settings as configured, sync
+from tdev_models import settings as configured, sync
 from tdev_models.migrations import backfills, declared, environments
 from tdev_models.migrations.backfill import Backfill
 from tdev_models.migrations.calls import Calls, InProgress
@@ -21,6 +17,7 @@ from tdev_models.migrations.command import main
 from tdev_models.migrations.live import Live, read
 from tdev_models.settings import Settings
 from tests import raw
+from tests.chaos.backfill import killed_beside_writers
 from tests.migrations.runs import apply
 from tests.migrations.strict import StrictAws
 from tests.migrations.test_stale import TRANSIENT
@@ -251,91 +248,8 @@ def test_every_write_stands_one_transient_failure(
         assert float(row["due_at"]["N"]) >= 1700000000
 
 
-# ------------------------------------------------------------------------ killed, beside writers
-
-
-def killed_beside_writers(
-    store: Settings, rows: int, kills: int, pause: float = 0.01
-) -> list[float]:
-    """Fill rows beside 4 writers, kill the command, run it again; return when each kill was.
-
-    Each kill is of a run that has filled some rows.
-    """
-    client = client_of.dynamodb(store)
-    name = store.table_name(SESSIONS)
-    at = {"N": "1700000000"}
-    for first in range(0, rows, 25):
-        client.batch_write_item(
-            RequestItems={
-                name: [
-                    {
-                        "PutRequest": {
-                            "Item": {
-                                "session_id": {"S": f"s{number}"},
-                                "status": {"S": "FAILED"},
-                                "created_at": at,
-                                "last_updated": at,
-                            }
-                        }
-                    }
-                    for number in range(first, min(first + 25, rows))
-                ]
-            }
-        )
-    stop, written = threading.Event(), dict[str, int]()
-
-    def write(writer: int) -> None:
-        for count in range(1_000_000):
-            if stop.is_set():
-                return
-            session = f"s{random.randrange(writer, rows, 4)}"  # each has its own rows
-            values = {"status": {"S": "COMPLETED"}, "last_updated": {"N": f"{1800000000 + count}"}}
-            raw.put_attribute(store, SESSIONS, session, **values)
-            written[session] = 1800000000 + count
-            time.sleep(pause)
-
-    def filled() -> int:
-        """Return how many rows have what the command sets, and its writers never do."""
-        return sum("due_at" in row for row in raw.everything(store, SESSIONS))
-
-    command = [sys.executable, "-m", "migrations", "backfill", SESSIONS]
-    command += [f"{MODULE}:session_due_at", "--env", store.environment, "--set", "like=dev"]
-    writers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
-    for writer in writers:
-        writer.start()
-    times: list[float] = []
-    try:
-        while True:
-            begun, before = time.monotonic(), filled()
-            process = subprocess.Popen(
-                [*command, "--yes"], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE
-            )
-            enough = before + random.randrange(1, rows // (4 * kills))
-            while len(times) < kills and process.poll() is None and filled() < enough:
-                time.sleep(0.02)
-            if len(times) == kills or process.poll() is not None:
-                _, errors = process.communicate()
-                assert process.returncode == 0, errors
-                break
-            process.kill()
-            process.communicate()
-            times.append(time.monotonic() - begun)
-    finally:
-        stop.set()
-        for writer in writers:
-            writer.join()
-    found = {row["session_id"]["S"]: row for row in raw.everything(store, SESSIONS)}
-    assert len(found) == rows
-    for session, row in found.items():
-        last = written.get(session)
-        assert row["status"]["S"] == ("COMPLETED" if last else "FAILED")
-        assert float(row["last_updated"]["N"]) == (last or 1700000000)
-        assert float(row["due_at"]["N"]) >= 1700000000
-    return times
-
-
 def test_killed_and_run_again_beside_writers_every_row_is_right(
     store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert len(killed_beside_writers(store, rows=1200, kills=2)) == 2
+    assert killed_beside_writers(store, rows=1200, kills=2).kills == 2

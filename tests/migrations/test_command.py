@@ -132,7 +132,8 @@ def test_the_summary_is_the_last_line(
 ) -> None:
     prod("plan", environment, "--table", "metrics")  # the one without an index
     out = capsys.readouterr().out.splitlines()
-    assert out[1] == (
+    assert out[1].startswith("about 5 USD a month at rest, 30 at most: ")
+    assert out[2] == (
         "+ metrics  table: (date S, metric_name S)"
         "  (with provisioned, deletion protection, key kms)"
     )

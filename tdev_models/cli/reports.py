@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.moments import moment
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import Column, Table, percent, plain, short
+from tdev_models.cli.tables import Column, Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import (
     Comparison,
@@ -24,6 +23,8 @@ from tdev_models.results import (
     UsageReport,
 )
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
+from tdev_models.views.moments import moment
+from tdev_models.views.numbers import percent, short
 
 PERCENTILES = (50, 95, 99)
 

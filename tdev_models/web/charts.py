@@ -107,31 +107,38 @@ class Lines(NamedTuple):
 
 
 def lines(rows: Sequence[MetricRow], percentiles: Iterable[float]) -> Lines:
-    """Return the percentiles of a metric by hour or day; y is a logarithm."""
+    """Return the percentiles of a metric, in seconds, by hour or day."""
     found = {f"p{one:g}": [row.percentiles[one] for row in rows] for one in percentiles}
-    values = [value for line in found.values() for value in line if value > 0]
-    if not values:
+    most = max((value for line in found.values() for value in line), default=0.0)
+    if most <= 0:
         return Lines({}, (), ())
-    low = 10 ** math.floor(math.log10(min(values)))
-    high = 10 ** math.ceil(math.log10(max(values) * 1.0001))
-
-    def y(value: float) -> float:
-        place = math.log(max(value, low) / low) / math.log(high / low)
-        return round(100 - 100 * place, 3)
-
-    step = 100 / max(1, len(rows) - 1)
-    xs = [round(number * step, 3) if len(rows) > 1 else 50.0 for number in range(len(rows))]
+    step = _round(most / 4)
+    high = step * math.ceil(most / step)
+    wide = 100 / max(1, len(rows) - 1)
+    xs = [round(number * wide, 3) if len(rows) > 1 else 50.0 for number in range(len(rows))]
     every = max(1, math.ceil(len(rows) / 6))
     labels = [_when(row) for row in rows]
-    ys, mark = [], low
-    while mark <= high * 1.0001:
-        ys.append(Tick(y(mark), f"{mark:g} s"))
-        mark *= 10
     return Lines(
-        {name: list(zip(xs, map(y, line), strict=True)) for name, line in found.items()},
+        {
+            name: [(x, _height(value, high)) for x, value in zip(xs, line, strict=True)]
+            for name, line in found.items()
+        },
         [Tick(x, label) for x, label in zip(xs[::every], labels[::every], strict=True)],
-        ys,
+        [
+            Tick(_height(number * step, high), f"{number * step:.4g} s")
+            for number in range(round(high / step) + 1)
+        ],
     )
+
+
+def _height(value: float, high: float) -> float:
+    return round(100 - 100 * value / high, 3)
+
+
+def _round(size: float) -> float:
+    """Return the next of 1, 2, 5, 10, 20, ... that is not below a size."""
+    unit: float = 10 ** math.floor(math.log10(size))
+    return next(unit * one for one in (1, 2, 5, 10) if unit * one >= size)
 
 
 def _when(row: MetricRow) -> str:

@@ -12,11 +12,11 @@ ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web]'
 	touch $@
 
 $(VENV)/.ready: $(BIN)/tdev
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,test]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web,test]'
 	touch $@
 
 demo: $(BIN)/tdev

@@ -17,7 +17,7 @@ from tdev_models.web.failing import failed, refused
 from tdev_models.web.headers import StrictHeaders
 from tdev_models.web.live import Watches
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def app(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hmac
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from tdev_models.results import Attempt, Execution, Project, Record, Session
+from tdev_models.results import Execution, Project, Record, Session
 from tdev_models.web.live import Watches
 
 UserOf: TypeAlias = Callable[[Request], str | Awaitable[str]]
@@ -61,17 +61,18 @@ async def check_sees_all(request: Request) -> None:
         raise HTTPException(404, "there is no such page")
 
 
-def shown_to(user_id: str | None, record: Record) -> Record:
+R = TypeVar("R", bound=Record)
+
+
+def shown_to(user_id: str | None, record: R) -> R:
     """Return a record without what is the operator's: the names of workers."""
-    if user_id is None:
+    if user_id is None or isinstance(record, Project):
         return record
     if isinstance(record, Session):
-        return Session(**{**record, "lease_owner": None})
+        return replace(record, lease_owner=None)
     if isinstance(record, Execution):
-        tries = tuple(Attempt(**{**attempt, "worker": None}) for attempt in record.attempts)
-        return Execution(**{**record, "attempts": tries})
-    if isinstance(record, Project):
-        return record
+        tries = tuple(replace(attempt, worker=None) for attempt in record.attempts)
+        return replace(record, attempts=tries)
     raise TypeError(f"{type(record).__name__} is not shown to users")
 
 

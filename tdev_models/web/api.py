@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 import tdev_models
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, NotFound, shown
 from tdev_models.results import Page, Record
+from tdev_models.views.watched import Watched
 from tdev_models.web.access import check_sees_all, reader, shown_to, site
 from tdev_models.web.live import Watch, event, session_polls
 from tdev_models.web.parameters import Parameter, arguments, parameters
@@ -89,18 +91,18 @@ def as_json(found: Record | Page[Any]) -> str:
 
 
 async def events(request: Request) -> Response:
-    """Send a session and its executions at each change, until it has ended."""
+    """Send a session and its executions at each poll, until it has ended."""
     user_id = await reader(request)
 
-    def text(state: Any) -> str:
-        session, executions = shown_to(user_id, state.session), state.executions
-        shown = [shown_to(user_id, one).to_dict() for one in executions]
-        return json.dumps({"session": session.to_dict(), "executions": shown})
+    def text(watched: Watched) -> str:
+        executions = [shown_to(user_id, one).to_dict() for one in watched.executions]
+        session = shown_to(user_id, watched.session).to_dict()
+        return json.dumps({"session": session, "executions": executions})
 
     return await stream(request, text, "json", user_id is None)
 
 
-async def stream(request: Request, text: Callable[[Any], str], *form: Any) -> Response:
+async def stream(request: Request, text: Callable[[Watched], str], *form: Any) -> Response:
     """Send what is watched of a session at each poll, and `end` at its end.
 
     Raises:
@@ -111,19 +113,38 @@ async def stream(request: Request, text: Callable[[Any], str], *form: Any) -> Re
     session_id = request.query_params.get("session_id", "")
     if not session_id:
         raise InvalidRequest("session_id", "is required")
-    await tdev_models.get_pipeline_session(session_id, user_id=user_id)
+
+    def check(watched: Watched) -> None:
+        if user_id not in (None, watched.session.user_id):
+            raise NotFound(f"there is no session {shown(session_id)}")
+
     found = site(request).watches.follow(session_id, lambda: session_polls(session_id))
-    return following(found, form, text)
+    return await following(found, form, text, check)
 
 
-def following(
-    found: AsyncIterator[Watch], form: tuple[Any, ...], text: Callable[[Any], str]
+async def following(
+    found: AsyncGenerator[Watch],
+    form: tuple[Any, ...],
+    text: Callable[[Any], str],
+    check: Callable[[Any], None] = lambda state: None,
 ) -> Response:
-    """Return a response that sends what is watched at each poll, and `end` at its end."""
+    """Return a response that sends what is watched at each poll, and `end` at its end.
+
+    Raises:
+        TdevError: what the first poll, or the check of what it read, raised.
+    """
+    first = await anext(found)
+    try:
+        check(first.state)
+    except NotFound:
+        await found.aclose()
+        raise
 
     async def sent() -> AsyncIterator[str]:
-        async for watch in found:
-            yield event(watch.text(form, text))
+        async with aclosing(found):
+            yield event(first.text(form, text))
+            async for watch in found:
+                yield event(watch.text(form, text))
         yield event("", "end")
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

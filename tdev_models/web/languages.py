@@ -53,6 +53,7 @@ _KOREAN = {
     "None is kept.": "보관된 것이 없습니다.",
     "None.": "없음.",
     "Nothing ran there.": "이 기간에 실행된 것이 없습니다.",
+    "Of the failures since then, the newest": "그 뒤의 실패 중 가장 최근",
     "One by one": "하나씩 보기",
     "One variant against another": "변형 비교",
     "Output": "출력",

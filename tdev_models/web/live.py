@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
 
@@ -16,9 +16,10 @@ from tdev_models.views.watched import Watched
 
 SESSION_SECONDS = 2.0
 LIST_SECONDS = 10.0
+MOST_EXECUTIONS = 1000
 _MOST_WATCHERS = 1000
 
-Polls = AsyncIterator[Any]
+Polls: TypeAlias = AsyncGenerator[Any]
 """Yields what is watched, again after each poll; one read a poll."""
 
 
@@ -39,7 +40,7 @@ class Watch:
 
     async def _follow(self, polls: Polls) -> None:
         try:
-            async with aclosing(polls):  # type: ignore[type-var]
+            async with aclosing(polls):
                 async for state in polls:
                     self.state, self._number = state, self._number + 1
                     self._announce()
@@ -50,7 +51,7 @@ class Watch:
         told, self._next = self._next, asyncio.Event()
         told.set()
 
-    async def polls(self) -> AsyncIterator[None]:
+    async def polls(self) -> AsyncGenerator[None]:
         """Yield once `state` is known, and after each poll, until there is nothing more to come.
 
         A watcher that is slower than the polls misses some.
@@ -83,7 +84,7 @@ class Watches:
         self._found: dict[Hashable, Watch] = {}
         self._watchers = 0
 
-    async def follow(self, key: Hashable, start: Callable[[], Polls]) -> AsyncIterator[Watch]:
+    async def follow(self, key: Hashable, start: Callable[[], Polls]) -> AsyncGenerator[Watch]:
         """Yield the watch of a key at each poll; `start` begins the polls of its first watcher.
 
         Raises:
@@ -98,7 +99,7 @@ class Watches:
         watch.watchers += 1
         self._watchers += 1
         try:
-            async with aclosing(watch.polls()) as polls:  # type: ignore[type-var]
+            async with aclosing(watch.polls()) as polls:
                 async for _ in polls:
                     yield watch
         finally:
@@ -116,7 +117,7 @@ async def session_polls(session_id: str) -> Polls:
     Where an agent was tried again, its attempts are a second one, after the session has changed.
     """
     watched = Watched(await get_pipeline_session(session_id))
-    watched.saw_executions(await _executions(session_id))
+    watched.saw_executions(await cheap_executions(session_id))
     while True:
         yield watched
         if watched.has_ended:
@@ -124,15 +125,16 @@ async def session_polls(session_id: str) -> Polls:
         await asyncio.sleep(SESSION_SECONDS)
         with suppress(Throttled, Unavailable):  # the next poll may succeed
             if watched.is_behind:
-                watched.saw_executions(await _executions(session_id))
+                watched.saw_executions(await cheap_executions(session_id))
             else:
                 watched.saw_session(await get_pipeline_session(session_id))
 
 
-async def _executions(session_id: str) -> Page[Execution]:
-    executions = await get_agent_executions(session_id, limit=1000)
+async def cheap_executions(session_id: str) -> Page[Execution]:
+    """Return the executions of a session that goes on, with attempts where there are several."""
+    executions = await get_agent_executions(session_id, limit=MOST_EXECUTIONS)
     if any(execution.retry_count for execution in executions):
-        return await get_agent_executions(session_id, attempts=True, limit=1000)
+        return await get_agent_executions(session_id, attempts=True, limit=MOST_EXECUTIONS)
     return executions
 
 

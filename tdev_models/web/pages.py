@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ from tdev_models.web.access import check_sees_all, reader, shown_to, site
 from tdev_models.web.api import following, stream, tagged
 from tdev_models.web.charts import columns, gantt, lines
 from tdev_models.web.languages import language, translate
-from tdev_models.web.live import list_polls
+from tdev_models.web.live import MOST_EXECUTIONS, cheap_executions, list_polls
 from tdev_models.web.parameters import whole
 from tdev_models.web.rendering import STATIC, address, rendered
 
@@ -30,7 +30,7 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
     **{str(status): (status,) for status in SessionStatus},
     "all": tuple(SessionStatus),
 }
-_LIMIT, _FAILURES, _EXECUTIONS = 25, 200, 1000
+_LIMIT, _FAILURES = 25, 200
 _EVENTS = ("completed", "failed", "abandoned")
 
 
@@ -73,7 +73,7 @@ async def sessions_live(request: Request) -> Response:
 
     key = ("sessions", user_id, *asked.values())
     found = site(request).watches.follow(key, lambda: list_polls(lambda: _pages(asked)))
-    return following(found, _form(request, user_id), text)
+    return await following(found, _form(request, user_id), text)
 
 
 def _form(request: Request, user_id: str | None) -> tuple[Any, ...]:
@@ -127,9 +127,12 @@ async def session(request: Request) -> Response:
     user_id = await reader(request)
     session_id = _required(request, "session_id")
     found = await tdev_models.get_pipeline_session(session_id, user_id=user_id)
-    executions = await tdev_models.get_agent_executions(
-        session_id, attempts=True, limit=_EXECUTIONS
-    )
+    if found.status == SessionStatus.ACTIVE:
+        executions = await cheap_executions(session_id)
+    else:
+        executions = await tdev_models.get_agent_executions(
+            session_id, attempts=True, limit=MOST_EXECUTIONS
+        )
     failures = None
     if request.query_params.get("tracebacks") and user_id is None:
         failures = await tdev_models.get_failed_executions(
@@ -150,12 +153,10 @@ async def session_live(request: Request) -> Response:
     return await stream(request, text, *_form(request, user_id))
 
 
-def _facts(
-    found: Session, executions: Page[Execution] | Any, user_id: str | None
-) -> dict[str, Any]:
+def _facts(found: Session, executions: Iterable[Execution], user_id: str | None) -> dict[str, Any]:
     """Return what the page of a session shows."""
     shown_executions = [shown_to(user_id, one) for one in executions]
-    rows = attempts.rows(found, shown_executions, time.time())  # type: ignore[arg-type]
+    rows = attempts.rows(found, shown_executions, time.time())
     errors = [row for row in rows if row.attempt.error_message]
     return {
         "session": shown_to(user_id, found),

@@ -145,7 +145,8 @@ async def following(
             yield event(first.text(form, text))
             async for watch in found:
                 yield event(watch.text(form, text))
-        yield event("", "end")
+        if not first.task.cancelled():  # else the server ends, not what is watched
+            yield event("", "end")
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(sent(), media_type="text/event-stream", headers=headers)

@@ -62,7 +62,8 @@ class Watch:
                 seen = self._number
                 yield
             elif self.task.done():
-                self.task.result()
+                if not self.task.cancelled():
+                    self.task.result()
                 return
             else:
                 await self._next.wait()
@@ -83,6 +84,11 @@ class Watches:
     def __init__(self) -> None:
         self._found: dict[Hashable, Watch] = {}
         self._watchers = 0
+
+    def close(self) -> None:
+        """Let everybody go who watches; their browsers try again."""
+        for watch in self._found.values():
+            watch.task.cancel()
 
     async def follow(self, key: Hashable, start: Callable[[], Polls]) -> AsyncGenerator[Watch]:
         """Yield the watch of a key at each poll; `start` begins the polls of its first watcher.

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 
 from benchmarks.seeded_month import seed
 from tdev_models import Settings, settings, web
+from tdev_models.web.serving import Server
 from tests.conftest import make_tables
 
 SESSIONS = 120
@@ -58,19 +58,17 @@ def client() -> Iterator[Client]:
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
-    """Serve an application on a free port of loopback, and yield its address."""
-    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the server ended"
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        socket.close()
+def served(app: Starlette) -> Iterator[str]:
+    """Serve the page on a free port, and yield its address."""
+    server = Server(app, 0)
+    with server.config.bind_socket() as socket:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server ended"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

@@ -7,7 +7,7 @@ PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation look bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -81,6 +81,11 @@ fuzz: $(VENV)/.ready
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready
 	$(BIN)/python -m tests.mutation
+
+# The pages in Chromium, which must be installed: apt-get install chromium.
+look: $(VENV)/.ready
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[look]'
+	$(BIN)/pytest tests/web/test_browser.py
 
 bench-metrics: $(VENV)/.ready
 	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'

@@ -17,6 +17,7 @@ def ui(options: argparse.Namespace) -> int:
     token = secrets.token_urlsafe(18) if options.act else None
     server = Server(app(action_token=token), options.port)
     with server.config.bind_socket() as socket:
+        socket.listen()  # whoever follows the address at once waits for the server
         port = socket.getsockname()[1]
         sys.stdout.write(f"{place().plain}\nhttp://{HOST}:{port}/ (Ctrl-C ends it)\n")
         if token:

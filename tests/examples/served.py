@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from examples.orchestrator import Agent
 from tdev_models import AGENTS, configure
 
 
+def wait_for(file: Path) -> None:
+    """Return once a file is there."""
+    while not file.exists():
+        time.sleep(0.02)
+
+
 def agents(log: Path, hangs: str) -> dict[str, Agent]:
     """Return nine agents that say what they did."""
 
@@ -26,8 +33,8 @@ def agents(log: Path, hangs: str) -> dict[str, Agent]:
         async def run(data: Mapping[str, Any]) -> Any:
             with log.open("a") as lines:
                 lines.write(f"{name}\n")
-            while name == hangs and not log.with_suffix(".go").exists():
-                await asyncio.sleep(0.02)
+            if name == hangs:
+                await asyncio.to_thread(wait_for, log.with_suffix(".go"))
             return {"by": name, "after": sorted(data)}
 
         return run

@@ -43,11 +43,13 @@ def test_the_page_is_served_on_loopback_until_ctrl_c(strict_store: Settings) -> 
         with urlopen(address, timeout=10) as page:
             assert "the one" in page.read().decode()
         # Who watches is let go at once, and nothing is said of it.
-        watching = urlopen(f"{address}session/live?session_id=the%20one", timeout=10)
-        assert watching.readline() == b"event: message\n"
-        threading.Thread(target=watching.read, daemon=True).start()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        with urlopen(f"{address}session/live?session_id=the%20one", timeout=10) as watching:
+            assert watching.readline() == b"event: message\n"
+            reading = threading.Thread(target=watching.read)
+            reading.start()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+            reading.join(10)
     finally:
         process.kill()
     assert (process.returncode, errors) == (130, "")

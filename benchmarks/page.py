@@ -28,15 +28,16 @@ def main() -> None:
             print(f"{'':45} first ms  best ms  requests  read units     kB")
             for path in paths:
                 events.clear()
-                times = []
+                times, size = [], 0
                 for _ in range(5):
                     begun = time.perf_counter()
                     answer = client.get(path)
                     times.append(1000 * (time.perf_counter() - begun))
                     assert answer.status_code == 200, answer.text
+                    size = len(answer.content)
                 requests, units = len(events) / 5, sum(event.units for event in events) / 5
                 figures = f"{times[0]:9.0f}{min(times):9.0f}{requests:10.0f}{units:12.1f}"
-                print(f"{path:45}{figures}{len(answer.content) / 1000:7.0f}")
+                print(f"{path:45}{figures}{size / 1000:7.0f}")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,10 @@ async def session(request: Request) -> Response:
             session_id, attempts=True, limit=MOST_EXECUTIONS
         )
     failures = None
-    if request.query_params.get("tracebacks") and user_id is None:
+    tries = [attempt for one in executions for attempt in one.attempts]
+    # Encrypted texts are kept beside the attempts.
+    hidden = any(one.status == "FAILED" and not one.error_message for one in tries)
+    if user_id is None and (hidden or request.query_params.get("tracebacks")):
         failures = await tdev_models.get_failed_executions(
             session_id=session_id, include_recovered=True, limit=_FAILURES
         )

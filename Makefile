@@ -8,16 +8,16 @@ FLOOR := 1.35.0
 PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz mutation bench bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz mutation look bench bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web]'
 	touch $@
 
 $(VENV)/.ready: $(BIN)/tdev
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,test]'
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web,test]'
 	touch $@
 
 demo: $(BIN)/tdev
@@ -86,6 +86,11 @@ fuzz: $(VENV)/.ready
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready
 	$(BIN)/python -m tests.mutation
+
+# The pages in Chromium, which must be installed: apt-get install chromium.
+look: $(VENV)/.ready
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[look]'
+	$(BIN)/pytest tests/web/test_browser.py
 
 # This package beside other clients, in turns; rewrites docs/performance. Some eight minutes.
 bench: $(VENV)/.ready $(PEERS:%=.venv-bench-%/.ready)

@@ -16,7 +16,7 @@ from tdev_models.cli import codes
 from tdev_models.cli.commands import COMMANDS, FORWARDED, chosen_places, parser
 from tdev_models.errors import ConfigurationError, TdevError
 
-_OF_THE_EXTRA = ("rich", "shtab")
+_EXTRAS = {"rich": "cli", "shtab": "cli", "jinja2": "web", "starlette": "web", "uvicorn": "web"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,10 +79,11 @@ def _extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as missing:
-        if missing.name not in _OF_THE_EXTRA:
+        if missing.name not in _EXTRAS:
             raise
+        extra = _EXTRAS[missing.name]
         raise ConfigurationError(
-            f"this command needs {missing.name}: pip install 'tdev-models[cli]'"
+            f"this command needs {missing.name}: pip install 'tdev-models[{extra}]'"
         ) from None
 
 

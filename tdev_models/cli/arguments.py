@@ -168,6 +168,35 @@ def ab(parser: Parser) -> None:
     report(parser)
 
 
+def ui(parser: Parser) -> None:
+    """Declare where the page is, and whether it may act."""
+    parser.add_argument(
+        "--port", type=int, default=8423, metavar="N", help="on 127.0.0.1; 0: any (%(default)s)"
+    )
+    parser.add_argument(
+        "--act",
+        action="store_true",
+        help="let who has the token that is printed release and abandon sessions",
+    )
+
+
+def page_report(parser: Parser) -> None:
+    """Declare the file, its range and its language."""
+    report(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="which is overwritten"
+    )
+    parser.add_argument("--language", choices=("en", "ko"), default="en", help="(%(default)s)")
+    parser.add_argument(
+        "--ab",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("AGENT", "A", "B"),
+        help="one variant of an agent against another; can be repeated",
+    )
+
+
 def demo(parser: Parser) -> None:
     """Declare what to build, and at which price."""
     parser.add_argument(

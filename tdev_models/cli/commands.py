@@ -134,6 +134,18 @@ COMMANDS = {
         "tdev ab search old new --metric agent_execution_time",
         arguments.ab,
     ),
+    "ui": Command(
+        "all of it as a page in the browser, live, on this machine alone",
+        "ui:ui",
+        "tdev ui --port 8423",
+        arguments.ui,
+    ),
+    "report": Command(
+        "the page's views of some days, in one file that needs no network",
+        "report:report",
+        "tdev report --days 30 --out report.html",
+        arguments.page_report,
+    ),
     "demo": Command(
         "a pipeline run that is killed, resumed, shown and checked",
         "demo.story:run",

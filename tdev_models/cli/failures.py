@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.moments import ago, moment
 from tdev_models.cli.screen import Screen
 from tdev_models.cli.tables import Column, Table
-from tdev_models.cli.timeline import worker
-from tdev_models.results import Failure, Undecrypted
+from tdev_models.results import Failure
 from tdev_models.sync import get_failed_executions
-
-# What differs between messages that mean the same: quoted values, paths, hex ids, numbers.
-_VARIABLE = re.compile(
-    r"""(?x) "[^"]*" | '[^']*' | (?<!\w)/[^\s:]+ | \b[0-9a-f]{8}[0-9a-f-]*\b | \d+(?:[.,]\d+)*"""
-)
-
-
-@dataclass
-class Group:
-    """Failures of one agent with one message."""
-
-    message: str
-    agent_name: str
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def recovered(self) -> int:
-        """How many of them a later attempt has repaired."""
-        return sum(failure.recovered for failure in self.failures)
+from tdev_models.views.attempts import worker
+from tdev_models.views.failure_groups import Group, grouped, message
+from tdev_models.views.moments import ago, moment
 
 
 def failures(options: argparse.Namespace) -> int:
@@ -63,24 +42,6 @@ def failures(options: argparse.Namespace) -> int:
                 f"--cursor {page.cursor}"
             )
     return DONE
-
-
-def grouped(failures: Iterable[Failure]) -> list[Group]:
-    """Return the failures by agent and message, the most frequent first."""
-    groups: dict[tuple[str, str], Group] = {}
-    for failure in failures:
-        agent = failure.agent_name.partition("@")[0]
-        text = _VARIABLE.sub("…", message(failure))
-        group = groups.setdefault((agent, text), Group(message(failure), agent))
-        group.failures.append(failure)
-    return sorted(groups.values(), key=lambda group: len(group.failures), reverse=True)
-
-
-def message(failure: Failure) -> str:
-    """Return the message of a failure, in one line; beside an encrypted one the error's class."""
-    if isinstance(failure.error_message, Undecrypted):
-        return f"{failure.error_class or 'an error'} {failure.error_message}"
-    return (failure.error_message or failure.error_class or "(no message)").partition("\n")[0]
 
 
 GROUPED: list[Column[Group]] = [

@@ -7,9 +7,8 @@ import shlex
 from typing import Any
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.moments import ago, due, local, moment
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import Column, Table, short, status
+from tdev_models.cli.tables import Column, Table, status
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Page, Project, Session, SessionStatus, Worker
 from tdev_models.sync import (
@@ -18,6 +17,8 @@ from tdev_models.sync import (
     list_user_projects,
     list_workers,
 )
+from tdev_models.views.moments import ago, due, local, moment
+from tdev_models.views.numbers import short
 
 OPEN = (SessionStatus.ACTIVE, SessionStatus.FAILED)
 

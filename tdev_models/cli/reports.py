@@ -11,9 +11,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.moments import moment
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import Column, Table, percent, plain, short
+from tdev_models.cli.tables import Column, Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import (
     Comparison,
@@ -24,6 +23,8 @@ from tdev_models.results import (
     UsageReport,
 )
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
+from tdev_models.views.moments import moment
+from tdev_models.views.numbers import percent, short
 
 PERCENTILES = (50, 95, 99)
 
@@ -38,12 +39,7 @@ _UNITS = {
 
 def run(options: argparse.Namespace) -> int:
     """Print the report that the options name."""
-    if not 0 < options.days <= 366:
-        raise InvalidRequest("days", "must be above 0, and at most 366")
-    end = time.time() if options.end is None else moment("end", options.end)
-    start = end - 86400 * options.days
-    if options.start is not None:
-        start = moment("start", options.start)
+    start, end = asked_range(options)
     screen = Screen(options.json)
     with screen.counting():
         report, parts = _REPORTS[options.command](options, start, end)
@@ -53,6 +49,15 @@ def run(options: argparse.Namespace) -> int:
             if not (isinstance(part, Table) and not part.rows):
                 screen.print(part, "")
     return DONE
+
+
+def asked_range(options: argparse.Namespace) -> tuple[float, float]:
+    """Return the range that `--days`, `--start` and `--end` ask for."""
+    if not 0 < options.days <= 366:
+        raise InvalidRequest("days", "must be above 0, and at most 366")
+    end = time.time() if options.end is None else moment("end", options.end)
+    start = end - 86400 * options.days
+    return start if options.start is None else moment("start", options.start), end
 
 
 def _plain_dict(record: Mapping[str, Any]) -> Mapping[str, Any]:

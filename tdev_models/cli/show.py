@@ -13,9 +13,8 @@ from rich.text import Text
 from tdev_models import settings
 from tdev_models.cli import timeline
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.moments import ago, due, duration, local
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import plain, short, status
+from tdev_models.cli.tables import plain, status
 from tdev_models.results import Execution, Failure, Page, Session
 from tdev_models.sync import (
     get_agent_execution,
@@ -23,6 +22,8 @@ from tdev_models.sync import (
     get_failed_executions,
     get_pipeline_session,
 )
+from tdev_models.views.moments import ago, due, duration, local
+from tdev_models.views.numbers import short
 
 _MOST_EXECUTIONS = 1000
 

@@ -18,6 +18,7 @@ from tdev_models.cli.tables import Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Execution, Session, SessionStatus
 from tdev_models.sync import get_agent_executions, get_pipeline_session, list_pipeline_sessions
+from tdev_models.views.watched import Watched
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -50,23 +51,17 @@ def _watch_one(screen: Screen, options: argparse.Namespace) -> int:
 
 
 def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Sequence[Execution]]]:
-    """Yield a session and its executions at each poll, until it has ended.
-
-    Each poll is one read: of the session, or, when that had changed, of its executions, which an
-    index shows a moment later.
-    """
-    executions: Sequence[Execution] = ()
-    session, changed = get_pipeline_session(session_id), True
+    """Yield a session and its executions at each poll, until it has ended."""
+    watched = Watched(get_pipeline_session(session_id))
     while True:
-        yield session, executions
-        if session.status != SessionStatus.ACTIVE and not changed:
+        yield watched.session, watched.executions
+        if watched.has_ended:
             return
         time.sleep(poll_seconds)
-        if changed:
-            executions, changed = get_agent_executions(session_id), False
+        if watched.is_behind:
+            watched.saw_executions(get_agent_executions(session_id))
         else:
-            seen, session = session, get_pipeline_session(session_id)
-            changed = (session.status, session.last_updated) != (seen.status, seen.last_updated)
+            watched.saw_session(get_pipeline_session(session_id))
 
 
 def _watch_all(screen: Screen, options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ _CHECK_BYTES = 9
 
 def encode(query: tuple[Any, ...], position: Mapping[str, Any]) -> str:
     """Return the cursor of a position in a query, which is named by its parameters."""
-    body = json.dumps(position, separators=(",", ":")).encode()
+    body = json.dumps(position, separators=(",", ":"), sort_keys=True).encode()
     return base64.urlsafe_b64encode(_check(query, body) + body).decode()
 
 

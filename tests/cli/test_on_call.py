@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tdev_models import Settings, settings, sync
-from tdev_models.cli.failures import grouped
 from tdev_models.results import Failure
+from tdev_models.views.failure_groups import grouped
 from tests.cli.conftest import SESSIONS, Printed, Tdev
 
 WIDTHS = (60, 80, 160)

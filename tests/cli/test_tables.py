@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from tdev_models.cli import timeline
-from tdev_models.cli.moments import ago, due, duration, moment
-from tdev_models.cli.tables import Column, Table, plain, short
+from tdev_models.cli.tables import Column, Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Attempt, Execution, Session
+from tdev_models.views.moments import ago, due, duration, moment
+from tdev_models.views.numbers import short
 
 Row = tuple[str, str, str]
 COLUMNS: list[Column[Row]] = [

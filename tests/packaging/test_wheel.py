@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from configparser import ConfigParser
 from email import message_from_bytes
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 HOME = "https://github.com/t-developer/tdev-models"
@@ -52,6 +56,11 @@ def test_the_wheel_has_one_top_level_name_and_all_files(wheel: Path) -> None:
     source |= {
         f"tdev_models/{path.relative_to(ROOT)}" for path in (ROOT / "migrations").rglob("*.py")
     }
+    source |= {
+        str(path.relative_to(ROOT))
+        for kind in ("templates", "static")
+        for path in (ROOT / "tdev_models" / "web" / kind).iterdir()
+    }
     assert names == source | {"tdev_models/py.typed"}
 
 
@@ -68,10 +77,33 @@ def test_the_core_imports_no_extra(site: Path) -> None:
         site,
         "import tdev_models, tdev_models.sync; "
         "print({name.split('.')[0] for name in sys.modules} & "
-        "{'rich', 'moto', 'boto3', 'flask', 'aws_encryption_sdk', 'asyncio', 'tests', 'argparse'})",
+        "{'rich', 'moto', 'boto3', 'flask', 'aws_encryption_sdk', 'asyncio', 'tests', 'argparse', "
+        "'starlette', 'jinja2', 'uvicorn'})",
     )
     assert done.stderr == ""
     assert done.stdout.strip() in ("set()", "{'argparse'}")
+
+
+def needed(name: str, extras: Iterable[str] = ("",)) -> set[str]:
+    """Return the distributions that one needs, itself too."""
+    found: set[str] = {canonicalize_name(name)}
+    for text in distribution(name).requires or ():
+        wanted = Requirement(text)
+        if wanted.marker is None or any(wanted.marker.evaluate({"extra": one}) for one in extras):
+            found |= needed(wanted.name, wanted.extras or ("",))
+    return found
+
+
+def test_the_extra_web_adds_at_most_10_mb() -> None:
+    added = needed("tdev-models", ["web"]) - needed("tdev-models")
+    assert {"starlette", "jinja2", "uvicorn"} <= added
+    files = [file for name in added for file in distribution(name).files or ()]
+    size = sum(
+        Path(str(file.locate())).stat().st_size
+        for file in files
+        if file.suffix != ".pyc" and Path(str(file.locate())).exists()
+    )
+    assert 1e6 < size <= 10e6, size
 
 
 def test_an_sdist_has_what_the_checkout_has(checkout: Path, sdist: Path) -> None:

@@ -15,8 +15,9 @@ from tdev_models.cli.demo.checks import Check, Facts, Story
 from tdev_models.cli.engine import Engine
 from tdev_models.cli.screen import READS
 from tdev_models.cli.show import facts as facts_of
-from tdev_models.cli.tables import Column, Table, short
+from tdev_models.cli.tables import Column, Table
 from tdev_models.results import AGENTS, Execution, MetricRow, Project
+from tdev_models.views.numbers import short
 
 # What an agent's stored output says, in a few words.
 _SUMMARIES: dict[str, Callable[[Any], str]] = {

@@ -1,0 +1,27 @@
+"""`tdev ui`: the page, on loopback."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+
+from tdev_models.cli.codes import DONE
+from tdev_models.cli.screen import place
+from tdev_models.web import app
+from tdev_models.web.serving import HOST, Server
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C; who is on this machine sees it, and nobody else."""
+    token = secrets.token_urlsafe(18) if options.act else None
+    server = Server(app(action_token=token), options.port)
+    with server.config.bind_socket() as socket:
+        socket.listen()  # whoever follows the address at once waits for the server
+        port = socket.getsockname()[1]
+        sys.stdout.write(f"{place().plain}\nhttp://{HOST}:{port}/ (Ctrl-C ends it)\n")
+        if token:
+            sys.stdout.write(f"Token to act: {token}\n")
+        sys.stdout.flush()
+        server.run(sockets=[socket])
+    return DONE

@@ -1,0 +1,1 @@
+"""What the command `tdev` and the page both show, before either draws it; no I/O."""

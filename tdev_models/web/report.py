@@ -1,0 +1,99 @@
+"""The page's views of a range of time as one file, which needs neither network nor scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tdev_models
+from tdev_models.results import Session, SessionStatus
+from tdev_models.views import attempts, failure_groups
+from tdev_models.web.charts import gantt
+from tdev_models.web.languages import translate
+from tdev_models.web.pages import over_time, usage_facts
+from tdev_models.web.rendering import STATIC, rendered
+
+_SESSIONS, _DRAWN, _FAILURES = 100, 20, 1000
+
+
+async def report(
+    start: float,
+    end: float,
+    *,
+    language: str = "en",
+    comparisons: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """Return the HTML of a range: usage, agents over time, failures by message, sessions, workers.
+
+    Usage, agents and comparisons are those of the range. Failures are the newest 1000 since
+    `start`. Sessions are those that are ACTIVE or FAILED now, 100 of each; 20 of them are drawn
+    against time, FAILED ones first.
+
+    Args:
+        start: epoch seconds, inclusive.
+        end: epoch seconds, exclusive; at most 366 days later.
+        language: `en` or `ko`.
+        comparisons: agent and two of its variants, each.
+
+    Raises:
+        InvalidRequest: a wrong range, or a wrong comparison.
+        Throttled, Unavailable: after all retries; safe to call again.
+    """
+    agents = await tdev_models.agent_performance(start, end)
+    names = [agent.agent_name for agent in agents.agents]
+    drawn = [await over_time(name, start, end) for name in names]
+    compared = [
+        await tdev_models.compare_variants(*one, "agent_execution_time", start, end)
+        for one in comparisons
+    ]
+    failures = await tdev_models.get_failed_executions(
+        start, include_recovered=True, limit=_FAILURES
+    )
+    groups = failure_groups.grouped(one for one in failures if (one.failed_at or 0) < end)
+    open_ones = [
+        session
+        for status in (SessionStatus.FAILED, SessionStatus.ACTIVE)
+        for session in await tdev_models.list_pipeline_sessions(status=status, limit=_SESSIONS)
+    ]
+    shown = await asyncio.gather(*map(_drawn, open_ones[:_DRAWN]))
+    style = STATIC["style.css"]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    ids = {session.session_id: number for number, session in enumerate(open_ones[:_DRAWN])}
+
+    def url(name: str, **parameters: Any) -> str:
+        """Return the place in the file; most pages are not in it."""
+        number = ids.get(parameters.get("session_id", ""))
+        return f"#session-{number}" if name == "session" and number is not None else ""
+
+    values = {
+        "language": language,
+        "is_user": False,
+        "is_report": True,
+        "start": start,
+        "end": end,
+        "style": style,
+        "digest": digest,
+        "usage": await usage_facts(start, end),
+        "performance": agents,
+        "over_time": list(zip(names, drawn, strict=True)),
+        "comparisons": compared,
+        "groups": groups,
+        "open": open_ones,
+        "drawn": shown,
+        "workers": await tdev_models.list_workers(),
+        "made": time.time(),
+    }
+    return rendered("report.html", translate(language), url, values)
+
+
+async def _drawn(session: Session) -> dict[str, Any]:
+    """Return a session, its attempts against time, and its errors."""
+    session_id = session.session_id
+    executions = await tdev_models.get_agent_executions(session_id, attempts=True, limit=1000)
+    rows = attempts.rows(session, executions, time.time())
+    errors = [row for row in rows if row.attempt.error_message]
+    return {"session": session, "gantt": gantt(rows), "errors": errors}

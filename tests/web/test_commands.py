@@ -1,0 +1,88 @@
+"""`tdev ui` and `tdev report`, as users run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from tdev_models import Settings, sync
+from tdev_models.cli import main
+from tdev_models.views.moments import moment
+
+
+def test_the_page_is_served_on_loopback_until_ctrl_c(strict_store: Settings) -> None:
+    sync.save_pipeline_session(session_id="the one")
+    environment = {
+        **os.environ,
+        "TDEV_ENV": strict_store.environment,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_DYNAMODB": strict_store.endpoint or "",
+    }
+    command = [sys.executable, "-c", "from tdev_models.cli import main; raise SystemExit(main())"]
+    process = subprocess.Popen(
+        [*command, "ui", "--port", "0", "--act"],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert strict_store.environment in lines[0]
+        (address,) = re.findall(r"^(http://127\.0\.0\.1:\d+/) ", lines[1])
+        assert re.fullmatch(r"Token to act: [\w-]{24}\n", lines[2])
+        with urlopen(address, timeout=10) as page:
+            assert "the one" in page.read().decode()
+        # Who watches is let go at once, and nothing is said of it.
+        with urlopen(f"{address}session/live?session_id=the%20one", timeout=10) as watching:
+            assert watching.readline() == b"event: message\n"
+            reading = threading.Thread(target=watching.read)
+            reading.start()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+            reading.join(10)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (130, "")
+
+
+def test_the_report_has_the_numbers_of_the_calls(
+    month: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("what was there before")
+    command = ["report", "--days", "30", "--out", str(out), "--ab", "search", "old", "new"]
+    assert main(command) == 0
+    assert re.search(r"report\.html: \d+ kB", capsys.readouterr().out.replace("\n", ""))
+    text = out.read_text()
+    end = moment("end", "0s")
+    report = sync.usage_report(end - 30 * 86400, end)
+    assert f"<dd>{report.sessions.completed:,}</dd>" in text
+    failed = sync.list_pipeline_sessions(status="FAILED", limit=100)
+    assert all(one.session_id in text for one in failed)
+    for agent in sync.agent_performance(end - 30 * 86400, end).agents:
+        assert f"<bdi>{agent.agent_name}</bdi> over time" in text
+    assert not re.search(r"<script|https?://(?!127\.0\.0\.1)|src=|style=", text)
+    assert main(["report", "--out", str(tmp_path), "--days", "1"]) == 1
+    assert main(["report", "--out", str(out), "--days", "0"]) == 64
+
+
+def test_without_the_extra_the_remedy_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [
+        name for name in sys.modules if name.startswith(("tdev_models.web", "tdev_models.cli.ui"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main(["ui"]) == 1
+    assert "pip install 'tdev-models[web]'" in capsys.readouterr().err

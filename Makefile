@@ -40,7 +40,7 @@ $(PYTHONS:%=test-%): test-%:
 # A part of the suite with the oldest botocore that setup.cfg allows.
 test-floor: .venv-floor/.ready
 	.venv-floor/bin/pytest -p no:cacheprovider -k 'not moto' \
-		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py
+		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py tests/transport/test_security.py
 
 .venv-floor/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-floor

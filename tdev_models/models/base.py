@@ -11,6 +11,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
+from botocore.exceptions import BotoCoreError
 from pynamodb.attributes import Attribute
 from pynamodb.connection.base import BOTOCORE_EXCEPTIONS, Connection, MetaTable
 from pynamodb.connection.table import TableConnection
@@ -23,7 +24,7 @@ from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
-from tdev_models.errors import ConditionFailed, InvalidRequest
+from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
@@ -321,7 +322,10 @@ class _OrmConnection(Connection):
                 with aws.quiet():
                     return self._make_api_call(operation_name, operation_kwargs)
             except BOTOCORE_EXCEPTIONS as error:
-                pause = backoff.pause_after(aws.error_of(error))
+                meaning = aws.error_of(error)
+                if isinstance(error, BotoCoreError) and isinstance(meaning, ConfigurationError):
+                    raise meaning from error  # nothing was sent, and the remedy is in its text
+                pause = backoff.pause_after(meaning)
                 if pause is None:
                     raise
             time.sleep(pause)

@@ -92,7 +92,7 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     if isinstance(error, SSLError) and any(part in str(error) for part in _OF_CERTIFICATES):
         return untrusted(error.kwargs["endpoint_url"], error.kwargs["error"])
     if isinstance(error, _OF_CONFIGURATION):
-        return ConfigurationError(str(error))
+        return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
     return Unavailable(str(error))
 
 

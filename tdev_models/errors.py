@@ -27,8 +27,25 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_shortly = reprlib.Repr()
-_shortly.maxstring = _shortly.maxother = 80
+_SHOWN = 80
+_LONG_TEXTS = (str, bytes, bytearray, memoryview)
+
+
+class _Shortly(reprlib.Repr):
+    """Looks at no more of a value than it shows."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        digits = int(x.bit_length() * 0.30103)
+        return super().repr_int(x, level) if digits < 1000 else f"<int of {digits:,} digits>"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, _LONG_TEXTS) and len(x) > _SHOWN:
+            return f"{self.repr_instance(x[:_SHOWN], level)}..."
+        return super().repr_instance(x, level)
+
+
+_shortly = _Shortly()
+_shortly.maxstring = _shortly.maxother = _SHOWN
 
 
 def shown(value: object) -> str:

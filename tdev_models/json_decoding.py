@@ -11,7 +11,10 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from math import isinf
 from typing import Any
+
+from tdev_models.errors import shown
 
 MOST_NESTED = 200
 MOST_VALUES = 1_000_000
@@ -52,11 +55,19 @@ def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
         constant: makes a value of NaN, Infinity or -Infinity, which Python's `json` writes.
 
     Raises:
-        ValueError: it is no JSON text, nested more than 200 deep, or of over a million values.
+        ValueError: it is no JSON text, nested more than 200 deep, of over a million values, or has
+            a number that no float holds, such as 1e400.
     """
     if len(text) <= PIECE and text.count("[") + text.count("{") <= MOST_NESTED:
-        return json.loads(text, parse_constant=constant)
+        return json.loads(text, parse_constant=constant, parse_float=_finite)
     return _Pieces(text, constant).value()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"{shown(text)} is larger than any number can be")
+    return number
 
 
 class _Open:
@@ -79,7 +90,7 @@ class _Open:
 class _Pieces:
     def __init__(self, text: str, constant: Callable[[str], Any]) -> None:
         self._text = text
-        self._decode = json.JSONDecoder(parse_constant=constant).decode
+        self._decode = json.JSONDecoder(parse_constant=constant, parse_float=_finite).decode
         # As most commas may stand in strings, values are only counted where there may be too many.
         at_most = sum(_separators(text, at, at + PIECE) for at in range(0, len(text), PIECE))
         self._counts_values = at_most > MOST_VALUES

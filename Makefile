@@ -7,7 +7,7 @@ PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz mutation bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics fuzz canary mutation bench-metrics clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -77,6 +77,10 @@ soak-metrics: $(VENV)/.ready
 # Some four minutes of one core.
 fuzz: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz
+
+# The tests of the calls, watched at DEBUG: nothing that they store may be logged.
+canary: $(VENV)/.ready
+	TDEV_CANARY=1 $(BIN)/pytest -n 2 tests/engine
 
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready

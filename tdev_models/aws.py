@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore.session
 from botocore import xform_name
@@ -31,7 +32,7 @@ from botocore.exceptions import (
 from botocore.utils import get_environ_proxies
 
 from tdev_models.endpoints import ALLOW, in_clear_to
-from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response, shown
+from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
@@ -163,9 +164,9 @@ def refuse_clear_text(url: str, settings: Settings) -> None:
         return
     in_clear = in_clear_to(url, get_environ_proxies(url).get("http"))
     if in_clear is not None:
-        by = "" if in_clear == url else f" by the proxy {shown(in_clear)} (NO_PROXY excepts hosts)"
+        by = "" if in_clear == url else " by a proxy (NO_PROXY excepts hosts)"
         raise ConfigurationError(
-            f"requests to {shown(url)} would travel unencrypted{by}; the settings, "
+            f"requests to http://{urlsplit(url).hostname} would travel unencrypted{by}; settings, "
             f"AWS_ENDPOINT_URL or the AWS profile name this endpoint: {ALLOW}"
         )
 

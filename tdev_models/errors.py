@@ -105,6 +105,16 @@ class InvalidTransition(TdevError):
         self.current, self.wanted = current, wanted
 
 
+def logged(error: BaseException) -> str:
+    """Return an error as logs show it: the package's own with their text, others by their class.
+
+    What a runner, an agent or a hook raises may hold what is secret. It is stored with the session,
+    for those who may read it.
+    """
+    own = isinstance(error, TdevError) and not isinstance(error, InvalidRequest)
+    return f"{type(error).__name__}: {error}" if own else type(error).__name__
+
+
 def expired_error(key: str) -> InvalidTransition:
     """Return the error of a write to an item that has expired."""
     return InvalidTransition(key, "EXPIRED", "live again", "use another id")

@@ -319,6 +319,8 @@ def _checked_agents(agents: Any) -> tuple[str, ...]:
 
 
 def _check_endpoint(endpoint: str) -> None:
+    if isinstance(endpoint, str) and "@" in endpoint:  # not shown: a password may be in it
+        raise InvalidRequest("endpoint", "holds a user; requests are signed, so leave it out")
     try:
         url = urlsplit(endpoint)
         usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")

@@ -17,7 +17,7 @@ import operator
 import time
 import zlib
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
@@ -272,8 +272,8 @@ class _Packed:
     codec: str
     size: int
     digest: str
-    compressed: bytes
-    edges: tuple[bytes, bytes]
+    compressed: bytes = field(repr=False)
+    edges: tuple[bytes, bytes] = field(repr=False)
 
     @property
     def is_stored(self) -> bool:

@@ -195,6 +195,13 @@ class BaseModel(Model):
         pairs = zip(self.key_attributes(), self._get_serialized_keys(), strict=True)
         return {key.attr_name: {key.attr_type: raw} for key, raw in pairs if key is not None}
 
+    def __repr__(self) -> str:
+        # Neither payloads nor tokens: it is in logs and in errors of others.
+        keys = [key.attr_name for key in self.key_attributes() if key is not None]
+        values = {name: self.attribute_values.get(name) for name in (*keys, "status")}
+        shown = (f"{name}={value!r}" for name, value in values.items() if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def _name(self) -> str:
         keys = [repr(raw) for typed_key in self._key().values() for raw in typed_key.values()]
         return f"{type(self).__name__} {', '.join(keys)}"

@@ -32,6 +32,11 @@ aws_access_key_id = PROFILEKEY
 aws_secret_access_key = s
 aws_session_token = t
 {lines}
+[profile with-user]
+endpoint_url = https://me:secret@h.example
+region = eu-central-1
+aws_access_key_id = PROFILEKEY
+aws_secret_access_key = s
 [services local]
 dynamodb =
   endpoint_url = https://services.example:9000
@@ -192,7 +197,7 @@ def test_a_request_goes_where_botocore_sends_it(
         {"HTTPS_PROXY": "http://proxy.example:3128"},
         {"https_proxy": "http://proxy.example:3128", "NO_PROXY": "elsewhere.example"},
         {"AWS_ENDPOINT_URL": "https://h.example/path"},
-        {"AWS_ENDPOINT_URL": "https://me:secret@h.example"},
+        {"AWS_PROFILE": "with-user"},
         {"AWS_ENDPOINT_DISCOVERY_ENABLED": "true"},
         {"TDEV_TRANSPORT": "botocore"},
     ],

@@ -8,7 +8,8 @@ FLOOR := 1.35.0
 PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
-.PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz mutation look bench bench-metrics clean
+.PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz canary mutation look bench bench-metrics
+.PHONY: clean
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
@@ -41,7 +42,7 @@ $(PYTHONS:%=test-%): test-%:
 # A part of the suite with the oldest botocore that setup.cfg allows.
 test-floor: .venv-floor/.ready
 	.venv-floor/bin/pytest -p no:cacheprovider -k 'not moto' \
-		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py
+		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py tests/transport/test_security.py
 
 .venv-floor/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-floor
@@ -82,6 +83,10 @@ soak-backfill: $(VENV)/.ready
 # Some four minutes of one core.
 fuzz: $(VENV)/.ready
 	$(BIN)/python -m tests.fuzz
+
+# The tests of the calls, watched at DEBUG: nothing that they store may be logged.
+canary: $(VENV)/.ready
+	TDEV_CANARY=1 $(BIN)/pytest -n 2 tests/engine
 
 # Removes each condition of the services in turn; some test must fail for each.
 mutation: $(VENV)/.ready

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import botocore.session
 from botocore import xform_name
@@ -22,10 +25,13 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
     SSOError,
     TokenRetrievalError,
 )
+from botocore.utils import get_environ_proxies
 
+from tdev_models.endpoints import ALLOW, in_clear_to
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
@@ -40,6 +46,8 @@ _OF_CONFIGURATION = (
     TokenRetrievalError,
 )
 
+# How OpenSSL and, of another host's certificate, urllib3 say that they refuse a certificate.
+_OF_CERTIFICATES = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 _LOCAL = "; or, for an engine on this machine, export what 'tdev local' prints"
 
 _clients: dict[tuple[object, ...], Any] = {}
@@ -82,8 +90,10 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
             "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile"
             + _LOCAL
         )
+    if isinstance(error, SSLError) and any(part in str(error) for part in _OF_CERTIFICATES):
+        return untrusted(error.kwargs["endpoint_url"], error.kwargs["error"])
     if isinstance(error, _OF_CONFIGURATION):
-        return ConfigurationError(str(error))
+        return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
     return Unavailable(str(error))
 
 
@@ -92,10 +102,12 @@ def dynamodb(settings: Settings) -> Any:
 
     Raises:
         NoCredentialsError, NoRegionError: there are none.
+        ConfigurationError: as for `create`.
     """
     key = (
         settings.region,
         settings.endpoint,
+        settings.allow_http,
         settings.connect_timeout_seconds,
         settings.read_timeout_seconds,
         settings.max_connections,
@@ -113,6 +125,7 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     Raises:
         NoCredentialsError, NoRegionError: now rather than at the first request, where botocore
             would remember that it found none.
+        ConfigurationError: requests would travel unencrypted, or the certificates cannot be read.
     """
     session = botocore.session.get_session()
     if session.get_credentials() is None:
@@ -128,10 +141,75 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     client = session.create_client(
         service, region_name=settings.region, endpoint_url=endpoint, config=config
     )
+    refuse_clear_text(client.meta.endpoint_url, settings)
+    certificates(session)
+    _hold_tls_floor(client._endpoint.http_session)
+    # Rules of the user's own, and the discovery of endpoints, decide with each request.
+    client.meta.events.register_first(
+        "before-send", lambda request, **_: refuse_clear_text(request.url, settings)
+    )
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("botocore."):
             logging.getLogger(name).addFilter(_without_payloads)
     return client
+
+
+def refuse_clear_text(url: str, settings: Settings) -> None:
+    """Refuse an endpoint that requests would reach unencrypted over a network.
+
+    Raises:
+        ConfigurationError: they would, and `allow_http` is off.
+    """
+    if settings.allow_http or url.startswith("https://"):
+        return
+    in_clear = in_clear_to(url, get_environ_proxies(url).get("http"))
+    if in_clear is not None:
+        by = "" if in_clear == url else " by a proxy (NO_PROXY excepts hosts)"
+        raise ConfigurationError(
+            f"requests to http://{urlsplit(url).hostname} would travel unencrypted{by}; settings, "
+            f"AWS_ENDPOINT_URL or the AWS profile name this endpoint: {ALLOW}"
+        )
+
+
+def certificates(session: Any) -> str | None:
+    """Return the file of the certificates that are trusted; None: those of botocore.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    path: str | None
+    path = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    try:
+        if path:
+            ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the certificates in {path} cannot be read: {error}; "
+            "AWS_CA_BUNDLE or the profile's ca_bundle names their file"
+        ) from error
+    return path
+
+
+def untrusted(where: str, error: object) -> ConfigurationError:
+    """Return the error of a server whose certificate was refused."""
+    return ConfigurationError(
+        f"{where} is not trusted: {error}; AWS_CA_BUNDLE, or the profile's ca_bundle, names the "
+        "file of the certificates to trust. Of AWS itself this means that something in between "
+        "answers, or that this machine's clock is wrong"
+    )
+
+
+def with_tls_floor(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return a context that speaks TLS 1.2 or newer, however the interpreter is built."""
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    return context
+
+
+def _hold_tls_floor(http_session: Any) -> None:
+    """Let one botocore client speak TLS 1.2 or newer; botocore has no setting for it."""
+    made = http_session._get_ssl_context
+    http_session._get_ssl_context = lambda: with_tls_floor(made())  # of connections by a proxy
+    with_tls_floor(http_session._manager.connection_pool_kw["ssl_context"])
 
 
 @contextmanager

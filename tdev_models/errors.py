@@ -27,8 +27,25 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_shortly = reprlib.Repr()
-_shortly.maxstring = _shortly.maxother = 80
+_SHOWN = 80
+_LONG_TEXTS = (str, bytes, bytearray, memoryview)
+
+
+class _Shortly(reprlib.Repr):
+    """Looks at no more of a value than it shows."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        digits = int(x.bit_length() * 0.30103)
+        return super().repr_int(x, level) if digits < 1000 else f"<int of {digits:,} digits>"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, _LONG_TEXTS) and len(x) > _SHOWN:
+            return f"{self.repr_instance(x[:_SHOWN], level)}..."
+        return super().repr_instance(x, level)
+
+
+_shortly = _Shortly()
+_shortly.maxstring = _shortly.maxother = _SHOWN
 
 
 def shown(value: object) -> str:
@@ -86,6 +103,16 @@ class InvalidTransition(TdevError):
     def __init__(self, what: str, current: str | None, wanted: str, remedy: str = "") -> None:
         super().__init__(f"{what} is {current} and cannot become {wanted}{remedy and '; '}{remedy}")
         self.current, self.wanted = current, wanted
+
+
+def logged(error: BaseException) -> str:
+    """Return an error as logs show it: the package's own with their text, others by their class.
+
+    What a runner, an agent or a hook raises may hold what is secret. It is stored with the session,
+    for those who may read it.
+    """
+    own = isinstance(error, TdevError) and not isinstance(error, InvalidRequest)
+    return f"{type(error).__name__}: {error}" if own else type(error).__name__
 
 
 def expired_error(key: str) -> InvalidTransition:

@@ -6,7 +6,6 @@ Objects are not shown in errors, they may hold what is secret.
 from __future__ import annotations
 
 import base64
-import reprlib
 from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
@@ -17,6 +16,7 @@ from pathlib import PurePath
 from typing import Any, NoReturn
 from uuid import UUID
 
+from tdev_models.errors import shown
 from tdev_models.json_decoding import MOST_VALUES
 from tdev_models.results import Undecrypted
 
@@ -96,8 +96,8 @@ def _many(convert: Callable[[], Any], value: Any) -> Any:
 
 def _refuse(value: Any) -> NoReturn:
     remedy = next((text for types, text in _REMEDIES if isinstance(value, types)), _HOOK)
-    shown = f" ({reprlib.repr(value)})" if isinstance(value, Decimal | complex) else ""
-    raise Refused(f"{_kind(value)} has no JSON form{shown}; {remedy}")
+    number = f" ({shown(value)})" if isinstance(value, Decimal | complex) else ""
+    raise Refused(f"{_kind(value)} has no JSON form{number}; {remedy}")
 
 
 def _kind(value: Any) -> str:

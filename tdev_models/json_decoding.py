@@ -11,7 +11,10 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from math import isinf
 from typing import Any
+
+from tdev_models.errors import shown
 
 MOST_NESTED = 200
 MOST_VALUES = 1_000_000
@@ -44,12 +47,23 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text, re.DOTALL)  # not at import: it takes milliseconds
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"{shown(text)} is larger than any number can be")
+    return number
+
+
 # Making one takes longer than using it.
 _usual = json.JSONDecoder(parse_constant=float).decode
 
 
 def _decoder(constant: Callable[[str], Any]) -> Callable[[str], Any]:
-    return _usual if constant is float else json.JSONDecoder(parse_constant=constant).decode
+    return (
+        _usual
+        if constant is float
+        else json.JSONDecoder(parse_constant=constant, parse_float=_finite).decode
+    )
 
 
 def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
@@ -60,7 +74,8 @@ def decode(text: str, constant: Callable[[str], Any] = float) -> Any:
         constant: makes a value of NaN, Infinity or -Infinity, which Python's `json` writes.
 
     Raises:
-        ValueError: it is no JSON text, nested more than 200 deep, or of over a million values.
+        ValueError: it is no JSON text, nested more than 200 deep, of over a million values, or has
+            a number that no float holds, such as 1e400.
     """
     if len(text) <= PIECE and text.count("[") + text.count("{") <= MOST_NESTED:
         return _decoder(constant)(text)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import reprlib
 from collections import deque
 from json.encoder import encode_basestring
 from sys import getsizeof
 from typing import Any
 
 from tdev_models import settings
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.json_conversion import CONTAINERS, SCALARS, Refused, form_of
 from tdev_models.json_decoding import MOST_NESTED, MOST_VALUES, PIECE, decode
 from tdev_models.results import Undecrypted
@@ -244,12 +243,12 @@ class _Encoder:
             try:
                 inner.add(key, 0)
             except Refused as refused:
-                refused.steps.append(f"[key {reprlib.repr(key)}]")
+                refused.steps.append(f"[key {shown(key)}]")
                 raise
             name = inner.text()
             name = json.loads(name) if name[0] == '"' else name
             if name in keys:
-                one, other = reprlib.repr(keys[name]), reprlib.repr(key)
+                one, other = shown(keys[name]), shown(key)
                 raise Refused(f"the keys {one} and {other} are the same as text; rename one")
             keys[name] = key
         return list(zip(keys, (member for _, member in members), strict=True))
@@ -293,7 +292,7 @@ def _step(name: str | int) -> str:
     """Return the step of a path to a member."""
     if isinstance(name, int):
         return f"[{name}]"
-    return f".{name}" if _NAME.fullmatch(name) else f"[{reprlib.repr(name)}]"
+    return f".{name}" if _NAME.fullmatch(name) else f"[{shown(name)}]"
 
 
 def _slices(text: str) -> list[str]:

@@ -125,7 +125,18 @@ class Record(Mapping[str, Any]):
         return {name: _plain(value) for name, value in self.items()}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.items())})"
+        shown = (
+            f"{name}={'...' if name in _HIDDEN and value is not None else repr(value)}"
+            for name, value in self.items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+# What results do not show in their repr, and so in logs: what users and their agents made.
+_HIDDEN = {
+    *("input_data", "output_data", "metadata", "error_message", "traceback", "description"),
+    *("tech_stack", "file_path"),
+}
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from tdev_models.endpoints import ALLOW, in_clear_to
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.results import AGENTS, RequestEvent
 
@@ -53,7 +54,6 @@ _LONGEST = 1e9  # seconds or days
 _MOST_AGENTS = 99  # their executions are read by one transaction
 # The host names that botocore accepts: no underscore.
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SECONDS_ABOVE_0 = (
     "lease_seconds",
     "stalled_after_seconds",
@@ -61,7 +61,10 @@ _SECONDS_ABOVE_0 = (
     "read_timeout_seconds",
 )
 _SECONDS_FROM_0 = ("retry_seconds", "owner_retry_seconds")
-_SWITCHES = ("automatic_metrics", "cancel_when_out_of_touch", "tracebacks", "kms_strict")
+_SWITCHES = (
+    *("allow_http", "automatic_metrics", "cancel_when_out_of_touch"),
+    *("tracebacks", "kms_strict"),
+)
 _LISTS = ("agents", "kms_fields", "kms_former_keys")
 
 ENCRYPTED_FIELDS = (
@@ -86,6 +89,8 @@ class Settings:
         environment: names the tables, `t-developer-{environment}-...`; `production` means `prod`.
         region: AWS region; None leaves it to the AWS configuration files.
         endpoint: URL of DynamoDB; None means AWS.
+        allow_http: whether requests may travel unencrypted to another machine. Plain http to this
+            machine's loopback is always allowed.
         prefix: what every table name begins with.
         agents: the pipeline's agents, in their order; at most 99.
         lease_seconds: how long a worker counts as alive without a heartbeat, of which it sends six
@@ -132,6 +137,7 @@ class Settings:
     environment: str = "dev"
     region: str | None = None
     endpoint: str | None = None
+    allow_http: bool = False
     prefix: str = "t-developer"
     agents: tuple[str, ...] = AGENTS
     lease_seconds: float = 30.0
@@ -187,7 +193,10 @@ class Settings:
                 f"which is {self.lease_seconds:g}",
             )
         if self.endpoint is not None:
-            _check_endpoint(self.endpoint, self.environment)
+            _check_endpoint(self.endpoint)
+            if not self.allow_http and in_clear_to(self.endpoint):
+                problem = f"to {shown(self.endpoint)} data would travel unencrypted; {ALLOW}"
+                raise InvalidRequest("endpoint", problem)
 
     def _check_kms(self) -> None:
         for field in ("kms_former_keys", "kms_fields"):
@@ -219,8 +228,8 @@ class Settings:
 
         Reads TDEV_ENV, TDEV_TABLE_PREFIX, TDEV_RELEASE, TDEV_AGENTS (names with commas between
         them), TDEV_LEASE_SECONDS, TDEV_STALLED_AFTER_SECONDS, TDEV_RETENTION_DAYS,
-        TDEV_AUTOMATIC_METRICS, TDEV_CANCEL_WHEN_OUT_OF_TOUCH and TDEV_TRACEBACKS (on or off),
-        TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
+        TDEV_AUTOMATIC_METRICS, TDEV_CANCEL_WHEN_OUT_OF_TOUCH, TDEV_TRACEBACKS and TDEV_ALLOW_HTTP
+        (on or off), TDEV_CONNECT_TIMEOUT_SECONDS, TDEV_READ_TIMEOUT_SECONDS, TDEV_RETRY_SECONDS,
         TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), TDEV_TRANSPORT (botocore),
         TDEV_MAX_CONNECTIONS, TDEV_KMS_KEY, TDEV_KMS_FORMER_KEYS and TDEV_KMS_FIELDS (with commas
         between them), TDEV_KMS_STRICT (on or off), AWS_REGION or AWS_DEFAULT_REGION,
@@ -309,7 +318,9 @@ def _checked_agents(agents: Any) -> tuple[str, ...]:
     return names
 
 
-def _check_endpoint(endpoint: str, environment: str) -> None:
+def _check_endpoint(endpoint: str) -> None:
+    if isinstance(endpoint, str) and "@" in endpoint:  # not shown: a password may be in it
+        raise InvalidRequest("endpoint", "holds a user; requests are signed, so leave it out")
     try:
         url = urlsplit(endpoint)
         usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")
@@ -321,8 +332,6 @@ def _check_endpoint(endpoint: str, environment: str) -> None:
             f"{shown(endpoint)} is not a URL such as http://127.0.0.1:8000; "
             "a host has letters, digits, dots and dashes",
         )
-    if environment == "prod" and url.scheme == "http" and url.hostname not in _LOOPBACK:
-        raise InvalidRequest("endpoint", "production data travels by https only")
 
 
 _configured: Settings | None = None

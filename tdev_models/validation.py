@@ -46,9 +46,10 @@ def checked(
             raise InvalidRequest(name, "is required")
     for name in given:
         if name in kept and name not in rules:
-            raise InvalidRequest(str(name), "is kept by the package; leave it out")
+            raise InvalidRequest(name, "is kept by the package; leave it out")
         if name not in rules:
-            raise InvalidRequest(str(name), f"unknown field; use {', '.join(rules)}")
+            field = name if isinstance(name, str) and len(name) <= 80 else shown(name)
+            raise InvalidRequest(field, f"unknown field; use {', '.join(rules)}")
     return {name: rules[name](name, value) for name, value in given.items()}
 
 
@@ -61,7 +62,7 @@ def text(most_bytes: int) -> Rule:
         if isinstance(value, Undecrypted):
             raise InvalidRequest(field, f"is a field that was not decrypted, no data {value}")
         try:
-            size = len(value.encode())
+            size = len(value) if value.isascii() else len(value.encode())
         except UnicodeEncodeError:
             raise InvalidRequest(field, "holds a lone surrogate, which has no UTF-8 form") from None
         if size > most_bytes:

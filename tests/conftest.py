@@ -16,6 +16,7 @@ from tdev_models.dynamodb.transports import target
 from tdev_models.models import TABLES
 from tdev_models.settings import Settings, Transport
 from tdev_models.workers import presence
+from tests import canary
 from tests.dying import kill_worker
 from tests.moto import server
 
@@ -30,6 +31,7 @@ def allowed_only(send: Transport) -> Transport:
     async def checked(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         parts = {kind for part in request.get("TransactItems", ()) for kind in part}
         SENT.update([operation, *(f"{operation}:{kind}" for kind in parts)])
+        canary.take(request)
         assert operation in ALLOWED, operation
         assert parts <= {"Get", "Put", "Update"}, parts
         return await send(operation, request)
@@ -78,6 +80,17 @@ def _transport_of_the_run() -> Iterator[None]:
         if os.environ.get("TDEV_TRANSPORT") == "botocore":
             patch.setattr(target, "opened", lambda settings: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With TDEV_CANARY, fail each test in which anything logs what was stored."""
+    if not os.environ.get("TDEV_CANARY"):
+        yield
+        return
+    with canary.watching() as leaked:
+        yield
+    assert leaked() == []
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -257,6 +258,30 @@ def parsers() -> list[Callable[[random.Random], Any]]:
         known = {"codec": "zlib", "key": "a#", "chunks": 1, "size": 9, "sha256": "0" * 64}
         return json.dumps({**known, dice.choice([*known]): dice.choice((-1, 10**9, "x", None, []))})
 
+    def forged_cursor(dice: random.Random) -> object:
+        queries = (
+            ("list_workers", client.sessions.name),
+            ("get_failed_sessions", client.sessions.name, True),
+            ("get_agent_executions", client.executions.name, "p"),
+        )
+        asked: tuple[Callable[..., Any], ...]
+        asked = (
+            sync.list_workers,
+            sync.get_failed_sessions,
+            partial(sync.get_agent_executions, "p"),
+        )
+        position: dict[str, Any] = {
+            "session_id": {"S": "s"},
+            "status": {"S": dice.choice(("WORKER", "FAILED"))},
+            "due_at": {"N": "1"},
+        }
+        position[dice.choice([*position])] = dice.choice((1, None, [], {"S": ""}, {"N": "x"}))
+        body = dice.choice((position, {"at": {"FAILED": position}, "bounds": 1}, [position]))
+        number = dice.randrange(3)
+        # As `encode` makes it, with its checksum.
+        cursor = cursors.encode(queries[number], body)  # type: ignore[arg-type]
+        return asked[number](cursor=cursor)
+
     def json_text(dice: random.Random) -> object:
         try:
             return decode(dice.choice((text, bomb))(dice))
@@ -265,7 +290,8 @@ def parsers() -> list[Callable[[random.Random], Any]]:
 
     return [
         json_text,
-        lambda dice: cursors.decode(("query",), dice.choice((text(dice), value(dice)))),
+        lambda dice: cursors.decode(("query",), dice.choice((text(dice), value(dice))), bool),
+        forged_cursor,
         lambda dice: unpack(b"\x01" + dice.randbytes(dice.randrange(300))),
         lambda dice: drive(chunks.read(client, "e", dice.choice((text(dice), envelope(dice))))),
         lambda dice: Settings.from_env({"TDEV_" + dice.choice(("ENV", "AGENTS")): text(dice)}),

@@ -19,7 +19,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, TdevError
+from tdev_models.errors import AccessDenied, ConfigurationError, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -142,7 +142,7 @@ def _endpoint(chosen: Settings) -> Finding:
         url = aws.dynamodb(chosen).meta.endpoint_url
         metadata, _ = _answer(chosen)
         _, seconds = _answer(chosen)  # without connecting
-    except BotoCoreError as error:
+    except (BotoCoreError, ConfigurationError) as error:
         return Finding(
             "endpoint",
             WRONG,

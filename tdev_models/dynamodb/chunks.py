@@ -17,7 +17,7 @@ import operator
 import time
 import zlib
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
 
@@ -25,7 +25,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.encryption import decrypt, encrypt
 from tdev_models.dynamodb.parts import MOST_PARTS, StoredText, cut, edges, join
 from tdev_models.dynamodb.slots import Slots
-from tdev_models.errors import PayloadDamaged
+from tdev_models.errors import PayloadDamaged, shown
 from tdev_models.json_decoding import PIECE, decode
 from tdev_models.json_form import JSON_BYTES
 from tdev_models.models import AgentExecution
@@ -86,11 +86,19 @@ class Envelope:
         """Return the envelope of its stored fields; it raises as `parse` does."""
         known = cls.__dataclass_fields__.keys() & stored.keys()
         envelope = cls(**{name: stored[name] for name in known})
-        if not (0 <= envelope.size <= JSON_BYTES and envelope.chunks and envelope.key.encode()):
+        if not (0 <= envelope.size <= JSON_BYTES and envelope.key.encode()):
             raise ValueError("no size, or no key, of what was written")
+        # Half of what a chunk may hold: other releases may cut otherwise.
+        if not 1 <= envelope.chunks <= 2 + 2 * envelope.most_bytes // CHUNK_BYTES:
+            raise ValueError("more chunks than a text of its size has, or none")
         if envelope.execution_id is not None and not envelope.execution_id.encode():
             raise ValueError("no id of an execution")
         return envelope
+
+    @property
+    def most_bytes(self) -> int:
+        """How many bytes its chunks have at most: of an encrypted text that is not compressible."""
+        return self.size + self.size // 64 + 2 * _HEADER_BYTES
 
     def text_in(self, execution_id: str) -> str:
         """Return the text to store in an execution."""
@@ -214,7 +222,8 @@ async def _read_bytes(
     """Return the text that an envelope points at, unchecked but for its size."""
     damage = f"{execution_id}, payload {envelope.key}"
     if envelope.codec != _CODEC and not (with_parts and envelope.codec == _CODEC_WITH_PARTS):
-        raise PayloadDamaged(f"{damage}: of codec {envelope.codec}, which this release cannot read")
+        codec = shown(envelope.codec)
+        raise PayloadDamaged(f"{damage}: of codec {codec}, which this release cannot read")
     holder = envelope.execution_id or execution_id
     pieces = await _read_chunks(client, holder, envelope)
     if len(pieces) != envelope.chunks:
@@ -252,6 +261,8 @@ async def _read_chunks(client: Client, execution_id: str, envelope: Envelope) ->
                 retry_seconds=_reads.seconds_left(CHUNK_READ_SECONDS, begun),
             )
         pieces += [item.chunk or b"" for item in page]
+        if sum(map(len, pieces)) > envelope.most_bytes:
+            raise PayloadDamaged(f"{execution_id}, payload {envelope.key}: larger than it says")
         if start is None or len(pieces) > envelope.chunks:
             return pieces
 
@@ -261,8 +272,8 @@ class _Packed:
     codec: str
     size: int
     digest: str
-    compressed: bytes
-    edges: tuple[bytes, bytes]
+    compressed: bytes = field(repr=False)
+    edges: tuple[bytes, bytes] = field(repr=False)
 
     @property
     def is_stored(self) -> bool:

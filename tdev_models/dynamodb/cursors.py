@@ -1,4 +1,8 @@
-"""Cursors: opaque, bound to the query that made them, refused when altered or used elsewhere."""
+"""Cursors: opaque, bound to the query that made them, refused when altered or used elsewhere.
+
+The checksum finds mistakes. It has no secret, since the processes of a deployment share none, so
+what a cursor holds is checked wholly, too: a forged one can name a place in its own query at most.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tdev_models import json_decoding
 from tdev_models.errors import InvalidRequest
 
 _CHECK_BYTES = 9
+# A position has four keys of 2 KB at most; of each, six characters a byte as JSON. Two are held.
+_MOST_CHARACTERS = 200_000
 
 
 def encode(query: tuple[Any, ...], position: Mapping[str, Any]) -> str:
@@ -20,24 +28,53 @@ def encode(query: tuple[Any, ...], position: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(_check(query, body) + body).decode()
 
 
-def decode(query: tuple[Any, ...], cursor: str | None) -> dict[str, Any] | None:
+def decode(
+    query: tuple[Any, ...], cursor: str | None, is_position: Callable[[Any], bool]
+) -> dict[str, Any] | None:
     """Return the position that a cursor holds; None stands for the beginning.
 
+    Args:
+        query: names the query, as for `encode`.
+        cursor: the cursor.
+        is_position: tells whether a value is one that the query could have made.
+
     Raises:
-        InvalidRequest: the cursor was altered, or made by another query.
+        InvalidRequest: the cursor was altered or forged, or made by another query.
     """
     if cursor is None:
         return None
-    try:
-        raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raw = b""
-    check, body = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
-    if check != _check(query, body):
+    position = _position(query, cursor)
+    if not is_position(position):
         problem = "is altered, or of another query; pass `page.cursor` with the same arguments"
         raise InvalidRequest("cursor", problem)
-    position: dict[str, Any] = json.loads(body)
-    return position
+    found: dict[str, Any] = position
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a cursor is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def has_shape(value: Any, shape: Mapping[str, Callable[[Any], bool]]) -> bool:
+    """Return whether a value of a cursor is an object of these members."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == shape.keys()
+        and all(is_right(value[name]) for name, is_right in shape.items())
+    )
+
+
+def _position(query: tuple[Any, ...], cursor: str) -> Any:
+    """Return what a cursor holds; None if it is none of this query."""
+    if not isinstance(cursor, str) or len(cursor) > _MOST_CHARACTERS:
+        return None
+    try:
+        raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
+        check, body = raw[:_CHECK_BYTES], raw[_CHECK_BYTES:]
+        return json_decoding.decode(body.decode()) if check == _check(query, body) else None
+    except (ValueError, binascii.Error):
+        return None
 
 
 def _check(query: tuple[Any, ...], body: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 E = TypeVar("E")
@@ -30,8 +30,8 @@ class StoredText(Generic[E]):
     place: E
     size: int = 0
     sha256: str = ""
-    head: bytes = b""
-    tail: bytes = b""
+    head: bytes = field(default=b"", repr=False)
+    tail: bytes = field(default=b"", repr=False)
 
 
 def edges(data: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from tdev_models.aws import tables_of
-from tdev_models.errors import TdevError
+from tdev_models.errors import TdevError, logged
 from tdev_models.results import RequestEvent
 from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings, Transport
@@ -64,8 +64,8 @@ class Sender:
                 )
                 try:
                     self._hook(event)
-                except Exception:  # the request is done, whatever the hook does
-                    _log.warning("the on_request hook failed", exc_info=True)
+                except Exception as raised:  # the request is done, whatever the hook does
+                    _log.warning("the on_request hook failed: %s", logged(raised))
 
     async def transact_write(
         self,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pynamodb.attributes import Attribute
@@ -11,10 +14,14 @@ from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 from pynamodb.indexes import Index
 
+from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.requests import Requests
 from tdev_models.dynamodb.sender import Sender
 from tdev_models.errors import PayloadDamaged, expired_error
 from tdev_models.models.base import BaseModel
+from tdev_models.validation import PARTITION_KEY_BYTES
+
+_NUMBER = re.compile(r"-?\d{1,128}(\.\d{1,128})?([eE][-+]?\d{1,3})?", re.ASCII)
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +142,22 @@ class Table(Generic[M]):
         keys = [*self.model.key_attributes(), *self.model.key_attributes(index)]
         return item.raw(*(key.attr_name for key in keys if key is not None))
 
+    def is_start(self, hash_key: Any, index: Index[Any] | None = None) -> Callable[[Any], bool]:
+        """Return what tells whether a value says where a query of a partition can go on.
+
+        None stands for any partition.
+        """
+        partition, _ = self.model.key_attributes(index)
+        keys = [*self.model.key_attributes(), *(self.model.key_attributes(index) if index else ())]
+        shape = {
+            key.attr_name: partial(_is_key, kind=key.attr_type) for key in keys if key is not None
+        }
+        if hash_key is not None:
+            shape[partition.attr_name] = partial(
+                operator.eq, {partition.attr_type: partition.serialize(hash_key)}
+            )
+        return lambda value: cursors.has_shape(value, shape)
+
     def live(self, item: Mapping[str, Any] | None, unreadable: list[str] | None = None) -> M | None:
         """Return the model of an item that was read, or None if it is missing or expired."""
         if not item or self._expired(item):
@@ -165,3 +188,16 @@ class Table(Generic[M]):
         # DynamoDB deletes what has expired within days, not at once.
         expires = item.get("expires_at", {}).get("N")
         return expires is not None and float(expires) <= self._now()
+
+
+def _is_key(value: Any, kind: str) -> bool:
+    """Return whether a value is a typed one of a key."""
+    if not (isinstance(value, dict) and [*value] == [kind] and isinstance(value[kind], str)):
+        return False
+    text = value[kind]
+    if kind == "N":
+        return _NUMBER.fullmatch(text) is not None
+    try:
+        return 0 < len(text.encode()) <= PARTITION_KEY_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol
 
 from tdev_models.dynamodb.client import Client
+from tdev_models.errors import logged
 from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.models import PipelineSession, UserProject
 from tdev_models.models.execution import agent_of
@@ -57,8 +58,8 @@ def _harmless(
         if client.settings.automatic_metrics:
             try:
                 record(client, *args, **kwargs)
-            except Exception:
-                _log.warning("%s: not recorded", record.__name__, exc_info=True)
+            except Exception as error:
+                _log.warning("%s: not recorded: %s", record.__name__, logged(error))
 
     return call
 

@@ -30,7 +30,7 @@ from pynamodb.expressions.condition import Condition
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.expressions import set_fields
 from tdev_models.dynamodb.shared_future import SharedFuture
-from tdev_models.errors import ConditionFailed, Conflict, Throttled
+from tdev_models.errors import ConditionFailed, Conflict, Throttled, logged
 from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.totals import Totals, to_item
 from tdev_models.models import Metric
@@ -226,9 +226,8 @@ class Recorder:
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
             with suppress(Exception):  # of a log handler: this thread goes on
-                _log.warning(
-                    "%d samples of %s lost: %s", lost, cell.key.metric_name, error or "late"
-                )
+                why = "late" if error is None else logged(error)
+                _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, why)
 
     async def _written(self, cell: _WriterCell, batch: _Batch) -> _WriterCell:
         """Write a cell with a batch, and return the cell that has it now."""

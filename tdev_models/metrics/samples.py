@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest, PayloadDamaged, shown
+from tdev_models.errors import InvalidRequest, PayloadDamaged, logged, shown
 from tdev_models.metrics.recorder import CellKey, Recorder
 from tdev_models.metrics.totals import READ, Totals, from_item
 from tdev_models.models import Metric
@@ -231,6 +231,6 @@ def _merge(
             key, totals = (int(hour), agent, dimension), from_item(Metric.loaded(item))
         except (PayloadDamaged, TypeError, ValueError) as error:
             # Of another program: it hides no other cell.
-            _log.warning("metric %s of %s cannot be read: %s", name, day, error)
+            _log.warning("metric %s of %s cannot be read: %s", name, day, logged(error))
             continue
         merged[key].add(totals)

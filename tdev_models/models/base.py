@@ -11,6 +11,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
+from botocore.exceptions import BotoCoreError
 from pynamodb.attributes import Attribute
 from pynamodb.connection.base import BOTOCORE_EXCEPTIONS, Connection, MetaTable
 from pynamodb.connection.table import TableConnection
@@ -23,7 +24,7 @@ from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
-from tdev_models.errors import ConditionFailed, InvalidRequest
+from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
@@ -194,6 +195,13 @@ class BaseModel(Model):
         pairs = zip(self.key_attributes(), self._get_serialized_keys(), strict=True)
         return {key.attr_name: {key.attr_type: raw} for key, raw in pairs if key is not None}
 
+    def __repr__(self) -> str:
+        # Neither payloads nor tokens: it is in logs and in errors of others.
+        keys = [key.attr_name for key in self.key_attributes() if key is not None]
+        values = {name: self.attribute_values.get(name) for name in (*keys, "status")}
+        shown = (f"{name}={value!r}" for name, value in values.items() if value is not None)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def _name(self) -> str:
         keys = [repr(raw) for typed_key in self._key().values() for raw in typed_key.values()]
         return f"{type(self).__name__} {', '.join(keys)}"
@@ -321,7 +329,10 @@ class _OrmConnection(Connection):
                 with aws.quiet():
                     return self._make_api_call(operation_name, operation_kwargs)
             except BOTOCORE_EXCEPTIONS as error:
-                pause = backoff.pause_after(aws.error_of(error))
+                meaning = aws.error_of(error)
+                if isinstance(error, BotoCoreError) and isinstance(meaning, ConfigurationError):
+                    raise meaning from error  # nothing was sent, and the remedy is in its text
+                pause = backoff.pause_after(meaning)
                 if pause is None:
                     raise
             time.sleep(pause)

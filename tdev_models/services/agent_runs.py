@@ -335,7 +335,7 @@ class AgentRun(ClientContext[C, bool]):
                 values["output_data"] = await self._encoded("output", self.output)
             except InvalidRequest as unusable:
                 error = refused = unusable
-                _log.warning("%s: its output cannot be stored: %s", self._execution_id, unusable)
+                _log.warning("%s: its output cannot be stored", self._execution_id)
         await self._end({**values, **self._end_of(error)}, error)
         # What could not be recorded is not passed over in silence.
         goes_on = self.done and not self._critical

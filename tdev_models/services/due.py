@@ -14,12 +14,13 @@ from datetime import timedelta
 from typing import Any
 
 from tdev_models import validation
+from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.models import PipelineSession
 from tdev_models.models.worker import WORKER
 from tdev_models.results import SessionStatus
-from tdev_models.services.gone_workers import of_gone_workers
+from tdev_models.services.gone_workers import is_start_of_gone, of_gone_workers
 from tdev_models.services.signs_of_life import without_signs_of_life
 from tdev_models.workers.liveness import is_stalled
 
@@ -51,6 +52,31 @@ class Bounds:
             InvalidRequest: older_than is no usable moment or age.
         """
         return cls(now, None if older_than is None else _instant_before(older_than, now))
+
+
+def are_starts(client: Client, begun: Starts, value: Any) -> bool:
+    """Return whether a value of a cursor says where a search goes on that began at `begun`."""
+
+    def is_start(status: str, start: Any) -> bool:
+        if status == WORKER:
+            return is_start_of_gone(client, start)
+        return client.sessions.is_start(status, PipelineSession.status_index)(start)
+
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and value.keys() <= begun.keys()
+        and all(start is None or is_start(status, start) for status, start in value.items())
+    )
+
+
+def are_bounds(value: Any) -> bool:
+    """Return whether a value of a cursor is that of `Bounds`."""
+    shape = {
+        "due_by": cursors.is_number,
+        "updated_before": lambda moment: moment is None or cursors.is_number(moment),
+    }
+    return cursors.has_shape(value, shape)
 
 
 def _instant_before(older_than: Any, now: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import ConfigurationError
+from tdev_models.errors import ConfigurationError, logged
 from tdev_models.models import PipelineSession
 from tdev_models.models.worker import WORKER
 from tdev_models.retry import DICE, LOCK_POLL_SECONDS, STOP_POLL_SECONDS
@@ -159,7 +159,7 @@ class DueQueue:
             if self._poll_seconds is None or (first and isinstance(error, ConfigurationError)):
                 self.error = error
             else:
-                _log.warning("sessions could not be found, trying again: %s", error)
+                _log.warning("sessions could not be found, trying again: %s", logged(error))
         ids = [session.session_id for session in found if not self._is_left_alone(session)]
         DICE.shuffle(ids)
         with self._state:

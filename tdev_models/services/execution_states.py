@@ -38,7 +38,7 @@ Whether the pipeline may go on past the agent after the write::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -148,10 +148,10 @@ class Change:
         retried: the attempt came after one that had ended.
     """
 
-    sets: Mapping[str, Any]
+    sets: Mapping[str, Any] = field(repr=False)
     removes: frozenset[str]
-    attempt: Mapping[str, Any] | None
-    lost: Mapping[str, Any] | None
+    attempt: Mapping[str, Any] | None = field(repr=False)
+    lost: Mapping[str, Any] | None = field(repr=False)
     ends: bool
     counts_as_ended: bool | None
     retried: bool

@@ -236,13 +236,14 @@ async def get_agent_executions(
     validation.LIMIT("limit", limit)
     validation.flag("attempts", attempts)
     query = ("get_agent_executions", client.executions.name, project_id)
-    start = cursors.decode(query, cursor)
+    index = AgentExecution.project_index
+    start = cursors.decode(query, cursor, client.executions.is_start(project_id, index))
     if user_id is not None:
         SESSION_RULES["user_id"]("user_id", user_id)
         await _check_reader(client, project_id, user_id)
     await after_beginnings(client, current_lease(client, project_id), writes=False)
     executions, last = await client.executions.page(
-        project_id, index=AgentExecution.project_index, limit=limit, start=start, unreadable=[]
+        project_id, index=index, limit=limit, start=start, unreadable=[]
     )
     if attempts:
         keys = [(one.execution_id, one.agent_name) for one in executions]

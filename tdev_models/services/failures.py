@@ -14,7 +14,15 @@ from tdev_models.models import AgentExecution
 from tdev_models.models.execution import FAILED_ATTEMPT, agent_of, attempt_key
 from tdev_models.models.worker import WORKER
 from tdev_models.results import ExecutionStatus, Failure, Page, Session
-from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, due_sessions
+from tdev_models.services.due import (
+    ACTIVE,
+    FAILED,
+    Bounds,
+    Starts,
+    are_bounds,
+    are_starts,
+    due_sessions,
+)
 from tdev_models.services.executions import RULES, read_many
 
 _PAGE = validation.whole(1, 100)
@@ -71,7 +79,9 @@ async def get_failed_sessions(
     bounds = Bounds.at(client.now(), older_than)
     starts: Starts = dict.fromkeys((WORKER, FAILED, ACTIVE) if include_stalled else (FAILED,))
     query = ("get_failed_sessions", client.sessions.name, include_stalled)
-    if (stored := cursors.decode(query, cursor)) is not None:
+    shape = {"at": lambda at: are_starts(client, starts, at), "bounds": are_bounds}
+    stored = cursors.decode(query, cursor, lambda value: cursors.has_shape(value, shape))
+    if stored is not None:
         bounds = Bounds(**stored["bounds"])
         starts = stored["at"]
     sessions, starts = await due_sessions(client, bounds, starts, limit)
@@ -125,9 +135,10 @@ async def get_failed_executions(
     begin = None if since is None else validation.instant("since", since)
     table = client.executions.name
     query = ("get_failed_executions", table, begin, agent_name, session_id, include_recovered)
-    start = cursors.decode(query, cursor)
+    wanted = FAILED_ATTEMPT if include_recovered else ExecutionStatus.FAILED
+    is_start = client.executions.is_start(wanted, AgentExecution.failure_index)
+    start = cursors.decode(query, cursor, is_start if session_id is None else _is_moment)
     if session_id is None:
-        wanted = FAILED_ATTEMPT if include_recovered else ExecutionStatus.FAILED
         found, last = await _newest_failures(client, wanted, begin, agent_name, limit, start)
     else:
         found = await _failures_of_session(client, session_id, agent_name, include_recovered)
@@ -197,6 +208,21 @@ def _page_of(failures: list[Failure], limit: int, start: _Start) -> tuple[list[F
         failures = [one for one in failures if _moment(one) < tuple(start["at"])]
     page = failures[:limit]
     return page, {"at": _moment(page[-1])} if len(failures) > limit else None
+
+
+def _is_moment(value: Any) -> bool:
+    """Return whether a value says after which failure of a session the next page begins."""
+    return cursors.has_shape(
+        value,
+        {
+            "at": lambda at: (
+                isinstance(at, list)
+                and len(at) == 4
+                and cursors.is_number(at[0])
+                and [type(one) for one in at[1:]] == [str, str, int]
+            )
+        },
+    )
 
 
 def _moment(failure: Failure) -> tuple[float, str, str, int]:

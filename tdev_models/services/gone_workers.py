@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.client import Client
 from tdev_models.models import PipelineSession
 from tdev_models.models.worker import WORKER
@@ -46,6 +47,17 @@ async def of_gone_workers(
         if len(found) >= limit:
             return found, {"after": after}
     return found, None if last is None else {"after": last}
+
+
+def is_start_of_gone(client: Client, value: Any) -> bool:
+    """Return whether a value of a cursor says where `of_gone_workers` can go on."""
+    after = client.sessions.is_start(WORKER, PipelineSession.status_index)
+    within = client.sessions.is_start(None, PipelineSession.worker_index)
+    shape = {"after": lambda one: one is None or after(one), "within": within}
+    return any(
+        cursors.has_shape(value, {name: shape[name] for name in names})
+        for names in (("after",), ("after", "within"))
+    )
 
 
 async def _gone(

@@ -106,11 +106,12 @@ async def list_user_projects(
         raise InvalidRequest("order", f"{shown(order)} is not one of recent, project_id")
     validation.LIMIT("limit", limit)
     query = ("list_user_projects", client.projects.name, user_id, order)
-    start = cursors.decode(query, cursor)
     recent = order == "recent"
+    index = UserProject.recent_index if recent else None
+    start = cursors.decode(query, cursor, client.projects.is_start(user_id, index))
     projects, last = await client.projects.page(
         user_id,
-        index=UserProject.recent_index if recent else None,
+        index=index,
         newest_first=recent,
         limit=limit,
         start=start,

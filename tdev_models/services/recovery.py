@@ -22,6 +22,7 @@ from tdev_models.errors import (
     TdevError,
     Throttled,
     Unavailable,
+    logged,
     shown,
 )
 from tdev_models.models import PipelineSession
@@ -211,7 +212,7 @@ class _Worker:
             raise _Exit(error) from None
         except Exception as error:
             # A lease that it left runs out, and the session is found again; the others go on.
-            _log.warning("session %s not recovered: %s", turn.session_id, error)
+            _log.warning("session %s not recovered: %s", turn.session_id, logged(error))
             self._add_to_result(None, turn.session_id)
 
     async def _resume_or_give_up(self, session: PipelineSession, turn: Turn) -> None:
@@ -252,10 +253,9 @@ class _Worker:
         except Exception as error:
             if not resume.owned.over:  # lost, or its end could not be written
                 raise
-            what = f"{type(error).__name__}: {error}"
             is_back = resume.owned.ended == SessionStatus.ACTIVE
             how = "handed back" if is_back else "failed"
-            _log.warning("session %s %s: %s", session.session_id, how, what)
+            _log.warning("session %s %s: %s", session.session_id, how, logged(error))
         except BaseException:
             if resume.owned.ended == SessionStatus.ACTIVE:
                 self._add_to_result(SessionStatus.ACTIVE, session.session_id)

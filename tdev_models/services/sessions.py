@@ -298,9 +298,8 @@ async def list_pipeline_sessions(
     )
     table = client.sessions.name
     query = ("list_pipeline_sessions", table, index.Meta.index_name, value, first, end)
-    sessions, last = await _created_within(
-        client, index, value, limit, cursors.decode(query, cursor), (first, end)
-    )
+    begin = cursors.decode(query, cursor, client.sessions.is_start(value, index))
+    sessions, last = await _created_within(client, index, value, limit, begin, (first, end))
     if progress:
         await _fill_in_progress(client, sessions)
     return Page(

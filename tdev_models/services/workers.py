@@ -30,12 +30,13 @@ async def list_workers(
     """
     _PAGE("limit", limit)
     query = ("list_workers", client.sessions.name)
+    index = PipelineSession.status_index
     found, last = await client.sessions.page(
         WORKER,
-        index=PipelineSession.status_index,
+        index=index,
         limit=limit,
         newest_first=True,
-        start=cursors.decode(query, cursor),
+        start=cursors.decode(query, cursor, client.sessions.is_start(WORKER, index)),
         unreadable=[],
     )
     keys = [(one.session_id,) for one in found]

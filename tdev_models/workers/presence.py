@@ -27,7 +27,7 @@ from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import set_if_absent, set_or_remove, set_to
 from tdev_models.dynamodb.shared_future import SharedFuture
-from tdev_models.errors import ConditionFailed, LeaseLost, TdevError
+from tdev_models.errors import ConditionFailed, LeaseLost, TdevError, logged
 from tdev_models.forks import after_fork_in_child
 from tdev_models.models import PipelineSession, WorkerItem
 from tdev_models.models.worker import STOPPED, WORKER, WORKER_IDS
@@ -217,7 +217,7 @@ class Presence:
                 if self._detached:  # there were too many for the time of a beat
                     pause = 0.0
             except Exception as error:  # of a hook, say: the lease must not run out for it
-                _log.warning("heartbeat of %s failed: %s", self.name, error)
+                _log.warning("heartbeat of %s failed: %s", self.name, logged(error))
             self._check_touch()
         await _stop(client, worker_id)
 

@@ -6,8 +6,9 @@ import logging
 from decimal import Decimal
 
 import pytest
-from pynamodb.exceptions import UpdateError
-from pynamodb.transactions import TransactWrite
+from pynamodb.exceptions import TransactWriteError, UpdateError
+from pynamodb.expressions.update import Action
+from pynamodb.transactions import TransactGet, TransactWrite
 
 from tdev_models import (
     AgentExecution,
@@ -173,6 +174,18 @@ async def test_nothing_secret_is_logged_at_any_level(
         assert PipelineSession.get("s", consistent_read=True).metadata == {"k": "SECRET-1"}
         with pytest.raises(UpdateError):
             PipelineSession("t", metadata=["SECRET-5"]).save(PipelineSession.status == "x")
+        connection = PipelineSession._get_connection().connection
+        with TransactWrite(connection=connection) as transaction:
+            actions: list[Action] = [PipelineSession.metadata.set({"k": "SECRET-6"})]
+            transaction.update(PipelineSession("t"), actions=actions)
+        with TransactGet(connection=connection) as reading:
+            read = reading.get(PipelineSession, "t")
+        assert read.get().metadata == {"k": "SECRET-6"}
+        with pytest.raises(TransactWriteError):
+            with TransactWrite(connection=connection) as transaction:
+                transaction.update(
+                    PipelineSession("t"), actions=actions, condition=PipelineSession.status == "x"
+                )
     assert "SECRET" not in caplog.text
     assert "AWS4-HMAC-SHA256" not in caplog.text
 

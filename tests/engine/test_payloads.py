@@ -166,6 +166,28 @@ async def test_a_bomb_in_a_payload_is_refused_before_it_costs_memory(
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "forged", [{"chunks": 10**9}, {"chunks": 12}, {"chunks": 0}, {"size": 10**12}, {"size": -1}]
+)
+async def test_what_an_envelope_declares_bounds_what_is_read(
+    strict_store: Settings, forged: dict[str, int]
+) -> None:
+    await update_agent_execution(execution_id="p-parser", output_data=files(60_000))
+    (chunk,) = chunks(strict_store)
+    key = chunk["agent_name"]["S"][:-5]
+    for number in range(12):
+        raw.put_attribute(
+            strict_store, TABLE, "p-parser", f"{key}{number:05}", chunk={"B": bytes(300_000)}
+        )
+    envelope = {"codec": "zlib", "key": key, "chunks": 3, "size": 9, "sha256": "0" * 64} | forged
+    stored = {"S": json.dumps(envelope)}
+    raw.put_attribute(strict_store, TABLE, "p-parser", "parser", output_ref=stored)
+    queries: list[RequestEvent] = []
+    with settings.use(on_request=queries.append), pytest.raises(PayloadDamaged, match=r"p-parser"):
+        await get_agent_execution("p-parser")
+    assert len([event for event in queries if event.operation == "Query"]) <= 1  # of four
+
+
 async def test_the_same_input_again_is_not_written_again(store: Settings) -> None:
     value = files(60_000)
     for status in ("RUNNING", "FAILED", "RUNNING"):

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import ipaddress
 import json
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import httpsession
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pynamodb.exceptions import DoesNotExist, GetError
 
-from tdev_models import Settings, get_pipeline_session, settings, sync
+from tdev_models import Settings, aws, get_pipeline_session, settings, sync
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import signing, target
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.dynamodb.transports.loop import LoopTransport
-from tdev_models.errors import ConfigurationError, TdevError, Unavailable
+from tdev_models.errors import ConfigurationError, TdevError
+from tdev_models.migrations import calls
+from tdev_models.models import PipelineSession
 from tests.transport.conformance import GET
-from tests.transport.wire import Wire, wired
+from tests.transport.wire import Wire, ok, wired
 
 pytestmark = pytest.mark.skipif("os.environ.get('TDEV_TRANSPORT')", reason="of the own transport")
 
@@ -36,6 +40,7 @@ pytestmark = pytest.mark.skipif("os.environ.get('TDEV_TRANSPORT')", reason="of t
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_opened", {})
+    monkeypatch.setattr(aws, "_clients", {})
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -43,18 +48,22 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with a certificate of `localhost` that signs itself, and its key."""
+    return certificate_of("localhost", tmp_path_factory.mktemp("tls"))
+
+
+def certificate_of(host: str, folder: Path, days: int = 1) -> Path:
+    """Make a certificate that signs itself and ends in so many days, and its key."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(
             x509.KeyUsage(True, False, False, False, False, True, True, False, False), critical=True
@@ -62,7 +71,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path = folder / "certificate.pem"
     path.write_bytes(
         made.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(
@@ -111,32 +120,108 @@ async def test_tls_with_the_certificates_that_botocore_would_trust(
         assert wire.made == 2
 
 
-async def test_a_certificate_that_nobody_trusts_is_refused(certificate: Path) -> None:
+def by_a_loop(current: Settings) -> None:
+    asyncio.run(LoopTransport(current)("GetItem", GET))
+
+
+def by_a_thread(current: Settings) -> None:
+    drive(BlockingTransport(current)("GetItem", GET))
+
+
+def by_botocore(current: Settings) -> None:
+    aws.call(current, "GetItem", GET)
+
+
+def by_the_orm(current: Settings) -> None:
+    with settings.use(current):
+        PipelineSession.get("s")
+
+
+def by_migrations(current: Settings) -> None:
+    calls.Calls(current)("DescribeTable", TableName="x")
+
+
+SENDERS = (by_a_loop, by_a_thread, by_botocore, by_the_orm, by_migrations)
+
+
+@pytest.mark.parametrize("send", SENDERS)
+@pytest.mark.parametrize("what", ["of nobody", "of another host", "that has expired"])
+def test_a_certificate_that_is_not_trusted_is_refused_with_the_remedy(
+    what: str,
+    send: Callable[[Settings], None],
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if what == "of another host":
+        certificate = certificate_of("elsewhere.example", tmp_path)
+    if what == "that has expired":
+        certificate = certificate_of("localhost", tmp_path, days=-1)
+    if what != "of nobody":
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     with wired(serving(certificate, ssl.TLSVersion.TLSv1_3)) as wire:
-        current = wire.settings()
-        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            await LoopTransport(current)("GetItem", GET)
-        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            drive(BlockingTransport(current)("GetItem", GET))
+        with pytest.raises(ConfigurationError, match=r"is not trusted.*AWS_CA_BUNDLE"):
+            send(wire.settings())
         assert wire.heads == []
 
 
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
-async def test_tls_older_than_1_2_is_refused(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("send", SENDERS)
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "profile"])
+def test_who_names_the_certificates_is_heard(
+    variable: str,
+    send: Callable[[Settings], None],
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    named = None if variable == "profile" else (variable, str(certificate))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "config").write_text(f"[default]\nca_bundle = {certificate}\n" * (not named))
+    if named:
+        monkeypatch.setenv(*named)
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_2)) as wire:
+        wire.answer = lambda request: ok({})
+        with suppress(LookupError, DoesNotExist):
+            send(wire.settings(retry_seconds=0))
+        assert len(wire.heads) == 1
+
+
+@pytest.mark.parametrize("send", SENDERS)
+def test_certificates_that_cannot_be_read_are_named(
+    send: Callable[[Settings], None], certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/none/ca.pem")
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_2)) as wire:
+        with pytest.raises(ConfigurationError, match=r"/none/ca\.pem.*AWS_CA_BUNDLE"):
+            send(wire.settings())
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")
+@pytest.mark.parametrize("send", SENDERS)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_tls_older_than_1_2_is_refused_whatever_the_interpreter_allows(
+    version: ssl.TLSVersion,
+    send: Callable[[Settings], None],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lax(cafile: Any = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(certificate)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.minimum_version = version
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", lax)
+    monkeypatch.setattr(httpsession, "create_urllib3_context", lax)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-    with wired(serving(certificate, ssl.TLSVersion.TLSv1_1)) as wire:
-        old = ssl.create_default_context(cafile=certificate)
-        old.set_ciphers("DEFAULT:@SECLEVEL=0")
-        old.minimum_version = ssl.TLSVersion.TLSv1_1
+    monkeypatch.setattr(calls, "LOCAL", calls.LOCAL._replace(read=0))
+    with wired(serving(certificate, version)) as wire:
         with socket.create_connection(("127.0.0.1", wire.port)) as connection:
-            old.wrap_socket(connection, server_hostname="localhost").close()  # it does speak 1.1
-        current = wire.settings()
-        with pytest.raises(Unavailable, match="cannot connect"):
-            await LoopTransport(current)("GetItem", GET)
-        with pytest.raises(Unavailable, match="cannot connect"):
-            drive(BlockingTransport(current)("GetItem", GET))
+            # So the server does speak it, and this interpreter, too.
+            lax().wrap_socket(connection, server_hostname="localhost").close()
+        with pytest.raises((TdevError, GetError), match=r"connect|TLS|SSL"):
+            send(wire.settings(retry_seconds=0))
         assert wire.heads == []
 
 

@@ -32,9 +32,14 @@ aws_access_key_id = PROFILEKEY
 aws_secret_access_key = s
 aws_session_token = t
 {lines}
+[profile with-user]
+endpoint_url = https://me:secret@h.example
+region = eu-central-1
+aws_access_key_id = PROFILEKEY
+aws_secret_access_key = s
 [services local]
 dynamodb =
-  endpoint_url = http://services.example:9000
+  endpoint_url = https://services.example:9000
 """
 
 # By name: the environment, and lines of the profile "other" where it is used.
@@ -73,7 +78,7 @@ CASES: dict[str, tuple[dict[str, str], str | None]] = {
     "an unknown account mode": ({**KEYS, "AWS_ACCOUNT_ID_ENDPOINT_MODE": "perhaps"}, None),
     "an endpoint": ({**KEYS, "AWS_ENDPOINT_URL": "https://all.example:8443/"}, None),
     "an endpoint with FIPS": (
-        {**KEYS, "AWS_ENDPOINT_URL": "http://h:80", "AWS_USE_FIPS_ENDPOINT": "true"},
+        {**KEYS, "AWS_ENDPOINT_URL": "https://h:80", "AWS_USE_FIPS_ENDPOINT": "true"},
         None,
     ),
     "an endpoint of one service": (
@@ -94,7 +99,7 @@ CASES: dict[str, tuple[dict[str, str], str | None]] = {
     ),
     "no possible endpoint": ({**KEYS, "AWS_ENDPOINT_URL": "all.example"}, None),
     "a profile": ({}, ""),
-    "a profile's endpoint": ({}, "endpoint_url = http://profile.example:81"),
+    "a profile's endpoint": ({}, "endpoint_url = https://profile.example:81"),
     "a profile's services": ({}, "services = local"),
     "a profile's services that are missing": ({}, "services = none"),
     "a profile's dual stack": ({}, "use_dualstack_endpoint = true"),
@@ -192,7 +197,7 @@ def test_a_request_goes_where_botocore_sends_it(
         {"HTTPS_PROXY": "http://proxy.example:3128"},
         {"https_proxy": "http://proxy.example:3128", "NO_PROXY": "elsewhere.example"},
         {"AWS_ENDPOINT_URL": "https://h.example/path"},
-        {"AWS_ENDPOINT_URL": "https://me:secret@h.example"},
+        {"AWS_PROFILE": "with-user"},
         {"AWS_ENDPOINT_DISCOVERY_ENABLED": "true"},
         {"TDEV_TRANSPORT": "botocore"},
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import time
 from collections import deque
 from typing import Final
 
 import httptools
 
+from tdev_models.aws import untrusted
 from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.errors import Unavailable
@@ -79,6 +81,8 @@ class BlockingPool:
                 sock = target.tls.wrap_socket(sock, server_hostname=target.host)
         except OSError as error:
             sock.close()
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise untrusted(f"{target.host}:{target.port}", error) from error
             raise Unavailable(f"{where}: {error}") from error
         return _Connection(sock)
 

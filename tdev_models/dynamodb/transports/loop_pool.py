@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
 import httptools
 
+from tdev_models.aws import untrusted
 from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
 from tdev_models.dynamodb.transports.target import Target
-from tdev_models.errors import Unavailable
+from tdev_models.errors import TdevError, Unavailable
 from tdev_models.settings import Settings
 
 # How many connections are made at once: each takes the loop a TLS handshake.
@@ -112,19 +114,27 @@ class Pool:
                 )
         except TimeoutError:
             self._cannot_connect("no connection in time")
+        except ssl.SSLCertVerificationError as error:
+            problem = error
+            self._fail_waiting(lambda: untrusted(self._where(), problem))
         except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
             self._cannot_connect(str(error) or type(error).__name__)
         else:
             self._open.add(connection)
             self._give_back(connection)
 
+    def _where(self) -> str:
+        return f"{self._target.host}:{self._target.port}"
+
     def _cannot_connect(self, problem: str) -> None:
+        self._fail_waiting(lambda: Unavailable(f"cannot connect to {self._where()}: {problem}"))
+
+    def _fail_waiting(self, error: Callable[[], TdevError]) -> None:
         # Where others are open, one of them may serve whoever waits next.
         count = 1 if self._open else len(self._waiting)
         for turn in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
             if not turn.done():
-                where = f"{self._target.host}:{self._target.port}"
-                turn.set_exception(Unavailable(f"cannot connect to {where}: {problem}"))
+                turn.set_exception(error())
 
     def _made(self, task: asyncio.Task[None]) -> None:
         self._making.discard(task)

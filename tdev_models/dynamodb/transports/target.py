@@ -6,7 +6,6 @@ Where only that client can send it, `opened` returns None.
 
 from __future__ import annotations
 
-import os
 import ssl
 import threading
 from pathlib import Path
@@ -28,7 +27,7 @@ from botocore.exceptions import (
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, validate_region_name
 
-from tdev_models.aws import error_of
+from tdev_models.aws import certificates, error_of, refuse_clear_text, with_tls_floor
 from tdev_models.dynamodb.transports.signing import Signer
 from tdev_models.errors import ConfigurationError, shown
 from tdev_models.forks import after_fork_in_child
@@ -93,7 +92,7 @@ def opened(settings: Settings) -> Target | None:
     """
     if settings.transport == "botocore":
         return None
-    key = settings.region, settings.endpoint
+    key = settings.region, settings.endpoint, settings.allow_http
     with _lock:
         if key not in _opened:
             try:
@@ -118,7 +117,7 @@ def intercepted() -> bool:
     return any(getattr(one, "enabled", True) for one in _interceptors)
 
 
-_opened: dict[tuple[str | None, str | None], Target | None] = {}
+_opened: dict[tuple[str | None, str | None, bool], Target | None] = {}
 _lock = threading.Lock()
 _interceptors: list[Any] = []
 _handlers_seen = 0
@@ -136,6 +135,7 @@ def _open(settings: Settings) -> Target | None:
             f"the endpoint {shown(endpoint.url)} is not a URL such as http://127.0.0.1:8000; "
             "AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's endpoint_url names it"
         )
+    refuse_clear_text(endpoint.url, settings)
     only_botocore = (
         parts.path not in ("", "/")
         or parts.query
@@ -158,6 +158,8 @@ class _Endpoint:
         # "fips-us-east-1" is an old name of a region and a wish.
         region = named.replace("fips-", "").replace("-fips", "")
         asked = _asked(session, settings.endpoint, region, region != named)
+        if asked["Endpoint"]:  # before its host may be asked for credentials
+            refuse_clear_text(asked["Endpoint"], settings)
         asked["AccountId"] = getattr(credentials.get_frozen_credentials(), "account_id", None)
         loader = session.get_component("data_loader")
         provider = EndpointProvider(loader.load_data(_RULES), loader.load_data("partitions"))
@@ -213,17 +215,8 @@ def _has_own_endpoints(session: Any) -> bool:
 
 def _tls(session: Any) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer, with the certificates that botocore would use."""
-    bundle = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-    path = bundle or get_cert_path(True)
-    try:
-        context = ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the certificates in {path} cannot be read: {error}; "
-            "AWS_CA_BUNDLE or the profile's ca_bundle names their file"
-        ) from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+    path = certificates(session) or get_cert_path(True)
+    return with_tls_floor(ssl.create_default_context(cafile=path))
 
 
 def _after_fork() -> None:

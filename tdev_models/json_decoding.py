@@ -54,16 +54,16 @@ def _finite(text: str) -> float:
     return number
 
 
+def _made(constant: Callable[[str], Any]) -> Callable[[str], Any]:
+    return json.JSONDecoder(parse_constant=constant, parse_float=_finite).decode
+
+
 # Making one takes longer than using it.
-_usual = json.JSONDecoder(parse_constant=float).decode
+_usual = _made(float)
 
 
 def _decoder(constant: Callable[[str], Any]) -> Callable[[str], Any]:
-    return (
-        _usual
-        if constant is float
-        else json.JSONDecoder(parse_constant=constant, parse_float=_finite).decode
-    )
+    return _usual if constant is float else _made(constant)
 
 
 def decode(text: str, constant: Callable[[str], Any] = float) -> Any:

@@ -274,7 +274,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "track_session": (nothing, track),
     "track_session, calls": (nothing, track_calls),
     "track_session, failures": (nothing, track_failures),
-    "session.release": (nothing, track_and_release),
+    "track_session, handed back": (nothing, track_and_release),
     "resume_pipeline": (failed, resume),
     "resume_pipeline, from": (failed_later, lambda w: resume(w, "ui_selection")),
     "resume_pipeline, what had no lease": (failed_without_a_lease, resume),
@@ -287,7 +287,7 @@ FORGOTTEN_BY_THE_DEAD = ("track_session, failures",)
 DO_NOTHING_TWICE = (
     "track_session",
     "track_session, calls",
-    "session.release",
+    "track_session, handed back",
     "resume_pipeline",
     "resume_pipeline, what had no lease",
     "recover_sessions",

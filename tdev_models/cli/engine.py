@@ -163,7 +163,7 @@ def _dynoxide() -> Path:
     if not _is_genuine(cached):
         if not shutil.which("npm"):
             found = "is not the pinned one" if cached.exists() else "is not there"
-            raise _NoDynoxide(f"dynoxide {found}, nor npm on PATH to fetch it")
+            raise _NoDynoxide(f"dynoxide {found}, nor npm to fetch it")
         try:
             _fetch(cached)
         except subprocess.TimeoutExpired:

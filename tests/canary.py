@@ -50,3 +50,4 @@ def watching() -> Iterator[Callable[[], list[str]]]:
     finally:
         root.setLevel(level)
         root.removeHandler(handler)
+        _stored.clear()

@@ -90,7 +90,7 @@ def findings() -> Iterator[Finding]:
 def _engine() -> Finding:
     if name := engine.available():
         return Finding("local engine", OK, name)
-    remedy = "for 'tdev local': put dynoxide or npm on PATH, or pip install 'tdev-models[local]'"
+    remedy = "for 'tdev local': put npm on PATH, or pip install 'tdev-models[local]'"
     return Finding("local engine", UNKNOWN, "none", remedy)
 
 

@@ -24,7 +24,11 @@ from tdev_models.errors import ConfigurationError
 VERSION = "1.2.1"
 PACKAGE = f"@dynoxide/linux-x64@{VERSION}"
 SHA512 = "sBHqlxJ9ANkLluFkYRfd5r8Y0ApFew4FhOrlhgRAgD4XzEoFOukEo1nuBTQ1+jTtofqwn4NWQ2k0Tn5mNTjgUg=="
+SHA256 = "be909b7910d3fb552e85db10ef3c8ebae4bd35fee0f26dffdb6dfa5cc656426e"
+"""Of the program in it: checked at each start, since others may write to a cache."""
 NPM_SECONDS = 120
+OWN = "TDEV_DYNOXIDE"
+"""The variable that names a program to run instead. One on PATH is not run for its name alone."""
 START_SECONDS = 30
 END_SECONDS = 5
 
@@ -123,7 +127,7 @@ class Engine:
 
 def available() -> str | None:
     """Return which engine `Engine.start` would run here, without fetching it, or None."""
-    if shutil.which("dynoxide") or _cached().exists():
+    if os.environ.get(OWN) or _is_genuine(_cached()):
         return "dynoxide"
     if _is_pinned() and shutil.which("npm"):
         return "dynoxide, which npm will fetch"
@@ -137,8 +141,8 @@ def _program() -> tuple[list[str], str, str]:
     except _NoDynoxide as reason:
         if find_spec("moto") is None:
             raise ConfigurationError(
-                f"no local engine: {reason}. Put dynoxide (or npm, which can fetch it) on "
-                "PATH, or pip install 'tdev-models[local]'"
+                f"no local engine: {reason}. Put npm, which can fetch it, on PATH, set {OWN} to a "
+                "dynoxide of your own, or pip install 'tdev-models[local]'"
             ) from None
         command = [sys.executable, "-m", "tdev_models.cli.moto_server"]
         notice = f"{reason}: moto stands in; nothing is kept, and capacity units are its own"
@@ -151,14 +155,15 @@ def cache_directory() -> Path:
 
 
 def _dynoxide() -> Path:
-    if installed := shutil.which("dynoxide"):
-        return Path(installed)
+    if own := os.environ.get(OWN):
+        return Path(own)
     if not _is_pinned():
         raise _NoDynoxide(f"dynoxide is pinned for linux x86_64, not {sys.platform}")
     cached = _cached()
-    if not cached.exists():
+    if not _is_genuine(cached):
         if not shutil.which("npm"):
-            raise _NoDynoxide("dynoxide is not on PATH, nor npm to fetch it")
+            found = "is not the pinned one" if cached.exists() else "is not there"
+            raise _NoDynoxide(f"dynoxide {found}, nor npm to fetch it")
         try:
             _fetch(cached)
         except subprocess.TimeoutExpired:
@@ -177,6 +182,15 @@ def _is_pinned() -> bool:
 
 def _cached() -> Path:
     return cache_directory() / f"dynoxide-{VERSION}" / "dynoxide"
+
+
+def _is_genuine(program: Path) -> bool:
+    """Return whether a file is the program of the pinned release."""
+    try:
+        with program.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == SHA256
+    except OSError:
+        return False
 
 
 def _fetch(target: Path) -> None:

@@ -30,7 +30,7 @@ from pynamodb.expressions.condition import Condition
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.expressions import set_fields
 from tdev_models.dynamodb.shared_future import SharedFuture
-from tdev_models.errors import ConditionFailed, Conflict, Throttled, logged
+from tdev_models.errors import ConditionFailed, Conflict, TdevError, Throttled, logged
 from tdev_models.forks import after_fork_in_child
 from tdev_models.metrics.totals import Totals, to_item
 from tdev_models.models import Metric
@@ -124,11 +124,11 @@ class Recorder:
 
         Raises:
             Throttled: 10,000 cells wait to be written, and nobody awaits this sample.
-            RuntimeError: called from within a write of metrics (by a hook), which would wait for
+            TdevError: called from within a write of metrics (by a hook), which would wait for
                 itself.
         """
         if _writing.get():
-            raise RuntimeError("a write of metrics cannot record metrics")
+            raise TdevError("a write of metrics cannot record metrics")
         with self._work:
             cell = self._cells.get(key) or self._opened(key, awaited)
             batch = cell.pending

@@ -38,13 +38,17 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TDEV_DYNOXIDE", raising=False)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     return directory
 
 
 @pytest.fixture
-def dynoxide(path: Path) -> Path:
-    return program(path / "dynoxide", DYNOXIDE)
+def dynoxide(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that TDEV_DYNOXIDE names."""
+    own = program(path.parent / "own", DYNOXIDE)
+    monkeypatch.setenv("TDEV_DYNOXIDE", str(own))
+    return own
 
 
 def program(file: Path, text: str) -> Path:
@@ -62,6 +66,7 @@ def npm(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         archive.add(binary, "package/other")
     digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     monkeypatch.setattr(engine, "SHA512", digest)
+    monkeypatch.setattr(engine, "SHA256", hashlib.sha256(binary.read_bytes()).hexdigest())
     program(
         path / "npm",
         f'#!/bin/sh\necho "$@" >> {calls}\nexec {shutil.which("cp", path="/bin:/usr/bin")} '
@@ -89,8 +94,10 @@ def test_the_engine_of_this_machine_answers_and_ends_with_the_block() -> None:
     assert not answers(running.endpoint)
 
 
-def test_a_dynoxide_on_path_comes_first(dynoxide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = npm(dynoxide.parent, monkeypatch)
+def test_a_dynoxide_of_ones_own_comes_first(
+    path: Path, dynoxide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = npm(path, monkeypatch)
     with Engine.start() as running:
         assert running.name == "dynoxide"
         assert not running.notice
@@ -105,6 +112,35 @@ def test_npm_fetches_the_pinned_release_once(path: Path, monkeypatch: pytest.Mon
     assert calls.read_text() == "pack --loglevel=error @dynoxide/linux-x64@1.2.1\n"
     cached = engine.cache_directory() / "dynoxide-1.2.1"
     assert [file.name for file in cached.iterdir()] == ["dynoxide"]
+
+
+def test_a_cached_program_that_was_changed_is_fetched_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, witness = npm(path, monkeypatch), path.parent / "witness"
+    with Engine.start():
+        pass
+    cached = engine.cache_directory() / "dynoxide-1.2.1" / "dynoxide"
+    program(cached, f"#!/bin/sh\necho run > {witness}\n")
+    with Engine.start() as running:
+        assert running.name == "dynoxide"
+    assert len(calls.read_text().splitlines()) == 2
+    program(cached, f"#!/bin/sh\necho run > {witness}\n")
+    (path / "npm").unlink()
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="dynoxide is not the pinned one"):
+        Engine.start()
+    assert not witness.exists()
+
+
+def test_a_dynoxide_on_path_is_not_run_for_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(path / "dynoxide", f"#!/bin/sh\necho run > {path.parent / 'witness'}\n")
+    npm(path, monkeypatch)
+    with Engine.start() as running:
+        assert running.name == "dynoxide"
+    assert not (path.parent / "witness").exists()
 
 
 def test_another_tarball_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +237,7 @@ def test_an_engine_that_ignores_sigterm_is_killed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaf = DYNOXIDE.replace("import", "import signal; signal.signal(15, signal.SIG_IGN)\nimport", 1)
-    program(path / "dynoxide", deaf)
+    monkeypatch.setenv("TDEV_DYNOXIDE", str(program(path / "dynoxide", deaf)))
     monkeypatch.setattr(engine, "END_SECONDS", 0.2)
     with Engine.start() as running:
         assert answers(running.endpoint)

@@ -61,7 +61,7 @@ def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
     sync.save_pipeline_session(session_id="bad", status="FAILED")
     once = recover(place, "runners:blocking", "--max-attempts", "1", "--backoff", "0.001")
     assert once.stdout.splitlines() == [
-        "session bad failed: RuntimeError: still bad",
+        "session bad failed: RuntimeError",
         "session bad: failed",
         "0 completed, 1 failed, 0 abandoned, 0 lost",
     ]

@@ -340,7 +340,7 @@ def test_a_broken_table_neither_fails_nor_slows_the_pipeline(
         assert sync.get_pipeline_session("s").status == "COMPLETED"
         sync.flush_metrics()
     assert broken.tried > len(AGENTS)
-    assert "samples of agent_execution_time lost: injected" in caplog.text
+    assert "samples of agent_execution_time lost: Throttled: injected" in caplog.text
 
 
 def test_what_waits_is_bounded(

@@ -161,7 +161,9 @@ def test_links_of_the_long_description_lead_somewhere_from_any_page() -> None:
         assert link.startswith(HOME), link
         page, _, heading = link.removeprefix(HOME).partition("#")
         assert (
-            heading in headings if heading else (ROOT / page.removeprefix("/blob/main/")).exists()
+            heading in headings
+            if heading
+            else (ROOT / re.sub("^/(blob|raw)/main/", "", page)).exists()
         ), link
 
 

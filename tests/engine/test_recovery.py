@@ -187,9 +187,13 @@ async def test_a_runner_whose_failure_cannot_be_recorded_stops_no_other(store: S
     for name in ("a", "b"):
         await save_pipeline_session(session_id=name, status="FAILED")
 
+    b_runs = asyncio.Event()
+
     async def runner(session: Resume) -> None:
         if session.session_id == "a":
+            await b_runs.wait()
             raise ValueError("mine")
+        b_runs.set()
         await asyncio.sleep(0.3)
 
     # Two claims, then the write of the failure.

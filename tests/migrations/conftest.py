@@ -20,7 +20,7 @@ from tdev_models.settings import Settings
 from tests.migrations.strict import StrictAws
 
 REGION = "us-east-1"
-ENDPOINT = "http://moto.localhost"
+ENDPOINT = "http://localhost"
 
 
 @pytest.fixture(autouse=True)

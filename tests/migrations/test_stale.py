@@ -299,7 +299,7 @@ def test_an_operation_that_aws_rejects_as_unknown_is_an_error_and_no_clean_plan(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert prod("apply", environment, "--table=metrics") == 0
-    monkeypatch.setattr(calls, "_AWS_HOSTS", (".localhost",))  # moto stands for AWS
+    monkeypatch.setattr(calls, "_AWS_HOSTS", ("localhost",))  # moto stands for AWS
 
     def before(params: Any) -> None:
         raise _error("DescribeAlarms", "UnknownOperationException", "")

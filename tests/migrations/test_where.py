@@ -20,7 +20,7 @@ ONLY = ("--table", "metrics")
 @pytest.fixture
 def as_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let moto stand for AWS, with its account."""
-    monkeypatch.setattr(calls, "_AWS_HOSTS", (".localhost",))
+    monkeypatch.setattr(calls, "_AWS_HOSTS", ("localhost",))
 
 
 @pytest.fixture

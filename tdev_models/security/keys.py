@@ -215,7 +215,7 @@ class _Expected(CryptoMaterialsManager):  # type: ignore[misc]
         self._source, self._context, self._accepted = source, context, accepted
 
     def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> NoReturn:
-        raise NotImplementedError
+        raise AssertionError("nothing is encrypted through what reads")
 
     def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         if request.encryption_context != self._context:
@@ -239,7 +239,7 @@ class _Peek(CryptoMaterialsManager):  # type: ignore[misc]
     """Stops at the header."""
 
     def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> NoReturn:
-        raise NotImplementedError
+        raise AssertionError("nothing is encrypted through what reads")
 
     def decrypt_materials(self, request: DecryptionMaterialsRequest) -> NoReturn:
         (stored,) = request.encrypted_data_keys

@@ -3,23 +3,37 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := pip install --quiet --disable-pip-version-check
+# What was tested, file by file: a package that is not the one of these hashes is refused.
+PINNED := $(INSTALL) --require-hashes --no-deps --requirement
+ITSELF := $(INSTALL) --no-deps --no-build-isolation --editable .
+COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+VERSIONS := sed -nE 's/^([a-z0-9._-]+==[^ ;]+).*/\1/p' requirements/test.txt
 PYTHONS := 3.11 3.12 3.13
 FLOOR := 1.35.0
 PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
 .PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz canary mutation look bench bench-metrics
-.PHONY: clean
+.PHONY: clean requirements
 .PHONY: $(PYTHONS:%=test-%)
 
-$(BIN)/tdev: setup.cfg pyproject.toml constraints.txt
+$(BIN)/tdev: setup.cfg pyproject.toml requirements/run.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web]'
+	$(BIN)/$(PINNED) requirements/run.txt
+	$(BIN)/$(ITSELF)
 	touch $@
 
-$(VENV)/.ready: $(BIN)/tdev
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[cli,local,web,test]'
+$(VENV)/.ready: $(BIN)/tdev requirements/test.txt
+	$(BIN)/$(PINNED) requirements/test.txt
 	touch $@
+
+# Renews what is pinned, with the hashes of all files of each version.
+requirements: $(BIN)/tdev
+	$(BIN)/$(INSTALL) uv
+	echo 'setuptools>=77' | $(BIN)/$(COMPILE) --extra cli --extra local --extra web - setup.cfg \
+		--output-file requirements/run.txt
+	$(BIN)/$(COMPILE) --constraint requirements/run.txt --extra cli --extra local --extra web --extra test --extra look \
+		setup.cfg --output-file requirements/test.txt
 
 demo: $(BIN)/tdev
 	$(BIN)/tdev demo "a todo app with React and a REST API"
@@ -44,9 +58,9 @@ test-floor: .venv-floor/.ready
 	.venv-floor/bin/pytest -p no:cacheprovider -k 'not moto' \
 		tests/unit tests/engine/test_plan.py tests/engine/test_requests.py tests/transport/test_security.py
 
-.venv-floor/.ready: setup.cfg pyproject.toml constraints.txt
+.venv-floor/.ready: setup.cfg pyproject.toml requirements/test.txt
 	$(PYTHON) -m venv .venv-floor
-	grep -Ev '^(botocore|boto3|s3transfer)==' constraints.txt > .venv-floor/constraints.txt
+	$(VERSIONS) | grep -Ev '^(botocore|boto3|s3transfer)==' > .venv-floor/constraints.txt
 	.venv-floor/bin/$(INSTALL) --constraint .venv-floor/constraints.txt \
 		--editable '.[test]' 'botocore==$(FLOOR)' 'boto3==$(FLOOR)'
 	touch $@
@@ -94,7 +108,6 @@ mutation: $(VENV)/.ready
 
 # The pages in Chromium, which must be installed: apt-get install chromium.
 look: $(VENV)/.ready
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[look]'
 	$(BIN)/pytest tests/web/test_browser.py
 
 # This package beside other clients, in turns; rewrites docs/performance. Some eight minutes.
@@ -108,7 +121,7 @@ bench: $(VENV)/.ready $(PEERS:%=.venv-bench-%/.ready)
 	touch $@
 
 bench-metrics: $(VENV)/.ready
-	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/$(INSTALL) --editable '.[bench]'
 	$(BIN)/python benchmarks/metrics_throughput.py
 	$(BIN)/python benchmarks/metrics_queries.py
 	$(BIN)/python benchmarks/ab_simulation.py

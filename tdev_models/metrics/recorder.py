@@ -221,13 +221,15 @@ class Recorder:
             written.busy = written.pending is not None
             if written.busy:
                 self._ready.append(written)  # this thread looks there next
-            self._unsettled.discard(batch.future)
-        batch.future.settle(error)
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
             with suppress(Exception):  # of a log handler: this thread goes on
                 why = "late" if error is None else logged(error)
                 _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, why)
+        # Last: who waits for it (`flush_metrics`) finds the loss in the log.
+        with self._work:
+            self._unsettled.discard(batch.future)
+        batch.future.settle(error)
 
     async def _written(self, cell: _WriterCell, batch: _Batch) -> _WriterCell:
         """Write a cell with a batch, and return the cell that has it now."""

@@ -343,6 +343,22 @@ def test_a_broken_table_neither_fails_nor_slows_the_pipeline(
     assert "samples of agent_execution_time lost: Throttled: injected" in caplog.text
 
 
+def test_a_loss_is_in_the_log_when_flushing_returns(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take_time(_: object) -> bool:
+        time.sleep(0.2)
+        return True
+
+    caplog.handler.addFilter(take_time)
+    broken = Broken(0)
+    with settings.use(strict_store, automatic_metrics=True, transport=broken.wrap, retry_seconds=0):
+        recorder = recording.Recorder.for_settings(settings.current())
+        recorder.add(recording.CellKey(0, "m", "", ""), 1, error=False, awaited=False)
+        sync.flush_metrics()
+    assert "1 samples of m lost" in caplog.text
+
+
 def test_what_waits_is_bounded(
     strict_store: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

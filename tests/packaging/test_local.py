@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,8 +32,11 @@ def venv(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(checkout, source, symlinks=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     install = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    constraints = ["--constraint", str(ROOT / "constraints.txt"), f"{source}[local]"]
-    subprocess.run([str(place / "bin/python"), *install, *constraints], check=True)
+    tested = place / "constraints.txt"
+    pinned = re.findall(r"^[\w.-]+==[^ ;]+", (ROOT / "requirements/run.txt").read_text(), re.M)
+    tested.write_text("\n".join(pinned))
+    install += ["--constraint", str(tested), f"{source}[local]"]
+    subprocess.run([str(place / "bin/python"), *install], check=True)
     return place
 
 

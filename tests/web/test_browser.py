@@ -20,7 +20,6 @@ from tests.web.conftest import served
 
 CHROMIUM = shutil.which("chromium")
 FOUND = [importlib.util.find_spec(name) for name in ("playwright", "axe_playwright_python")]
-# Said at the end of each run: CI has no browser.
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or None in FOUND,
     reason="!!! no page was opened in a browser: 'apt-get install chromium', then 'make look'",

@@ -98,6 +98,8 @@ class Programs:
                 await self._called(session, record, agent)
             else:
                 await self._block(session, record, agent)
+            if self._dice.random() < self._breaks:
+                raise Broken(f"after {agent}")
 
     async def _block(self, session: Tracker[Any], record: Record, agent: str) -> None:
         async with session.agent(agent, {"for": agent}) as run:

@@ -45,9 +45,9 @@ class Fault:
     `resent`, `slowed`: the same, and the package sends it again; `conflict` it is refused, and sent
     again.
     In `unanswered` and `resent`, `between` runs after the first; in `before` and `after` it runs
-    then, and nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves late;
-    `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there. A worker's
-    own item is left alone, except `of_workers`.
+    then, and nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves
+    late; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there. A
+    worker's own item is left alone, except `of_workers`.
     """
 
     def __init__(

@@ -170,7 +170,7 @@ class Invariants:
             raise Violation(f"{execution_id}: begun though the session's budget is spent")
         ended = text(change.new, "status") == "COMPLETED"
         # A bare call's end that comes late counts as no progress of the session.
-        if ended and text(change.old, "status") != "COMPLETED" and "fence" in change.new:
+        if ended and text(change.old, "status") != "COMPLETED" and number(change.new, "fence"):
             record.failures = 0
         output = record.finished.get(agent)
         if output is None or record.may_be_redone(agent):

@@ -29,7 +29,7 @@ class Sender:
     ) -> None:
         self._transport, self._sleep = transport, sleep
         self._hook, self._retry_seconds = settings.on_request, settings.retry_seconds
-        self._silent_since = math.inf
+        self._silent_since, self._was_answered = math.inf, False
         self.last_silence = 0.0, 0.0
 
     async def send(
@@ -76,7 +76,9 @@ class Sender:
         try:
             response = await self._transport(operation, request)
         except Unavailable:
-            self._silent_since = min(self._silent_since, time.monotonic())
+            # How long it had been silent before is not known to a process that has just begun.
+            since = time.monotonic() if self._was_answered else -math.inf
+            self._silent_since = min(self._silent_since, since)
             raise
         except TdevError:
             self._is_answered()
@@ -85,6 +87,7 @@ class Sender:
         return response
 
     def _is_answered(self) -> None:
+        self._was_answered = True
         if self._silent_since < math.inf:
             self.last_silence = self._silent_since, time.monotonic()
             self._silent_since = math.inf

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-permissions/bin/python"
 REGION = "us-east-1"
 ROLE = "tdev"
-EVERYTHING = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+EVERYTHING = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
+NOTHING = [{"Effect": "Deny", "Action": "*", "Resource": "*"}]
 
 Statement: TypeAlias = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ class Account:
     def __init__(self, endpoint: str, judgements: Path) -> None:
         self.endpoint, self._file, self._read = endpoint, judgements, 0
         self.counted: Counter[tuple[str, str]] = Counter()
-        self._policy: Sequence[Statement] = [EVERYTHING]
+        self._policy: Sequence[Statement] = EVERYTHING
         self.iam, self.kms = self._client("iam"), self._client("kms")
         self.iam.create_role(
             RoleName=ROLE,
@@ -100,7 +101,7 @@ class Account:
         """Let the role do everything inside the block, which is not counted."""
         policy = self._policy
         self.judged()
-        self.may([EVERYTHING])
+        self.may(EVERYTHING)
         try:
             yield
         finally:

@@ -12,16 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ministack.app import main
-from ministack.core import iam_actions, iam_evaluator
+from ministack.app import SERVICE_HANDLERS, main
+from ministack.core import iam_actions, iam_evaluator, router
 from ministack.services import dynamodb, kms
 
 ADMIN = "test"
 OWN_KEY = "alias/aws/dynamodb"
+SCALING, ALARMS = "application-autoscaling", "monitoring"
 
 _enforce = iam_evaluator.enforce
 _resource = iam_actions.extract_resource_arn
 _context = iam_actions.request_tag_context
+_alarms = SERVICE_HANDLERS[ALARMS]
 _encryption = dynamodb._sse_description_from_spec
 
 
@@ -48,9 +50,11 @@ def extract_resource_arn(
     """Know the table that is named by its ARN, the alarms of a deletion, and the key of an alias."""
     found = _resource(service, method, path, headers, body, query, *more)
     sent, (region, account) = _read(body), more
+    if service == SCALING and "Describe" not in headers["x-amz-target"]:
+        return f"arn:aws:{SCALING}:{region}:{account}:scalable-target/0"
     if service == "dynamodb" and found == "*":
         return sent.get("ResourceArn", found)
-    if service == "monitoring" and sent.get("AlarmNames") and path.endswith("DeleteAlarms"):
+    if service == ALARMS and headers.get("x-amz-target", "").endswith(".DeleteAlarms"):
         return f"arn:aws:cloudwatch:{region}:{account}:alarm:{sent['AlarmNames'][0]}"
     if service == "kms" and sent.get("KeyId") == OWN_KEY:
         return kms._resolve_key(OWN_KEY)["Arn"]
@@ -65,6 +69,8 @@ def request_tag_context(service: str, action: str, body: bytes, params: Any) -> 
             context[f"kms:EncryptionContext:{name}"] = value
         if str(sent.get("KeyId")).startswith("alias/"):
             context["kms:RequestAlias"] = sent["KeyId"]
+    if service == SCALING:
+        context[f"{SCALING}:service-namespace"] = sent["ServiceNamespace"]
     return context
 
 
@@ -76,10 +82,64 @@ def encryption(spec: Any) -> Any:
     return described
 
 
+async def alarms(method: str, path: str, headers: Any, body: bytes, query: Any) -> Any:
+    """Keep the metric math of alarms, which ministack forgets."""
+    status, answered, answer = await _alarms(method, path, headers, body, query)
+    operation, sent = headers.get("x-amz-target", "").rpartition(".")[2], _read(body)
+    if operation == "PutMetricAlarm":
+        metrics[sent["AlarmName"]] = sent["Metrics"]
+    elif operation == "DescribeAlarms" and status == 200:
+        described = json.loads(answer)
+        for alarm in described["MetricAlarms"]:
+            alarm["Metrics"] = metrics[alarm["AlarmName"]]
+        answer = json.dumps(described).encode()
+    return status, {name: one for name, one in answered.items() if "rc32" not in name}, answer
+
+
+class Scaling:
+    """Application Auto Scaling, which ministack lacks, as far as migrations use it."""
+
+    def __init__(self) -> None:
+        self.targets: dict[tuple[str, str], dict[str, Any]] = {}
+        self.policies: dict[tuple[str, str], dict[str, Any]] = {}
+
+    async def __call__(
+        self, method: str, path: str, headers: Any, body: bytes, query: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Answer one request."""
+        sent, operation = _read(body), headers["x-amz-target"].rpartition(".")[2]
+        answer = getattr(self, operation)(sent) or {}
+        return 200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
+
+    def DescribeScalableTargets(self, sent: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        names = sent.get("ResourceIds", [])
+        found = [one for (name, _), one in self.targets.items() if not names or name in names]
+        return {"ScalableTargets": found}
+
+    def DescribeScalingPolicies(self, sent: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        found = [one for (name, _), one in self.policies.items() if name == sent["ResourceId"]]
+        return {"ScalingPolicies": found}
+
+    def RegisterScalableTarget(self, sent: dict[str, Any]) -> None:  # noqa: N802
+        self.targets[sent["ResourceId"], sent["ScalableDimension"]] = sent
+
+    def DeregisterScalableTarget(self, sent: dict[str, Any]) -> None:  # noqa: N802
+        del self.targets[sent["ResourceId"], sent["ScalableDimension"]]
+        self.policies.pop((sent["ResourceId"], sent["ScalableDimension"]), None)
+
+    def PutScalingPolicy(self, sent: dict[str, Any]) -> None:  # noqa: N802
+        self.policies[sent["ResourceId"], sent["ScalableDimension"]] = sent
+
+
 if __name__ == "__main__":
     judgements = Path(sys.argv.pop()).open("a", buffering=1)
     iam_evaluator.enforce = enforce
     iam_actions.extract_resource_arn = extract_resource_arn
     iam_actions.request_tag_context = request_tag_context
     dynamodb._sse_description_from_spec = encryption
+    metrics: dict[str, Any] = {}
+    SERVICE_HANDLERS[ALARMS] = alarms
+    SERVICE_HANDLERS[SCALING] = Scaling()
+    router.SERVICE_PATTERNS[SCALING] = {"target_prefixes": ["AnyScaleFrontendService"]}
+    iam_actions.SERVICE_TO_IAM_NAMESPACE[SCALING] = SCALING
     main()

@@ -180,7 +180,7 @@ def opened(directory: Path) -> Iterator[Account]:
 
 
 def forget_credentials() -> None:
-    """Let the package look for its credentials anew, as another process would."""
+    """Let the package look for credentials and data keys anew, as another process would."""
     aws._clients.clear()
     target._opened.clear()
     calls._client.cache_clear()

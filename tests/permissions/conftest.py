@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.conftest import missing
 from tests.permissions import account
 from tests.permissions.account import Account, Statement
 
+Printed: TypeAlias = Callable[..., Sequence[Statement]]
 COUNTED: Counter[tuple[str, str]] = Counter()
 
 
@@ -39,12 +41,13 @@ def role(_account: Account, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account
     monkeypatch.setenv("AWS_REGION", account.REGION)
     monkeypatch.setenv("AWS_ENDPOINT_URL", _account.endpoint)
     account.forget_credentials()
+    _account.judged()
     yield _account
     account.forget_credentials()
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Sequence[Statement]]:
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
     """Return the statements that `tdev iam` prints for a role."""
 
     def statements(role: str, environment: str, *more: str) -> Sequence[Statement]:
@@ -55,6 +58,12 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Sequence[Statem
         return found
 
     return statements
+
+
+@pytest.fixture
+def environment() -> str:
+    """The name of an environment that no other test uses."""
+    return f"t{uuid.uuid4().hex[:8]}"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

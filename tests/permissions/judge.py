@@ -47,7 +47,7 @@ def enforce(key: str, action: str, service: str, region: str, **more: Any) -> An
 def extract_resource_arn(
     service: str, method: str, path: str, headers: Any, body: bytes, query: Any, *more: Any
 ) -> Any:
-    """Know the table that is named by its ARN, the alarms of a deletion, and the key of an alias."""
+    """Know the table of an ARN, the alarms of a deletion, and the key of an alias."""
     found = _resource(service, method, path, headers, body, query, *more)
     sent, (region, account) = _read(body), more
     if service == SCALING and "Describe" not in headers["x-amz-target"]:
@@ -111,35 +111,35 @@ class Scaling:
         answer = getattr(self, operation)(sent) or {}
         return 200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(answer).encode()
 
-    def DescribeScalableTargets(self, sent: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeScalableTargets(self, sent: dict[str, Any]) -> dict[str, Any]:
         names = sent.get("ResourceIds", [])
         found = [one for (name, _), one in self.targets.items() if not names or name in names]
         return {"ScalableTargets": found}
 
-    def DescribeScalingPolicies(self, sent: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeScalingPolicies(self, sent: dict[str, Any]) -> dict[str, Any]:
         found = [one for (name, _), one in self.policies.items() if name == sent["ResourceId"]]
         return {"ScalingPolicies": found}
 
-    def RegisterScalableTarget(self, sent: dict[str, Any]) -> None:  # noqa: N802
+    def RegisterScalableTarget(self, sent: dict[str, Any]) -> None:
         self.targets[sent["ResourceId"], sent["ScalableDimension"]] = sent
 
-    def DeregisterScalableTarget(self, sent: dict[str, Any]) -> None:  # noqa: N802
+    def DeregisterScalableTarget(self, sent: dict[str, Any]) -> None:
         del self.targets[sent["ResourceId"], sent["ScalableDimension"]]
         self.policies.pop((sent["ResourceId"], sent["ScalableDimension"]), None)
 
-    def PutScalingPolicy(self, sent: dict[str, Any]) -> None:  # noqa: N802
+    def PutScalingPolicy(self, sent: dict[str, Any]) -> None:
         self.policies[sent["ResourceId"], sent["ScalableDimension"]] = sent
 
 
 if __name__ == "__main__":
-    judgements = Path(sys.argv.pop()).open("a", buffering=1)
-    iam_evaluator.enforce = enforce
-    iam_actions.extract_resource_arn = extract_resource_arn
-    iam_actions.request_tag_context = request_tag_context
-    dynamodb._sse_description_from_spec = encryption
     metrics: dict[str, Any] = {}
-    SERVICE_HANDLERS[ALARMS] = alarms
-    SERVICE_HANDLERS[SCALING] = Scaling()
-    router.SERVICE_PATTERNS[SCALING] = {"target_prefixes": ["AnyScaleFrontendService"]}
-    iam_actions.SERVICE_TO_IAM_NAMESPACE[SCALING] = SCALING
-    main()
+    with Path(sys.argv.pop()).open("a", buffering=1) as judgements:
+        iam_evaluator.enforce = enforce
+        iam_actions.extract_resource_arn = extract_resource_arn
+        iam_actions.request_tag_context = request_tag_context
+        dynamodb._sse_description_from_spec = encryption
+        SERVICE_HANDLERS[ALARMS] = alarms
+        SERVICE_HANDLERS[SCALING] = Scaling()
+        router.SERVICE_PATTERNS[SCALING] = {"target_prefixes": ["AnyScaleFrontendService"]}
+        iam_actions.SERVICE_TO_IAM_NAMESPACE[SCALING] = SCALING
+        main()

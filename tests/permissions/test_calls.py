@@ -6,7 +6,7 @@ The calls are those of the fault sweep, in which a new public call must stand
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -24,7 +24,6 @@ from tdev_models import (
 )
 from tdev_models.migrations.iam import RUNTIME_ACTIONS
 from tdev_models.models import TABLES, AgentExecution, PipelineSession
-from tdev_models.security import fields
 from tdev_models.workers.budget import resumes_in_vain
 from tests.chaos.test_sweep import CALLS, FORGOTTEN_BY_THE_DEAD, READS, World, again, seeded
 from tests.conftest import make_tables
@@ -35,11 +34,12 @@ from tests.permissions.account import (
     Account,
     Judgement,
     Statement,
+    forget_credentials,
     listed,
     without,
 )
+from tests.permissions.conftest import Printed
 
-Printed = Callable[..., Sequence[Statement]]
 State = dict[str, list[Any]]
 NEVER_SENT = "dynamodb:PutItem"
 
@@ -94,7 +94,9 @@ def check_whole(before: State, after: State, expected: State) -> None:
 def check_unspent(before: PipelineSession | None, after: PipelineSession | None) -> None:
     """Fail if a session that was claimed is not handed back, or has spent anything."""
     assert after is not None
-    assert (after.status, after.lease_token, after.worker_id) == ("ACTIVE", None, None)
+    assert after.status == "ACTIVE"
+    assert after.lease_token is None
+    assert after.worker_id is None
     assert after.error_message == (before and before.error_message)
     assert after.failed_agent == (before and before.failed_agent)
     assert resumes_in_vain(after) == 0
@@ -153,7 +155,7 @@ async def test_one_environment_reaches_nothing_of_another_of_like_name(
     role: Account, printed: Printed, name: str
 ) -> None:
     prepare, call = parts_of(name)
-    world, policy = entered(role, printed)
+    world, _ = entered(role, printed)
     with role.administered():
         world.store = neighbour(world.store)
         await called(world, prepare)
@@ -259,7 +261,7 @@ async def test_encryption_needs_its_two_permissions_for_its_environment(
     world, policy = entered(role, printed, kms_key=key)
     role.judged()
     await called(world, encrypted)
-    fields._keys.clear()
+    forget_credentials()
     with world.inside():
         assert sync.get_agent_execution("p-parser").output_data == LARGE
     found = role.judged()
@@ -271,13 +273,13 @@ async def test_encryption_needs_its_two_permissions_for_its_environment(
     with role.administered():
         other = neighbour(world.store)
     role.may([*policy, {**EVERYTHING[0], "Action": "dynamodb:*"}])
-    fields._keys.clear()
+    forget_credentials()
     with settings.use(other), pytest.raises(AccessDenied, match=f"kms:GenerateDataKey on {key}"):
         await update_agent_execution(execution_id="p-parser", output_data=[1])
     gone = Judgement("allowed", "kms:GenerateDataKey", key)
     role.may(without(policy, gone))
     before = state_of(role, world)
-    fields._keys.clear()
+    forget_credentials()
     for work in (
         encrypted,
         lambda _: track_session("t", metadata={"m": 1}).__aenter__(),
@@ -285,7 +287,7 @@ async def test_encryption_needs_its_two_permissions_for_its_environment(
         with pytest.raises(AccessDenied, match=f"kms:GenerateDataKey on {key}"):
             await called(world, work)
     role.may(without(policy, gone._replace(action="kms:Decrypt")))
-    fields._keys.clear()
+    forget_credentials()
     with world.inside():
         shown = sync.get_agent_execution("p-parser").output_data
         assert f"kms:Decrypt on {key}" in shown

@@ -474,7 +474,8 @@ def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
     """Return the block in which a session runs: create or claim, heartbeat, end.
 
     A session that FAILED, or whose owner's lease ran out, goes on: agents that had ended hand back
-    their outputs. Calls on the session inside the block carry its lease.
+    their outputs. Calls on the session inside the block carry its lease. It ends as FAILED where an
+    error leaves the block; AccessDenied hands it back, to a worker that has the permission.
 
     Args:
         session_id: the session; the plan uses the project's id.

@@ -20,7 +20,7 @@ from tests import canary
 from tests.dying import kill_worker
 from tests.moto import server
 
-# Of the plan's four permissions PutItem is not used: it would delete what newer releases have written.
+# The plan's fourth, PutItem, is never sent: it would delete what newer releases have written.
 ALLOWED = {"GetItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()
 SWEPT: Counter[str] = Counter()

@@ -23,7 +23,8 @@ from tests.moto import server
 
 MONTH = int(os.environ.get("TDEV_TEST_SESSIONS", "200"))
 
-ALLOWED = {"GetItem", "PutItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
+# The plan's fourth, PutItem, is never sent: it would delete what newer releases have written.
+ALLOWED = {"GetItem", "UpdateItem", "Query", "TransactGetItems", "TransactWriteItems"}
 SENT: Counter[str] = Counter()
 SWEPT: Counter[str] = Counter()
 
@@ -36,7 +37,7 @@ def allowed_only(send: Transport) -> Transport:
         SENT.update([operation, *(f"{operation}:{kind}" for kind in parts)])
         canary.take(request)
         assert operation in ALLOWED, operation
-        assert parts <= {"Get", "Put", "Update"}, parts
+        assert parts <= {"Get", "Update"}, parts
         return await send(operation, request)
 
     return checked

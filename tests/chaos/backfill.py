@@ -116,15 +116,15 @@ def killed_beside_writers(store: Settings, rows: int, kills: int, pause: float =
     begun, killed = time.monotonic(), 0
     with Writers(store, rows, pause) as writers:
         while True:
-            last = killed == kills
+            kills_more = killed < kills
             # The run is killed when it has come so far: its writes up to this row are stored.
-            far = "" if last else unfilled(store)[random.randrange(1, rows // (2 * kills))]
+            far = unfilled(store)[random.randrange(1, rows // (2 * kills))] if kills_more else ""
             process = subprocess.Popen(
                 command, cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE
             )
-            while not last and process.poll() is None and not is_filled(store, far):
+            while kills_more and process.poll() is None and not is_filled(store, far):
                 time.sleep(0.05)
-            if not last and process.poll() is None:
+            if kills_more and process.poll() is None:
                 process.kill()
                 process.communicate()
                 killed += 1

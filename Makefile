@@ -14,7 +14,7 @@ PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 
 .PHONY: demo test test-all test-floor check simulate soak away soak-metrics soak-backfill fuzz canary mutation look bench bench-metrics
-.PHONY: clean requirements
+.PHONY: clean requirements permissions
 .PHONY: $(PYTHONS:%=test-%)
 
 $(BIN)/tdev: setup.cfg pyproject.toml requirements/run.txt
@@ -34,6 +34,7 @@ requirements: $(BIN)/tdev
 		--output-file requirements/run.txt
 	$(BIN)/$(COMPILE) --constraint requirements/run.txt --extra cli --extra local --extra web --extra test --extra look \
 		setup.cfg --output-file requirements/test.txt
+	echo 'ministack>=1.5.33,<1.6' | $(BIN)/$(COMPILE) - --output-file requirements/permissions.txt
 
 demo: $(BIN)/tdev
 	$(BIN)/tdev demo "a todo app with React and a REST API"
@@ -109,6 +110,16 @@ mutation: $(VENV)/.ready
 # The pages in Chromium, which must be installed: apt-get install chromium.
 look: $(VENV)/.ready
 	$(BIN)/pytest tests/web/test_browser.py
+
+# Every call, and the migrations, under the policies that `tdev iam` prints, enforced by ministack.
+permissions: $(VENV)/.ready .venv-permissions/.ready
+	$(BIN)/pytest tests/permissions
+
+# ministack pins botocore.
+.venv-permissions/.ready: requirements/permissions.txt
+	$(PYTHON) -m venv .venv-permissions
+	.venv-permissions/bin/$(PINNED) $<
+	touch $@
 
 # This package beside other clients, in turns; rewrites docs/performance. Some eight minutes.
 bench: $(VENV)/.ready $(PEERS:%=.venv-bench-%/.ready)

@@ -129,6 +129,7 @@ _RESOURCE_PARAMETERS = (
     "ResourceId",
     "ResourceIds",
     "AlarmName",
+    "AlarmNamePrefix",
     "AlarmNames",
     "KeyId",
 )

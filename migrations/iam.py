@@ -17,8 +17,14 @@ from tdev_models.migrations.environments import Environment
 from tdev_models.settings import Settings, current
 
 RUNTIME_ACTIONS = ["GetItem", "PutItem", "UpdateItem", "Query"]
-"""What the services need; IAM authorises a transaction by the actions of its parts."""
+"""The plan's four, by which IAM authorises the parts of a transaction, too.
 
+PutItem is never sent: it would delete attributes that newer releases have written.
+"""
+
+_NEVER_SENT = (
+    "note: dynamodb:PutItem is the plan's; the package never sends it, so it may be left out"
+)
 REKEY_ACTIONS = ["DescribeTable", "Scan", "Query", "UpdateItem", "DeleteItem"]
 """What `tdev rekey` needs; no other command deletes."""
 
@@ -40,6 +46,8 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
         sys.stderr.write(f"error: {error}\n")
         return report.USAGE if isinstance(error, InvalidRequest) else report.ERROR
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    if options.role == "runtime":
+        sys.stderr.write(f"{_NEVER_SENT}\n")
     return 0
 
 

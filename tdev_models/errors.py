@@ -81,7 +81,7 @@ class ConfigurationError(TdevError):
 
 
 class AccessDenied(ConfigurationError):
-    """The role may not do this; the message is AWS's own, with action and resource."""
+    """The role may not do this; the message is AWS's own, with the action, and names the tables."""
 
 
 class NotFound(TdevError, LookupError):
@@ -237,7 +237,9 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
             "create the tables with 'tdev migrate apply --env ...'"
         )
     if code in _BY_CODE:
-        return _BY_CODE[code](message or code)
+        text, kind = message or code, _BY_CODE[code]
+        # AWS names the resource of most denials, not of all.
+        return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
     # An answer without a code: botocore puts the HTTP status in its place.
     if status >= 500 or (code.isdigit() and int(code) >= 500):
         return Unavailable(f"{code} ({status}): {message}")

@@ -44,10 +44,10 @@ class Fault:
     `throttled`, `broken`, `denied` it is refused; after these nothing is tried again. `missed`,
     `resent`, `slowed`: the same, and the package sends it again; `conflict` it is refused, and sent
     again.
-    In `unanswered` and `resent`, `between` runs after the first; in `before` it runs first and
-    nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves late;
-    `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there. A worker's
-    own item is left alone, except `of_workers`.
+    In `unanswered` and `resent`, `between` runs after the first; in `before` and `after` it runs
+    then, and nothing else is wrong; `short` a query returns one item a page; `delayed` it leaves
+    late; `stale` an index shows nothing yet; `dies` and `dies-after` the process ends there. A
+    worker's own item is left alone, except `of_workers`.
     """
 
     def __init__(
@@ -95,8 +95,10 @@ class Fault:
         if self.kind in ("before", "stale"):
             await self._run_between()
             return await send(operation, request)
-        await send(operation, request)
+        answer = await send(operation, request)
         await self._run_between()
+        if self.kind == "after":
+            return answer
         if self.kind == "dies-after":
             raise Died
         assert self.kind in ("unanswered", "resent"), self.kind

@@ -168,6 +168,7 @@ def copied(mutant: Mutant) -> Iterator[Path]:
             "tdev_models",
             "migrations",
             "tests",
+            "benchmarks",
             "setup.cfg",
             "pyproject.toml",
             "README.md",
@@ -205,6 +206,8 @@ def killed_by(mutant: Mutant) -> str | None:
         except subprocess.TimeoutExpired:
             return f"no test ended within {SECONDS} s"
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode and not failed:
+        sys.exit(f"{mutant.name}: no test ran\n{done.stdout}{done.stderr}")
     return failed[0].split(" - ")[0] if done.returncode else None
 
 

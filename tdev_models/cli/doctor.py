@@ -23,11 +23,14 @@ from tdev_models.errors import AccessDenied, ConfigurationError, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
+from tdev_models.security.fields import Place, check_installed
+from tdev_models.security.kms import Kms
 from tdev_models.settings import Settings
 
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
 _MOST_SKEW_SECONDS = 5
 _MISSING = "does not exist"
+_POLICY = "print the policy with 'tdev iam' and attach it to the role"
 
 
 class Finding(NamedTuple):
@@ -85,6 +88,8 @@ def findings() -> Iterator[Finding]:
         forms = list(_tables(chosen))
         yield from forms
         yield from _permissions(chosen, {one.check for one in forms if one.found == _MISSING})
+    if chosen.kms_key:
+        yield _key(chosen, chosen.kms_key)
 
 
 def _engine() -> Finding:
@@ -207,9 +212,21 @@ def _permissions(chosen: Settings, missing: set[str]) -> Iterator[Finding]:
         denied = {action: one for action, one in errors.items() if isinstance(one, AccessDenied)}
         other = [str(one) for one in errors.values() if not isinstance(one, AccessDenied)]
         if denied:
-            remedy = "print the policy with 'tdev iam' and attach it to the role"
-            yield Finding(what, WRONG, f"denied: {', '.join(denied)}", remedy)
+            yield Finding(what, WRONG, f"denied: {', '.join(denied)}", _POLICY)
         elif other:
             yield Finding(what, WRONG, other[0])
         else:
             yield Finding(what, OK, "GetItem, Query, PutItem, UpdateItem")
+
+
+def _key(chosen: Settings, key: str) -> Finding:
+    """Return whether the key of encrypted fields makes data keys and decrypts them."""
+    kms, context = Kms(chosen), Place("agent-executions", (), "").context(chosen)
+    try:
+        check_installed(chosen)
+        kms.decrypted(key, kms.new_data_key(key, context).encrypted, context)
+    except AccessDenied as error:
+        return Finding("encryption key", WRONG, str(error), _POLICY)
+    except TdevError as error:
+        return Finding("encryption key", WRONG, str(error))
+    return Finding("encryption key", OK, "GenerateDataKey, Decrypt")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from tdev_models.aws import tables_of
-from tdev_models.errors import TdevError, logged
+from tdev_models.errors import TdevError, Unavailable, logged
 from tdev_models.results import RequestEvent
 from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings, Transport
@@ -17,13 +18,19 @@ _log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Sends the requests of one client."""
+    """Sends the requests of one client.
+
+    Attributes:
+        last_silence: from when until when, by the monotonic clock, the store answered nothing.
+    """
 
     def __init__(
         self, transport: Transport, settings: Settings, sleep: Callable[[float], Awaitable[None]]
     ) -> None:
         self._transport, self._sleep = transport, sleep
         self._hook, self._retry_seconds = settings.on_request, settings.retry_seconds
+        self._silent_since, self._was_answered = math.inf, False
+        self.last_silence = 0.0, 0.0
 
     async def send(
         self, operation: str, request: Mapping[str, Any], retry_seconds: float | None = None
@@ -44,9 +51,7 @@ class Sender:
         response: dict[str, Any] = {}
         error: TdevError | None = None
         try:
-            response = await retry(
-                lambda: self._transport(operation, request), self._sleep, backoff
-            )
+            response = await retry(lambda: self._attempt(operation, request), self._sleep, backoff)
             return response
         except TdevError as raised:
             error = raised
@@ -66,6 +71,26 @@ class Sender:
                     self._hook(event)
                 except Exception as raised:  # the request is done, whatever the hook does
                     _log.warning("the on_request hook failed: %s", logged(raised))
+
+    async def _attempt(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            response = await self._transport(operation, request)
+        except Unavailable:
+            # How long it had been silent before is not known to a process that has just begun.
+            since = time.monotonic() if self._was_answered else -math.inf
+            self._silent_since = min(self._silent_since, since)
+            raise
+        except TdevError:
+            self._is_answered()
+            raise
+        self._is_answered()
+        return response
+
+    def _is_answered(self) -> None:
+        self._was_answered = True
+        if self._silent_since < math.inf:
+            self.last_silence = self._silent_since, time.monotonic()
+            self._silent_since = math.inf
 
     async def transact_write(
         self,

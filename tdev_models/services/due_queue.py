@@ -172,7 +172,7 @@ class DueQueue:
         if self._awaits_calm:
             self._awaits_calm = False
             return {WORKER: None}
-        if not self._presence.calm_seconds(from_start=True):
+        if not self._presence.calm_seconds(self._client, from_start=True):
             return {WORKER: None, FAILED: None, ACTIVE: None}
         # The next poll will look, and where there is none this one look waits for it.
         self._awaits_calm = self._poll_seconds is None and await is_any_gone(self._client)
@@ -185,7 +185,7 @@ class DueQueue:
             if self._starts or self._starts is None:  # in the middle, or at the very beginning
                 return True
             if self._awaits_calm:
-                return not self._presence.calm_seconds(from_start=True)
+                return not self._presence.calm_seconds(self._client, from_start=True)
             polls = self._poll_seconds is not None and time.monotonic() >= self._look_again
             return polls and not self._suspects
 

@@ -72,7 +72,7 @@ class Effect:
                 return await read_payload(self.client, found, "output_data")
             if in_doubt == "raise":
                 raise self._doubt(found)
-            found = await self._reserve(token, found)
+            found = await self._reserve(token, found.write_token)
         skipped = seen is not None and in_doubt == "skip"
         result = None if skipped else await self.client.call(function)
         return await self._store(token, result)
@@ -81,23 +81,30 @@ class Effect:
     def _sort_key(self) -> str:
         return f"{self.agent_name}#once#{self.name}"
 
-    async def _reserve(self, token: str, seen: AgentExecution | None) -> AgentExecution | None:
-        """Reserve the effect as it was seen; return it as it is where it is not so."""
-        now = self.client.now()
-        values = {"write_token": token, "fence": self.lease.fence, "start_time": now}
-        if self.lease.expires_at is not None:
-            values["expires_at"] = self.lease.expires_at
-        condition: Condition = AgentExecution.execution_id.does_not_exist()
-        if seen is not None:
-            condition = is_as_read(AgentExecution.write_token, seen.write_token)
-            condition &= AgentExecution.end_time.does_not_exist()
-        try:
-            await self._write(values, condition, says_owned=True)
-        except ConditionFailed as refused:
-            stored = self.client.executions.load(refused.item)
-            if stored is None or stored.write_token != token:
-                return stored
-        return None
+    async def _reserve(self, token: str, before: str | None) -> AgentExecution | None:
+        """Reserve what nobody has reserved but by a given token; return what is stored otherwise.
+
+        Its answer is no leave to run the function where it is read late, say by a process that
+        was frozen: the session may have been taken over since. Then it is reserved once more.
+        """
+        while True:
+            now = self.client.now()
+            values = {"write_token": token, "fence": self.lease.fence, "start_time": now}
+            if self.lease.expires_at is not None:
+                values["expires_at"] = self.lease.expires_at
+            condition: Condition = AgentExecution.execution_id.does_not_exist()
+            if before is not None:
+                condition = is_as_read(AgentExecution.write_token, before)
+                condition &= AgentExecution.end_time.does_not_exist()
+            try:
+                await self._write(values, condition, says_owned=True)
+            except ConditionFailed as refused:
+                stored = self.client.executions.load(refused.item)
+                if stored is None or stored.write_token != token:
+                    return stored
+            if self.client.now() <= now + self.client.settings.lease_seconds / 3:
+                return None
+            before = token
 
     async def _store(self, token: str, result: Any) -> Any:
         try:

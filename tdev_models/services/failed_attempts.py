@@ -77,7 +77,7 @@ async def failed_attempt(
     """
     if written.status != ExecutionStatus.FAILED or change.attempt is None:
         return []
-    if not {"failed_at", "error_message", f"error_message{SUFFIX}"} & change.sets.keys():
+    if {"failed_at", "error_message", f"error_message{SUFFIX}"}.isdisjoint(change.sets):
         return []
     values = {name: getattr(written, name) for name in (*_COPIED, "expires_at")}
     values |= {"status": FAILED_ATTEMPT, "worker": change.attempt["worker"], **error}

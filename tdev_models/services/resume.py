@@ -92,7 +92,7 @@ async def resume_pipeline(
     Args:
         session_id: the session.
         runner: called with the `Resume` inside its block; what it raises ends the session as
-            FAILED and is raised.
+            FAILED and is raised; AccessDenied hands it back.
         from_agent: one of the pipeline's agents to begin again at, even if it had ended. It, those
             after it in the pipeline, and every agent of your own that began since it last did, are
             outdated and run again, now or in a later resume; the others keep their outputs.

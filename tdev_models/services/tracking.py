@@ -15,6 +15,7 @@ from tdev_models.dynamodb.client_context import C, ClientContext
 from tdev_models.dynamodb.encryption import check_encryption, encrypt_fields
 from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import (
+    AccessDenied,
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
@@ -280,7 +281,9 @@ class Tracker(ClientContext[C, Literal[False]]):
             await self._end()
             return
         self._run.interrupted = interrupted or lease.stopped
-        if error is None or self._run.is_interruption(error):
+        cause = error and real_error(error)
+        # A missing permission is the worker's trouble: the session is for one that has it.
+        if error is None or isinstance(cause, AccessDenied) or self._run.is_interruption(error):
             await self.hand_back(error)
             if error is None:  # a group of tasks swallows that one of them was cancelled
                 await self._client.interrupt()
@@ -471,7 +474,8 @@ def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
     """Return the block in which a session runs: create or claim, heartbeat, end.
 
     A session that FAILED, or whose owner's lease ran out, goes on: agents that had ended hand back
-    their outputs. Calls on the session inside the block carry its lease.
+    their outputs. Calls on the session inside the block carry its lease. It ends as FAILED where an
+    error leaves the block; AccessDenied hands it back, to a worker that has the permission.
 
     Args:
         session_id: the session; the plan uses the project's id.

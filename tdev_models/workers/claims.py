@@ -218,7 +218,8 @@ async def may_take_over(client: Client, seen: PipelineSession, *, from_start: bo
         or is_hung(seen.deadline, client.now())
     ):
         return True
-    calm_seconds = partial(Presence.of(client.settings).calm_seconds, from_start=from_start)
+    presence = Presence.of(client.settings)
+    calm_seconds = partial(presence.calm_seconds, client, from_start=from_start)
     return await declare_dead(client, seen.worker_id, calm_seconds)
 
 

@@ -99,20 +99,26 @@ class Presence:
         """What leases show as their owner: host, process and a random part."""
         return self.worker_id.removeprefix(WORKER_IDS)
 
-    def calm_seconds(self, *, from_start: bool) -> float:
-        """Return how long it must not declare a worker dead yet.
+    def calm_seconds(self, client: Client, *, from_start: bool) -> float:
+        """Return how long it must not declare a worker dead yet, by what a client sees, too.
 
         A store that was out of reach, or a freeze of this process, makes every lease seem over. Who
         looks for the dead `from_start` counts a process that has just begun among those that cannot
         know; who asks for one session does not.
         """
-        now, lease_seconds = time.monotonic(), self._settings.lease_seconds
+        now, calm_seconds = time.monotonic(), CALM_LEASES * self._settings.lease_seconds
+        silent_since, answered = client.sender.last_silence
+        until = answered + calm_seconds if self._is_long(answered - silent_since) else 0.0
         if not self._beats:
-            return CALM_LEASES * lease_seconds if from_start else 0.0
-        if now - self._renewed > (1 + _BEATS_MISSED) * self._interval:
-            return CALM_LEASES * lease_seconds
-        until = self._started + CALM_LEASES * lease_seconds if from_start else 0.0
-        return max(0.0, self._calm_until - now, until - now)
+            return calm_seconds if from_start else max(0.0, until - now)
+        if self._is_long(now - self._renewed):
+            return calm_seconds
+        if from_start:
+            until = max(until, self._started + calm_seconds)
+        return max(0.0, until - now, self._calm_until - now)
+
+    def _is_long(self, seconds: float) -> bool:
+        return seconds > (1 + _BEATS_MISSED) * self._interval
 
     @property
     def is_idle(self) -> bool:
@@ -281,7 +287,7 @@ class Presence:
                 raise _DeclaredDead from None
             stored = found  # by this very beat, whose first reply was lost
         self._due_at = stored.due_at or due_at
-        if sent - self._renewed > (1 + _BEATS_MISSED) * self._interval:
+        if self._is_long(sent - self._renewed):
             calm = CALM_LEASES * self._settings.lease_seconds + self._interval
             self._calm_until = time.monotonic() + calm if self._beats else 0.0
         self._renewed = sent  # others see a lease that began then

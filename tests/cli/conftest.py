@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks.seeded_month import seed
-from tdev_models import Settings, settings
 from tdev_models.cli import main
-from tests.conftest import make_tables
-
-SESSIONS = 200
 
 
 class Printed(NamedTuple):
@@ -30,22 +25,6 @@ class Printed(NamedTuple):
 
 
 Tdev = Callable[..., Printed]
-
-
-@pytest.fixture(scope="session")
-def seeded(dynoxide: str) -> Settings:
-    """Tables that hold a small month; commands that change it take sessions of their own."""
-    made = make_tables(dynoxide)
-    with settings.use(made):
-        seed(SESSIONS)
-    return made
-
-
-@pytest.fixture
-def month(seeded: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The small month as the settings in force."""
-    monkeypatch.setattr(settings, "_configured", seeded)
-    return seeded
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_ended_in_the_middle_it_ends_what_it_started(tmp_path: Path) -> None:
             if line.startswith("Worker 1 runs"):
                 break
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
     with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(endpoint, timeout=5)
     assert list(tmp_path.iterdir()) == []

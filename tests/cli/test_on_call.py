@@ -12,7 +12,8 @@ import pytest
 from tdev_models import Settings, settings, sync
 from tdev_models.results import Failure
 from tdev_models.views.failure_groups import grouped
-from tests.cli.conftest import SESSIONS, Printed, Tdev
+from tests.cli.conftest import Printed, Tdev
+from tests.conftest import MONTH
 
 WIDTHS = (60, 80, 160)
 
@@ -46,7 +47,7 @@ def test_sessions_are_listed_by_status_user_age_and_due(month: Settings, tdev: T
         return [one for one in tdev("sessions", *arguments, "--json").lines if "session_id" in one]
 
     everyone = found("--all", "--limit", "1000")
-    assert len(everyone) == SESSIONS
+    assert len(everyone) == MONTH
     assert {one["status"] for one in found()} == {"ACTIVE", "FAILED"}
     assert {one["status"] for one in found("--status", "abandoned")} <= {"ABANDONED"}
     of_user = [one["session_id"] for one in everyone if one["user_id"] == "u001"]
@@ -56,7 +57,7 @@ def test_sessions_are_listed_by_status_user_age_and_due(month: Settings, tdev: T
     young = found("--all", "--since", "3d", "--limit", "1000")
     old = found("--all", "--older-than", "3d", "--limit", "1000")
     assert young
-    assert len(young) + len(old) == SESSIONS
+    assert len(young) + len(old) == MONTH
     due = {one["session_id"] for one in found("--due")}
     assert due == {one.session_id for one in sync.get_failed_sessions()}
 

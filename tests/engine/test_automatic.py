@@ -417,7 +417,7 @@ async def test_the_time_of_an_agent_is_that_of_its_attempt_however_long_storing_
             async with track_session("s") as session:
                 async with session.agent("parser") as run:
                     run.output = {str(number): number * 7919 for number in range(100_000)}
-        await flush_metrics()
+            await flush_metrics()
         now = time.time()
         (row,) = await query_metrics("agent_execution_time", now - 3600, now + 3600)
         (attempt,) = (await get_agent_execution("s-parser")).attempts

@@ -24,6 +24,7 @@ from tdev_models import (
     save_pipeline_session,
     settings,
     sync,
+    track_session,
 )
 from tests import raw
 from tests.engine.pipelines import clock, finish
@@ -134,6 +135,20 @@ async def test_a_worker_without_a_permission_spends_nothing(strict_store: Settin
         with injected(Fault("denied", operation="Query", table="agent-executions")):
             assert (await recover_sessions(finish, max_attempts=1)).lost == ["s"]
     assert raw.item(strict_store, "pipeline-sessions", "s") == before
+
+
+async def test_a_tracked_session_is_handed_back_where_its_worker_lacks_a_permission(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(AccessDenied):
+        async with track_session("s"):
+            raise AccessDenied("UpdateItem is not allowed")
+    session_now = await get_pipeline_session("s")
+    assert (session_now.status, session_now.lease_owner, session_now.error_message) == (
+        "ACTIVE",
+        None,
+        None,
+    )
 
 
 _WORKER = """

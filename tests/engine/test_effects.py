@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -177,6 +178,37 @@ async def test_a_reservation_whose_reply_was_lost_is_no_leave_after_a_takeover(
                 await run.once("mail", mail)
     assert raw.item(strict_store, "agent-executions", "s-parser", "parser#once#mail")
     assert mail.sent == 0
+
+
+async def test_a_reservation_whose_reply_is_read_late_is_no_leave(strict_store: Settings) -> None:
+    """A worker that was frozen there wakes after the next owner has run the effect."""
+    mail, frozen = Mail(), [0.0]
+
+    def taken_over() -> None:
+        new = {"lease_token": {"S": "new"}, "fence": {"N": "2"}}
+        raw.put_attribute(strict_store, "pipeline-sessions", "s", **new)
+        frozen[0] = strict_store.lease_seconds
+
+    fault = Fault("after", operation="TransactWriteItems", nth=2, between=taken_over)
+    with settings.use(strict_store, clock=lambda: time.time() + frozen[0]), injected(fault):
+        with pytest.raises(LeaseLost):
+            async with track_session("s") as session, session.agent("parser") as run:
+                await run.once("mail", mail)
+    assert mail.sent == 0
+
+
+async def test_a_reservation_that_took_long_is_made_once_more(strict_store: Settings) -> None:
+    mail, late = Mail(), [0.0]
+
+    def take_long() -> None:
+        late[0] = strict_store.lease_seconds / 2
+
+    fault = Fault("after", operation="TransactWriteItems", nth=2, between=take_long)
+    with settings.use(strict_store, clock=lambda: time.time() + late[0]), injected(fault):
+        async with track_session("s") as session, session.agent("parser") as run:
+            assert await run.once("mail", mail) == "sent"
+            assert await run.once("mail", mail) == "sent"
+    assert mail.sent == 1
 
 
 async def test_a_lost_lease_reserves_nothing_and_stores_nothing(strict_store: Settings) -> None:

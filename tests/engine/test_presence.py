@@ -299,6 +299,32 @@ async def test_who_could_not_declare_for_an_outage_asks_again_whether_it_may(
 
 
 @pytest.mark.calm
+@pytest.mark.parametrize(("retry_seconds", "left_seconds"), [(0, 1.5), (20, 1.5), (20, 0.3)])
+async def test_who_begins_in_an_outage_declares_nobody_dead_after_it(
+    strict_store: Settings, retry_seconds: float, left_seconds: float
+) -> None:
+    """Whose lease seems over could not renew it."""
+    with settings.use(elsewhere(strict_store)):
+        await begin()
+        worker_id = worker_of(strict_store, "s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+    outage = Outage(left_seconds)
+    outage.begin()
+    begins = {"lease_seconds": 1.2, "transport": outage.wrap, "retry_seconds": retry_seconds}
+    with settings.use(elsewhere(strict_store, **begins)):
+        if not retry_seconds:
+            with pytest.raises(Unavailable):
+                await begin("own")
+            await asyncio.sleep(left_seconds)
+        await begin("own")
+        assert "owns it" in ((await resume_pipeline("s")).reason or "")
+        assert "died_at" not in (raw.item(strict_store, "pipeline-sessions", worker_id) or {})
+        await asyncio.sleep(1.5)
+        assert await resume_pipeline("s")
+
+
+@pytest.mark.calm
 async def test_after_an_outage_of_the_store_nobody_is_dead(strict_store: Settings) -> None:
     outage = Outage(3.0)
     both = [elsewhere(strict_store, lease_seconds=0.9, transport=outage.wrap) for _ in range(2)]

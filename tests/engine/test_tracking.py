@@ -350,6 +350,26 @@ async def test_every_leased_write_needs_fence_and_token(
     assert after == before
 
 
+@pytest.mark.parametrize("forged", [{"fence": 2}, {"token": "guessed"}])
+async def test_a_worker_that_forges_fence_or_token_writes_nothing(
+    store: Settings, forged: dict[str, Any]
+) -> None:
+    tracker = track_session("p", project_name="mine")
+    await tracker.__aenter__()
+    for name, value in forged.items():
+        setattr(tracker.owned, name, value)
+    before = raw.everything(store, "pipeline-sessions")
+    for write in (
+        save_pipeline_session(session_id="p", project_name="late"),
+        update_agent_execution(execution_id="p-search", status="COMPLETED", output_data=[2]),
+        tracker.__aexit__(None, None, None),
+    ):
+        with pytest.raises(LeaseLost):
+            await write
+    assert raw.everything(store, "pipeline-sessions") == before
+    assert raw.everything(store, "agent-executions") == []
+
+
 # Of the claim itself, the first UpdateItem, what fails without an answer is the caller's to decide.
 FAULTS = [
     (kind, operation, nth)

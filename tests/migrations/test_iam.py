@@ -20,6 +20,15 @@ def policy(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return document
 
 
+def test_who_is_shown_put_item_is_told_that_it_is_never_sent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert iam.main(["runtime"]) == 0
+    assert "the package never sends it" in capsys.readouterr().err
+    assert iam.main(["plan", "--env", "prod"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_runtime_policy_is_the_plans_word_for_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert policy(capsys, "runtime") == {
         "Version": "2012-10-17",

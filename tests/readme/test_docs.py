@@ -62,3 +62,15 @@ def test_every_link_and_path_leads_somewhere(document: Path) -> None:
     gone = [link for link in links if not (document.parent / link).exists()]
     gone += [path for path in paths if not (ROOT / path).exists()]
     assert not gone
+
+
+def test_each_attack_has_a_test_that_is_there() -> None:
+    rows = re.findall(r"\n\| (?!attack|-)(.+)", (ROOT / "docs/attacks.md").read_text())
+    named = [re.search(r"`(tests/[\w/]+\.py)::(\w+)` \|$", row) for row in rows]
+    gone = [
+        row
+        for row, test in zip(rows, named, strict=True)
+        if not (test and f"def {test[2]}(" in (ROOT / test[1]).read_text())
+    ]
+    assert rows
+    assert not gone

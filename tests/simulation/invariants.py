@@ -169,7 +169,8 @@ class Invariants:
         if begins and budget and number(session, "cost_usd") >= float(budget["N"]):
             raise Violation(f"{execution_id}: begun though the session's budget is spent")
         ended = text(change.new, "status") == "COMPLETED"
-        if ended and text(change.old, "status") != "COMPLETED":
+        # A bare call's end that comes late counts as no progress of the session.
+        if ended and text(change.old, "status") != "COMPLETED" and number(change.new, "fence"):
             record.failures = 0
         output = record.finished.get(agent)
         if output is None or record.may_be_redone(agent):

@@ -47,6 +47,11 @@ def test_a_code_becomes_its_error(
     assert message in str(error)
 
 
+def test_what_is_denied_is_named_with_its_tables() -> None:
+    error = errors.from_response(response("AccessDeniedException", message="no: Query"), "a,b")
+    assert str(error) == "no: Query (a,b)"
+
+
 def test_an_unknown_answer_keeps_code_status_and_message() -> None:
     error = errors.from_response(response("SomethingNew", 418, "tea"))
     assert isinstance(error, errors.StoreError)

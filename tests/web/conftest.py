@@ -12,29 +12,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from benchmarks.seeded_month import seed
-from tdev_models import Settings, settings, web
+from tdev_models import web
 from tdev_models.web.serving import Server
-from tests.conftest import make_tables
 
-SESSIONS = 120
 Client = Callable[..., TestClient]
-
-
-@pytest.fixture(scope="session")
-def seeded(dynoxide: str) -> Settings:
-    """Tables that hold a small month."""
-    made = make_tables(dynoxide)
-    with settings.use(made):
-        seed(SESSIONS)
-    return made
-
-
-@pytest.fixture
-def month(seeded: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The small month as the settings in force."""
-    monkeypatch.setattr(settings, "_configured", seeded)
-    return seeded
 
 
 @pytest.fixture

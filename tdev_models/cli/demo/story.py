@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,17 +195,16 @@ class _Worker:
 
 @contextmanager
 def _worker(*arguments: object) -> Iterator[_Worker]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tdev_models.cli.demo.worker", *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    limit = threading.Timer(WORKER_SECONDS, process.kill)
-    limit.start()
-    with process:
-        try:
-            yield _Worker(process)
-        finally:
-            limit.cancel()
-            process.kill()
+    with ExitStack() as ending:  # SIGTERM may come between any two lines of this
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tdev_models.cli.demo.worker", *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ending.enter_context(process)
+        ending.callback(process.kill)
+        limit = threading.Timer(WORKER_SECONDS, process.kill)
+        ending.callback(limit.cancel)
+        limit.start()
+        yield _Worker(process)

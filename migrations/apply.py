@@ -190,7 +190,7 @@ class _Convergence:
                 continue
             if change is None:
                 return
-            step = next_step(self.table, self._live, change)
+            step = next_step(self.table, self._live, change, self._calls.backfill_units)
             if repr(step) in self._accepted:
                 yield from self._wait_for_effect(step, change)
             else:

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from tdev_models.errors import ConditionFailed, InvalidRequest, StoreError, TdevError
 from tdev_models.migrations.calls import Busy, Calls, InProgress
-from tdev_models.migrations.declared import CAPACITY, KEYS, Table
+from tdev_models.migrations.declared import KEYS, Table
 from tdev_models.migrations.live import Live
-from tdev_models.migrations.row_checks import Row, parts, scan
+from tdev_models.migrations.row_checks import Row, pace, parts, scan
 
 Function: TypeAlias = Callable[[Row], Mapping[str, Any] | None]
 """Given a row with typed values, `{"status": {"S": "FAILED"}}`, returns what to set, or None."""
@@ -88,7 +88,7 @@ class Backfill:
         return f"{self.read} rows read, {self.filled} {verb} changed, {self.failed} failed"
 
     def run(self) -> None:
-        """Read every row and set what it lacks, at no more than half of the units.
+        """Read every row and set what it lacks, at the units that `pace` allows.
 
         A row is written only if what the function looked at is still as it was; else the function
         is asked again, with the row as it is now. So no live write is lost, and a row that was
@@ -99,12 +99,12 @@ class Backfill:
             TdevError: rows failed, with their number and the keys of some; the others are done.
         """
         total = parts(self.live)
-        _, writes = self.live.state.get(CAPACITY, (0, 0))
+        _, writes = pace(self.calls, self.live)
         for part in range(total):
             for rows, pause in scan(self.calls, self.table, self.live, (part, total)):
                 self.read += len(rows)
                 units = sum(self._fill(row) for row in rows)
-                self._pause(max(pause, 2 * units / writes if writes else 0.0))
+                self._pause(max(pause, units / writes if writes else 0.0))
         if self.failed:
             raise TdevError(f"{self.failed} rows failed, such as {'; '.join(self.samples)}")
 

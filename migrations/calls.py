@@ -162,10 +162,12 @@ class Calls:
         settings: region, endpoint and clock.
         local: whether the endpoint is an engine of this machine or network, not AWS.
         limits: how long is tried again and waited; less on a local engine.
+        backfill_units: the units a second that reading or filling rows, or building an index, may
+            take; 0 leaves it to the table's own units.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, backfill_units: int = 0) -> None:
+        self.settings, self.backfill_units = settings, backfill_units
         host = urlsplit(settings.endpoint or "https://dynamodb.amazonaws.com").hostname or ""
         self.local = not host.endswith(_AWS_HOSTS)
         self.limits = LOCAL if self.local else ON_AWS

@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(cloudformation(tables), indent=2) + "\n")
         return report.CLEAN
     function = load(options.more[1]) if options.more else None
-    calls = Calls(chosen)
+    calls = Calls(chosen, options.backfill_units)
     place = calls.place(profile.account, profile.region)
     if function:
         _show(report.where(chosen.environment, place, options.config))
@@ -309,6 +309,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         " TABLE:DONE/PARTS, as a run whose time was over prints it",
     )
     parser.add_argument(
+        "--backfill-units",
+        type=_units,
+        default=0,
+        metavar="UNITS",
+        help="read, fill and index rows at so many units a second (half of the table's; on-demand"
+        " tables are not paced without it)",
+    )
+    parser.add_argument(
         "--timeout",
         type=_seconds,
         default=RUN_SECONDS,
@@ -342,6 +350,12 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _units(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of units, at least 1")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[str, Any]:

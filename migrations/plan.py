@@ -10,7 +10,7 @@ from tdev_models.migrations.calls import Calls, Unsupported
 from tdev_models.migrations.declared import TTL, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import Live, read
-from tdev_models.migrations.row_checks import RowCheck, estimate
+from tdev_models.migrations.row_checks import RowCheck
 
 
 class Refused(TdevError):
@@ -108,7 +108,7 @@ def after_check(each: Planned, check: RowCheck, checked: Collection[Change]) -> 
             remedy = f"--allow enable-ttl:{change.table}"
         if problem := check.problem(change):
             return replace(change, symbol="!", note=f"{problem}; {remedy}")
-        notes = (check.note(change), estimate(each.table, each.live, change))
+        notes = (check.note(change), check.estimate(change))
         return replace(change, note="; ".join(filter(None, notes)))
 
     return [after(change) if change in checked else change for change in each.changes]

@@ -10,6 +10,7 @@ from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import CAPACITY, KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import Live
+from tdev_models.migrations.steps import new_index_units
 
 Row: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -30,10 +31,21 @@ def parts(live: Live) -> int:
     return int(min(max(size // _PART_BYTES, 1), _MOST_PARTS))
 
 
+def pace(calls: Calls, live: Live) -> tuple[float, float]:
+    """Return the read and the write units a second that checks and backfills may take; 0: all.
+
+    Half of the table's, unless `--backfill-units` says how many.
+    """
+    if calls.backfill_units:
+        return calls.backfill_units, calls.backfill_units
+    reads, writes = live.state.get(CAPACITY, (0, 0))
+    return reads / 2, writes / 2
+
+
 def scan(
     calls: Calls, table: Table, live: Live, part: tuple[int, int] = (0, 1), **request: Any
 ) -> Iterator[tuple[list[Row], float]]:
-    """Yield each page of one part of the rows, and the pause that keeps half of the units free.
+    """Yield each page of one part of the rows, and the pause after it that `pace` asks for.
 
     Args:
         calls: sends the calls.
@@ -42,7 +54,7 @@ def scan(
         part: the number of the part, from 0, and how many parts there are.
         request: more parameters of Scan, which is eventually consistent without them.
     """
-    reads, _ = live.state.get(CAPACITY, (0, 0))
+    reads, _ = pace(calls, live)
     more: dict[str, Any] = {}
     while True:
         page = calls(
@@ -55,7 +67,7 @@ def scan(
             **more,
         )
         used = page.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)
-        yield page["Items"], 2 * used / reads if reads else 0.0
+        yield page["Items"], used / reads if reads else 0.0
         if "LastEvaluatedKey" not in page:
             return
         more = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
@@ -115,6 +127,24 @@ class RowCheck:
         names = " or ".join(_attributes(change))
         return f"{absent} of {self.count} rows that were read lack {names}: it will not hold them"
 
+    def estimate(self, change: Change) -> str:
+        """Return how long the check for a new index and its creation take, about."""
+        described = self._live.description
+        size, items = (described.get(name, 0) for name in ("TableSizeBytes", "ItemCount"))
+        if not size or not items or change.target.kind != "index" or change.after is None:
+            return ""
+        reads, _ = pace(self._calls, self._live)
+        check = _time(size / (reads * _UNIT_BYTES or _UNPACED_BYTES))
+        texts = [f"{items} rows, {size / 1e6:.1f} MB: to check them takes about {check}"]
+        building = new_index_units(
+            self._table, self._live, change.target.index, self._calls.backfill_units
+        )
+        if building:
+            units = items * -(-size // items // 1024)
+            at = f"at {building[1]} write units"
+            texts.append(f"to build it at most {_time(units / building[1])} {at}")
+        return ", ".join(texts)
+
     def _look_at(self, row: Row) -> None:
         for change in self._changes:
             if change.target == TTL:
@@ -126,20 +156,6 @@ class RowCheck:
                 self._faults[change.target][fault] += 1
                 sample = ", ".join(f"{key}={_text(row[key])}" for key in self._keys)
                 self._samples.setdefault((change.target, fault), sample)
-
-
-def estimate(table: Table, live: Live, change: Change) -> str:
-    """Return how long the check of the rows for a new index and its creation take, about."""
-    size, items = (live.description.get(n, 0) for n in ("TableSizeBytes", "ItemCount"))
-    if not size or not items or change.target.kind != "index" or change.after is None:
-        return ""
-    reads, writes = live.state.get(CAPACITY, (0, 0))
-    speed = reads * _UNIT_BYTES / 2 if reads else _UNPACED_BYTES
-    texts = [f"{items} rows, {size / 1e6:.1f} MB: to check them takes about {_time(size / speed)}"]
-    if writes:
-        units = items * -(-size // items // 1024)
-        texts.append(f"to build it at most {_time(units / writes)} at {writes} write units")
-    return ", ".join(texts)
 
 
 def _time(seconds: float) -> str:

@@ -39,8 +39,15 @@ class Step:
     touches: tuple[str, ...] = ("table",)
 
 
-def next_step(table: Table, live: Live, change: Change) -> Step:
-    """Return the next call towards a change; some take several, each chosen by the live state."""
+def next_step(table: Table, live: Live, change: Change, backfill_units: int = 0) -> Step:
+    """Return the next call towards a change; some take several, each chosen by the live state.
+
+    Args:
+        table: the declared table.
+        live: its live state.
+        change: what has to change.
+        backfill_units: see `new_index_units`.
+    """
     target, want = change.target, change.after
     name = {"TableName": table.name}
     match target.kind:
@@ -58,7 +65,7 @@ def next_step(table: Table, live: Live, change: Change) -> Step:
         case "billing":
             return Step("UpdateTable", {**name, **_billing(table, live)})
         case "index":
-            return Step("UpdateTable", {**name, **_index(table, live, change)})
+            return Step("UpdateTable", {**name, **_index(table, live, change, backfill_units)})
         case "capacity":
             units = {"ProvisionedThroughput": _units(want)}
             if not target.index:
@@ -97,7 +104,7 @@ def _creation(table: Table) -> dict[str, Any]:
     }
     if indexes:
         request["GlobalSecondaryIndexes"] = [
-            _index_creation(table, Live(), name, index) for name, index in indexes.items()
+            _index_creation(table, Live(), name, index, 0) for name, index in indexes.items()
         ]
     if state[ENCRYPTION] != "aws-owned":
         request["SSESpecification"] = _encryption(state[ENCRYPTION])
@@ -147,32 +154,47 @@ def _encryption(wanted: str) -> dict[str, Any]:
     return {"Enabled": True, "SSEType": "KMS", **key}
 
 
-def _index(table: Table, live: Live, change: Change) -> dict[str, Any]:
+def _index(table: Table, live: Live, change: Change, backfill_units: int) -> dict[str, Any]:
     name = change.target.index
     if change.before is not None:  # a replacement is created by a later step
         return {"GlobalSecondaryIndexUpdates": [{"Delete": {"IndexName": name}}]}
     in_use = [value.keys for item, value in live.state.items() if item.kind == "index"]
-    create = _index_creation(table, live, name, change.after)
+    create = _index_creation(table, live, name, change.after, backfill_units)
     return {
         "AttributeDefinitions": _types([live.state[KEYS], *in_use, change.after.keys]),
         "GlobalSecondaryIndexUpdates": [{"Create": create}],
     }
 
 
-def _index_creation(table: Table, live: Live, name: str, index: Index) -> dict[str, Any]:
+def new_index_units(
+    table: Table, live: Live, name: str, backfill_units: int = 0
+) -> tuple[int, int] | None:
+    """Return the units with which an index is created; its build takes the write units.
+
+    Where auto scaling may set them: `backfill_units`, or else the table's, within its range. It
+    does not reach an index before it is built, and an index with fewer units than the table slows
+    the table's writes down.
+    """
+    units: tuple[int, int] | None = table.state.get(Property("capacity", name))
+    scaling = table.state.get(Property("scaling", name))
+    if not units or not scaling:
+        return units
+    reads, writes = live.state.get(CAPACITY) or units
+    writes = backfill_units or writes
+    return (
+        max(units[0], min(reads, scaling["Read"].max)),
+        max(units[1], min(writes, scaling["Write"].max)),
+    )
+
+
+def _index_creation(
+    table: Table, live: Live, name: str, index: Index, backfill_units: int
+) -> dict[str, Any]:
     projection: dict[str, Any] = {"ProjectionType": index.projection}
     if index.attributes:
         projection["NonKeyAttributes"] = sorted(index.attributes)
     request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
-    if units := table.state.get(Property("capacity", name)):
-        if scaling := table.state.get(Property("scaling", name)):
-            # Auto scaling does not reach it before it is built, and an index with fewer units than
-            # the table slows the table's writes down.
-            reads, writes = live.state.get(CAPACITY) or units
-            units = (
-                max(units[0], min(reads, scaling["Read"].max)),
-                max(units[1], min(writes, scaling["Write"].max)),
-            )
+    if units := new_index_units(table, live, name, backfill_units):
         request["ProvisionedThroughput"] = _units(units)
     return request
 

@@ -21,7 +21,11 @@ from typing import Any, NamedTuple
 
 from tdev_models import aws, settings
 from tdev_models.cli.engine import Engine
+from tdev_models.migrations import declared, environments
 from tdev_models.migrations.apply import apply_all
+from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.live import Live, read
+from tdev_models.migrations.row_checks import parts, scan
 from tdev_models.settings import Settings
 from tests import raw
 
@@ -77,18 +81,26 @@ class Writers:
             next(self.writes)
 
 
-def filled(store: Settings) -> int:
-    """Return how many rows have what the command sets, and the writers never do."""
-    pages = (
-        aws.dynamodb(store)
-        .get_paginator("scan")
-        .paginate(
-            TableName=store.table_name(SESSIONS),
-            Select="COUNT",
-            FilterExpression="attribute_exists(due_at)",
-        )
+def unfilled(store: Settings) -> list[str]:
+    """Return the rows without what the command sets, and the writers never do, in its order."""
+    table = next(
+        one for one in declared.tables(store, environments.load("dev")) if one.short == SESSIONS
     )
-    return sum(page["Count"] for page in pages)
+    calls = Calls(store)
+    live = read(calls, table, Live(), ("table",))
+    total = parts(live)
+    return [
+        row["session_id"]["S"]
+        for part in range(total)
+        for rows, _ in scan(calls, table, live, (part, total))
+        for row in rows
+        if "due_at" not in row
+    ]
+
+
+def is_filled(store: Settings, session: str) -> bool:
+    """Return whether the command has filled a row: one read, however many rows there are."""
+    return "due_at" in (raw.item(store, SESSIONS, session) or {})
 
 
 def killed_beside_writers(store: Settings, rows: int, kills: int, pause: float = 0.01) -> Outcome:
@@ -102,16 +114,17 @@ def killed_beside_writers(store: Settings, rows: int, kills: int, pause: float =
     command += ["--env", store.environment, "--set", "like=dev"]
     environment = {**os.environ, "AWS_ENDPOINT_URL": str(store.endpoint)}
     begun, killed = time.monotonic(), 0
-    pause_between_counts = rows / 20_000  # each reads every row, which slows the others down
     with Writers(store, rows, pause) as writers:
         while True:
-            enough = filled(store) + random.randrange(1, rows // (2 * kills))
+            kills_more = killed < kills
+            # The run is killed when it has come so far: its writes up to this row are stored.
+            far = unfilled(store)[random.randrange(1, rows // (2 * kills))] if kills_more else ""
             process = subprocess.Popen(
                 command, cwd=Path(__file__).parents[2], env=environment, stderr=subprocess.PIPE
             )
-            while killed < kills and process.poll() is None and filled(store) < enough:
-                time.sleep(pause_between_counts)
-            if killed < kills and process.poll() is None:
+            while kills_more and process.poll() is None and not is_filled(store, far):
+                time.sleep(0.05)
+            if kills_more and process.poll() is None:
                 process.kill()
                 process.communicate()
                 killed += 1

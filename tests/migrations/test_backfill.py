@@ -220,6 +220,26 @@ def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
     assert pauses == ["8 rows read, 4 were changed, 0 failed"]
 
 
+def test_backfill_units_pace_a_backfill_of_an_on_demand_table(
+    aws: StrictAws, settings: Settings
+) -> None:
+    tables = declared.tables(settings, environments.load("dev"))
+    apply(settings, [table for table in tables if table.short == SESSIONS])
+    for number in range(4):
+        earlier_session(settings, f"s{number}", "FAILED")
+
+    def before(params: dict[str, Any]) -> Any:
+        aws.by_hand("dynamodb", "UpdateItem", **params)
+        return {"ConsumedCapacity": {"CapacityUnits": 500.0}}
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    done = work(settings, backfills.session_due_at)
+    done.calls.backfill_units = 20  # 4 rows of 500 units: 100 s
+    done.deadline = time.monotonic() + 90
+    with pytest.raises(InProgress, match="4 rows read, 4 were changed, 0 failed; run again"):
+        done.run()
+
+
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize("failure", TRANSIENT)
 def test_every_write_stands_one_transient_failure(

@@ -71,6 +71,41 @@ def test_the_plan_counts_rows_that_lack_the_key_and_estimates_both_times(
     assert big.read == [(0, 1)]
 
 
+def test_backfill_units_pace_the_check_and_the_build_of_an_index_and_the_plan_says_both_times(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings, **UNITS, autoscaling=True)
+    calls = Calls(settings, backfill_units=40)
+    assert note(calls, big.new).endswith(
+        "to check them takes about 26 s, to build it at most 3 min at 40 write units"
+    )
+    Run(calls, rows="none").apply(plan(calls, big.new))
+    created = [
+        update["Create"]["ProvisionedThroughput"]
+        for _, operation, params in aws.calls
+        if operation == "UpdateTable"
+        for update in params.get("GlobalSecondaryIndexUpdates", ())
+    ]
+    assert created == [{"ReadCapacityUnits": 5, "WriteCapacityUnits": 40}]
+    assert apply(settings, big.new) == 0
+
+
+def test_backfill_units_pace_the_check_of_an_on_demand_table(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings)
+    assert "to check them takes about 1 s" in note(Calls(settings), big.new)
+    assert "to check them takes about 3 min" in note(Calls(settings, 5), big.new)
+
+
+@pytest.mark.parametrize("units", ["0", "-1", "many", "1.5"])
+def test_a_mistyped_number_of_units_is_wrong_usage(
+    aws: StrictAws, environment: str, units: str
+) -> None:
+    assert prod("plan", environment, f"--backfill-units={units}") == 64
+    assert aws.calls == []
+
+
 def test_the_check_stops_at_the_timeout_and_another_run_goes_on_where_it_stopped(
     aws: StrictAws, settings: Settings
 ) -> None:

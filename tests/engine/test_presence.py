@@ -268,6 +268,24 @@ async def test_a_new_process_declares_nobody_dead_in_its_first_lease(store: Sett
         assert await resume_pipeline("t")  # who asks for one session gets it at once
 
 
+async def test_who_was_declared_dead_meanwhile_keeps_that_moment(strict_store: Settings) -> None:
+    with settings.use(elsewhere(strict_store)):
+        await begin()
+        worker_id = worker_of(strict_store, "s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+
+    def meanwhile() -> None:
+        raw.put_attribute(strict_store, "pipeline-sessions", worker_id, died_at={"N": "5"})
+
+    fault = Fault("before", operation="UpdateItem", of_workers=True, between=meanwhile)
+    with settings.use(elsewhere(strict_store)), injected(fault):
+        assert await resume_pipeline("s")
+    worker = raw.item(strict_store, "pipeline-sessions", worker_id)
+    assert worker is not None
+    assert worker["died_at"] == {"N": "5"}
+
+
 @pytest.mark.calm
 async def test_who_could_not_declare_for_an_outage_asks_again_whether_it_may(
     strict_store: Settings,

@@ -51,6 +51,16 @@ async def begin(session_id: str = "s") -> Any:
     return await asyncio.create_task(enter())
 
 
+async def dead_worker(store: Settings) -> str:
+    """Let a worker that owns a session die, and its lease run out; return its key."""
+    with settings.use(elsewhere(store)):
+        await begin()
+        worker_id = worker_of(store, "s")
+        kill_worker()
+    await asyncio.sleep(0.7)
+    return worker_id
+
+
 async def test_one_worker_runs_all_sessions_of_a_process(store: Settings) -> None:
     before = {*threading.enumerate()}
     async with AsyncExitStack() as sessions:
@@ -269,11 +279,7 @@ async def test_a_new_process_declares_nobody_dead_in_its_first_lease(store: Sett
 
 
 async def test_who_was_declared_dead_meanwhile_keeps_that_moment(strict_store: Settings) -> None:
-    with settings.use(elsewhere(strict_store)):
-        await begin()
-        worker_id = worker_of(strict_store, "s")
-        kill_worker()
-    await asyncio.sleep(0.7)
+    worker_id = await dead_worker(strict_store)
 
     def meanwhile() -> None:
         raw.put_attribute(strict_store, "pipeline-sessions", worker_id, died_at={"N": "5"})
@@ -290,11 +296,7 @@ async def test_who_was_declared_dead_meanwhile_keeps_that_moment(strict_store: S
 async def test_who_could_not_declare_for_an_outage_asks_again_whether_it_may(
     strict_store: Settings,
 ) -> None:
-    with settings.use(elsewhere(strict_store)):
-        await begin()
-        worker_id = worker_of(strict_store, "s")
-        kill_worker()
-    await asyncio.sleep(0.7)
+    worker_id = await dead_worker(strict_store)
     outage = Outage(3.0)
 
     def to_declare(send: settings.Transport) -> settings.Transport:
@@ -322,11 +324,7 @@ async def test_who_begins_in_an_outage_declares_nobody_dead_after_it(
     strict_store: Settings, retry_seconds: float, left_seconds: float
 ) -> None:
     """Whose lease seems over could not renew it."""
-    with settings.use(elsewhere(strict_store)):
-        await begin()
-        worker_id = worker_of(strict_store, "s")
-        kill_worker()
-    await asyncio.sleep(0.7)
+    worker_id = await dead_worker(strict_store)
     outage = Outage(left_seconds)
     outage.begin()
     begins = {"lease_seconds": 1.2, "transport": outage.wrap, "retry_seconds": retry_seconds}

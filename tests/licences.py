@@ -6,7 +6,7 @@ from importlib.metadata import PackageMetadata, distribution
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("", "cli", "web", "kms", "local")
+EXTRAS = ("", "cli", "web", "kms", "local", "otel")
 HEAD = """# Licences of what is installed
 
 This package is under the [MIT licence](../LICENSE) and ships no code of others. `pip install

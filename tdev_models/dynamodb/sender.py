@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from tdev_models import telemetry
 from tdev_models.aws import tables_of
 from tdev_models.errors import TdevError, Unavailable, logged
 from tdev_models.results import RequestEvent
@@ -57,7 +58,8 @@ class Sender:
             error = raised
             raise
         finally:
-            if self._hook is not None:
+            watching = telemetry.active
+            if self._hook is not None or watching.watches:
                 seconds = time.perf_counter() - begun
                 event = RequestEvent(
                     operation=operation,
@@ -67,8 +69,10 @@ class Sender:
                     attempts=backoff.attempts,
                     error=None if error is None else error.code or type(error).__name__,
                 )
+                watching.request(event)
                 try:
-                    self._hook(event)
+                    if self._hook is not None:
+                        self._hook(event)
                 except Exception as raised:  # the request is done, whatever the hook does
                     _log.warning("the on_request hook failed: %s", logged(raised))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol
 
+from tdev_models import telemetry
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import logged
 from tdev_models.metrics.recorder import CellKey, Recorder
@@ -55,11 +56,10 @@ def _harmless(
 ) -> Callable[Concatenate[Client, P], None]:
     @wraps(record)
     def call(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if client.settings.automatic_metrics:
-            try:
-                record(client, *args, **kwargs)
-            except Exception as error:
-                _log.warning("%s: not recorded: %s", record.__name__, logged(error))
+        try:
+            record(client, *args, **kwargs)
+        except Exception as error:
+            _log.warning("%s: not recorded: %s", record.__name__, logged(error))
 
     return call
 
@@ -160,6 +160,9 @@ def _note(
     error: bool = False,
 ) -> None:
     agent = agent_of(agent_name or "")  # all its keys are one agent
+    telemetry.active.metric(metric_name, value, agent, dimension, error)
+    if not client.settings.automatic_metrics:
+        return
     key = CellKey(int(client.now() // 3600), metric_name, _part(agent), _part(dimension))
     Recorder.for_settings(client.settings).add(key, float(value), error, awaited=False)
 

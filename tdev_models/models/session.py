@@ -121,6 +121,8 @@ class PipelineSession(BaseModel):
     worker_deaths = NumberAttribute(listed=False, lease=True)
     failed_agent = TextAttribute(text(255), listed=True)
     error_message = TextAttribute(text(ERROR_BYTES), listed=True)
+    # The trace of the last claim's run, to which the run that resumes it is linked.
+    traceparent = TextAttribute(returned=False, lease=True)
     # Instead of those, where they are encrypted.
     metadata_encrypted = BytesAttribute(returned=False)
     error_message_encrypted = BytesAttribute(returned=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self, overload
 
-from tdev_models import validation
+from tdev_models import telemetry, validation
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
@@ -89,6 +90,7 @@ class AgentRun(ClientContext[C, bool]):
         self._timeout = None if timeout is None else validation.above_zero("timeout", timeout)
         self._block = self._client.time_limit(self._timeout if stops_body else None)
         self._usage = NOTHING
+        self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._runs = False
 
@@ -234,6 +236,7 @@ class AgentRun(ClientContext[C, bool]):
                 await self._begin()
             self._runs = True
         except BaseException as error:
+            self._end_span(error)
             if isinstance(error, BudgetSpent):
                 lease.failures[name] = error_text(error)
             lease.deadlines.pop(name, None)
@@ -254,6 +257,10 @@ class AgentRun(ClientContext[C, bool]):
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
+        self._span = telemetry.active.agent(
+            self._session.span, self._session.session_id, self.agent_name
+        )
+        self._span.enter()
         self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
         await self._beginning.send(self._write(self._begins_with, at=self._started))
         await self._block.__aenter__()
@@ -278,6 +285,27 @@ class AgentRun(ClientContext[C, bool]):
         return self._retry_failed and self.status == ExecutionStatus.FAILED
 
     async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        try:
+            return await self._exit(kind, error, traceback)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._end_span(error)
+
+    def _end_span(self, error: BaseException | None) -> None:
+        if error is not None and not self._session.is_interruption(error):
+            self._span.fail(real_error(error))
+        elif error is None and self.status == ExecutionStatus.FAILED:
+            self._span.fail(None)
+        self._span.end(self.status)
+
+    async def _exit(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -408,6 +436,8 @@ class AgentRun(ClientContext[C, bool]):
     ) -> None:
         """Write the execution, with the moment of the agent's own begin or end."""
         lease = self._session.owned
+        if seconds is not None:
+            self._span.use(**asdict(self._usage))
         try:
             self._stored = await write_execution(
                 self._client,

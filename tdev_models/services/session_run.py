@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
+from tdev_models import telemetry
 from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import LeaseHeld
 from tdev_models.retry import CANCELLED_SECONDS
@@ -23,6 +24,7 @@ class SessionRun(Generic[C]):
         lease: the claim; None before there is one.
         left: the session's block was left; agents of other tasks may still run.
         interrupted: this process has cancelled its task, to end.
+        span: how telemetry sees it.
     """
 
     client: C
@@ -30,6 +32,7 @@ class SessionRun(Generic[C]):
     lease: Lease | None = None
     left: bool = False
     interrupted: bool = False
+    span: telemetry.Span = field(default_factory=telemetry.Span)
     _cancelled_until: float | None = None
 
     @property

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVarTuple, overload
 
+from tdev_models import telemetry
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
@@ -225,6 +226,9 @@ class Tracker(ClientContext[C, Literal[False]]):
             return self._join(outer)
         # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
         binding = bind_lease(self._client, self.session_id)
+        if self._run.lease is None:
+            self.begin_span()
+        self._run.span.enter()
         self._canceller = self._client.task_canceller()
         return self._enter(binding)
 
@@ -246,10 +250,26 @@ class Tracker(ClientContext[C, Literal[False]]):
             binding.lease, lease.process, lease.canceller = lease, os.getpid(), self._canceller
         except BaseException as error:
             await self.hand_back(error)
+            self.end_span(error)
             raise
         finally:
             binding.pending = False
         return self
+
+    def begin_span(self) -> None:
+        """Let telemetry see that a run begins."""
+        pipeline_type = self._values.get("pipeline_type")
+        self._run.span = telemetry.active.session(self.session_id, pipeline_type)
+
+    def end_span(self, error: BaseException | None) -> None:
+        """Let telemetry see what became of the run; an interruption is no error."""
+        lease, span = self._run.lease, self._run.span
+        ended = None if lease is None else lease.ended
+        if error is not None and not self._run.is_interruption(error):
+            span.fail(real_error(error))
+        elif lease is not None and ended == SessionStatus.FAILED:
+            span.fail(lease.raised[-1][0] if lease.raised else None)
+        span.end(ended)
 
     async def __aexit__(
         self,
@@ -264,13 +284,19 @@ class Tracker(ClientContext[C, Literal[False]]):
             return False
         self._run.left = True
         unbind_lease(lease)
-        interrupted = await self._canceller.close()
-        if lease.lost and (interrupted or error is None):
-            raise lease.lost from error
         try:
-            await self._leave(error, interrupted)
+            interrupted = await self._canceller.close()
+            if lease.lost and (interrupted or error is None):
+                raise lease.lost from error
+            try:
+                await self._leave(error, interrupted)
+            finally:
+                self._let_go()
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            self._let_go()
+            self.end_span(error)
         return False
 
     async def _leave(self, error: BaseException | None, interrupted: bool) -> None:
@@ -411,6 +437,8 @@ class Tracker(ClientContext[C, Literal[False]]):
         """
         await check_encryption(self._client, AgentExecution)
         values = await encrypt_fields(self._client, PipelineSession, (self.session_id,), values)
+        if self._run.span.traceparent is not None:
+            values = {**values, "traceparent": self._run.span.traceparent}
 
         async def claim() -> PipelineSession | None:
             claimed = await claim_session(
@@ -430,6 +458,7 @@ class Tracker(ClientContext[C, Literal[False]]):
             return await self._client.shielded(claim())
         except BaseException as error:
             await self.hand_back(error)
+            self.end_span(error)
             raise
 
     async def take_over(
@@ -437,6 +466,7 @@ class Tracker(ClientContext[C, Literal[False]]):
     ) -> Outcome:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
+        self._run.span.resume(seen.traceparent)
         if lease.adopts:
             work = await adopted(self._client, lease, seen, from_agent)
         outcome, lease.outputs = work

@@ -32,7 +32,7 @@ def run(store: Settings, code: str) -> str:
 
 
 def test_every_example_runs_as_it_stands(store: Settings) -> None:
-    orchestrator, worker, workers, on_call, last_night, calls, experiment = EXAMPLES
+    orchestrator, worker, workers, on_call, last_night, calls, traced, experiment = EXAMPLES
     assert len([line for line in orchestrator.splitlines() if line.strip()]) == 12
     assert "status='COMPLETED'" in run(store, orchestrator)
     sync.save_pipeline_session(session_id="s", status="FAILED", error_message="why")
@@ -47,6 +47,7 @@ def test_every_example_runs_as_it_stands(store: Settings) -> None:
         assert re.fullmatch(r"\S+:\d+:\w+ ALIVE \d None\n", run(store, workers))
     assert run(store, last_night).startswith("s generation None True\n")
     assert run(store, calls) == "COMPLETED 36 0.05\n"
+    assert run(store, traced) == ""
     verdict = run(store, experiment)
     assert re.match(r"(new takes|Success|Values|Not enough data to tell) ", verdict), verdict
 

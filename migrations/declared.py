@@ -18,7 +18,7 @@ class Property:
 
     Attributes:
         kind: `keys`, `protection`, `pitr`, `encryption`, `billing`, `index`, `scaling`, `capacity`,
-            `ttl`, `tag` or `alarm`.
+            `maximum`, `ttl`, `tag` or `alarm`.
         index: the index that it is, or belongs to; empty for a property of the table.
         name: the key of a tag; the name of an alarm without the table's.
     """
@@ -217,6 +217,8 @@ def _table(settings: Settings, environment: Environment, model: type[BaseModel])
             if own.autoscaling:
                 scaling = Scaling(own.min_units, own.max_units, own.target_percent)
                 state[Property("scaling", index)] = {"Read": scaling, "Write": scaling}
+        else:
+            state[Property("maximum", index)] = (own.most_reads, own.most_writes)
         if own.alarms:
             state |= _alarms(name, index, own)
     return Table(meta.table, name, state)

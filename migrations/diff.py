@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from tdev_models.migrations.declared import (
@@ -31,6 +32,7 @@ _ORDER = (
     "index",
     "scaling",
     "capacity",
+    "maximum",
     "ttl",
     "tag",
     "alarm",
@@ -38,7 +40,15 @@ _ORDER = (
     "replicas",
     "class",
 )
-_SET_BY_CREATE_TABLE = {"protection", "encryption", "billing", "index", "capacity", "tag"}
+_SET_BY_CREATE_TABLE = {
+    "protection",
+    "encryption",
+    "billing",
+    "index",
+    "capacity",
+    "maximum",
+    "tag",
+}
 
 _WITHOUT_A_GAP = (
     "give the new form another name, and drop the old one when its readers have turned to that"
@@ -129,7 +139,7 @@ def _values(table: Table, live: Live, target: Property) -> tuple[Any, Any]:
     before, after = live.state.get(target), table.state.get(target)
     if target.kind == "pitr":
         return before or 0, after  # None as long as the table does not exist
-    if target.kind == "capacity":
+    if target.kind in ("capacity", "maximum"):
         if before is None or after is None:
             return None, None  # set or removed together with the billing, or with the index
         scaling = table.state.get(Property("scaling", target.index))
@@ -221,13 +231,18 @@ def _loss(table: Table, target: Property, before: Any, after: Any) -> str:
             return "change-key"
         case "billing" if after == "provisioned":
             return "end-on-demand"
-        case "capacity" if any(new < old for old, new in zip(before, after, strict=True)):
+        case "capacity" | "maximum" if _lowers(before, after):
             return "lower-capacity"
         case "scaling" if before and _scales_less(table, target, before, after):
             return "lower-capacity"
         case "alarm" if before and _silences(table, before, after):
             return "silence-alarms"
     return ""
+
+
+def _lowers(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Return whether fewer units are left; 0, of a maximum, is no limit."""
+    return any((new or inf) < (old or inf) for old, new in zip(before, after, strict=True))
 
 
 def _scales_less(

@@ -22,6 +22,9 @@ class Environment:
         billing: `on-demand` or `provisioned`.
         read_units: provisioned read units of each table and of each index.
         write_units: provisioned write units of each table and of each index.
+        most_reads: the read units a second that an on-demand table, and each index, takes at most;
+            0 is no limit.
+        most_writes: the write units a second, likewise.
         autoscaling: whether auto scaling sets the provisioned units by the load.
         min_units: the least that auto scaling may set, for reads and for writes.
         max_units: the most that auto scaling may set.
@@ -41,6 +44,8 @@ class Environment:
     billing: str = "on-demand"
     read_units: int = 5
     write_units: int = 5
+    most_reads: int = 0
+    most_writes: int = 0
     autoscaling: bool = False
     min_units: int = 5
     max_units: int = 50
@@ -81,7 +86,15 @@ class Environment:
         return replace(base, tables={}, **given)
 
 
-_OF_AN_INDEX = {"read_units", "write_units", "min_units", "max_units", "target_percent"}
+_OF_AN_INDEX = {
+    "read_units",
+    "write_units",
+    "most_reads",
+    "most_writes",
+    "min_units",
+    "max_units",
+    "target_percent",
+}
 _OF_A_TABLE = {setting.name for setting in fields(Environment)} - {
     "account",
     "region",
@@ -104,6 +117,8 @@ _RULES: Mapping[str, Any] = {
     ),
     "read_units": (lambda e: e.read_units >= 1, "must be at least 1"),
     "write_units": (lambda e: e.write_units >= 1, "must be at least 1"),
+    "most_reads": (lambda e: e.most_reads >= 0, "use 1 or more, or 0 for no limit"),
+    "most_writes": (lambda e: e.most_writes >= 0, "use 1 or more, or 0 for no limit"),
     "max_units": (
         lambda e: 1 <= e.min_units <= e.max_units,
         "use 1 <= min_units <= max_units",

@@ -11,7 +11,6 @@ from tdev_models.migrations import declared
 from tdev_models.migrations.calls import Absent, Calls, NotYet, Unsupported
 from tdev_models.migrations.declared import (
     BILLING,
-    CAPACITY,
     ENCRYPTION,
     KEYS,
     PITR,
@@ -141,7 +140,7 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
 def _table(calls: Calls, table: Table, live: Live) -> State:
     live.description = {}
     for name in [*live.unknown]:
-        if name == "encryption" or name.startswith("capacity"):
+        if name in ("encryption", "maximum") or name.startswith("capacity"):
             del live.unknown[name]
     description = live.description = calls("DescribeTable", TableName=table.name)["Table"]
     billing = description.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
@@ -158,18 +157,31 @@ def _table(calls: Calls, table: Table, live: Live) -> State:
     ]
     indexes = declared.indexes({**description, "GlobalSecondaryIndexes": staying})
     state |= {Property("index", name): index for name, index in indexes.items()}
-    if billing == "PROVISIONED":
-        state[CAPACITY] = _units(description)
-        for index in staying:
-            name, units = index["IndexName"], _units(index)
-            if any(units):
-                state[Property("capacity", name)] = units
-            else:  # dynoxide, of an index that was added, or that was on-demand before
-                live.unknown[f"capacity {name}"] = Unsupported("this endpoint reports no units")
+    resources = {"": description, **{index["IndexName"]: index for index in staying}}
+    state |= _throughput(calls, table, live, resources, state[BILLING])
     try:
         state[ENCRYPTION] = _encryption(calls, table, live)
     except (Unsupported, AccessDenied) as error:
         live.unknown["encryption"] = error
+    return state
+
+
+def _throughput(
+    calls: Calls, table: Table, live: Live, resources: dict[str, dict[str, Any]], billing: str
+) -> State:
+    """Return the units of the table, whose name here is empty, and of its indexes."""
+    state: State = {}
+    if billing == "provisioned":
+        for name, resource in resources.items():
+            units = _units(resource)
+            if any(units):
+                state[Property("capacity", name)] = units
+            else:  # dynoxide, of an index that was added, or that was on-demand before
+                live.unknown[f"capacity {name}"] = Unsupported("this endpoint reports no units")
+    elif not calls.local:
+        state = {Property("maximum", name): _maximum(each) for name, each in resources.items()}
+    elif any(any(value) for item, value in table.state.items() if item.kind == "maximum"):
+        live.unknown["maximum"] = Unsupported("a local engine limits no requests")
     return state
 
 
@@ -188,6 +200,12 @@ def _undeclared(description: dict[str, Any]) -> State:
 def _units(description: dict[str, Any]) -> tuple[int, int]:
     units = description["ProvisionedThroughput"]
     return units["ReadCapacityUnits"], units["WriteCapacityUnits"]
+
+
+def _maximum(description: dict[str, Any]) -> tuple[int, int]:
+    """Return the most read and write units of an on-demand table or index, 0 where any will do."""
+    most = description.get("OnDemandThroughput", {})
+    return max(0, most.get("MaxReadRequestUnits", 0)), max(0, most.get("MaxWriteRequestUnits", 0))
 
 
 def _encryption(calls: Calls, table: Table, live: Live) -> str:

@@ -305,6 +305,7 @@ _TEXTS: Mapping[str, Callable[[Any], str]] = {
     "keys": _keys,
     "index": _index,
     "capacity": lambda units: f"{units[0]} read, {units[1]} write",
+    "maximum": lambda units: f"{units[0] or 'any'} read, {units[1] or 'any'} write",
     "scaling": _scaling,
     "alarm": lambda alarm: f"over {alarm['Threshold']:g}, {len(alarm['AlarmActions'])} actions",
 }

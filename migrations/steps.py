@@ -23,6 +23,8 @@ from tdev_models.migrations.declared import (
 from tdev_models.migrations.diff import Change
 from tdev_models.migrations.live import PARTS, Live
 
+_MOST = ("MaxReadRequestUnits", "MaxWriteRequestUnits")
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -66,8 +68,8 @@ def next_step(table: Table, live: Live, change: Change, backfill_units: int = 0)
             return Step("UpdateTable", {**name, **_billing(table, live)})
         case "index":
             return Step("UpdateTable", {**name, **_index(table, live, change, backfill_units)})
-        case "capacity":
-            units = {"ProvisionedThroughput": _units(want)}
+        case "capacity" | "maximum":
+            units = _throughput(target.kind, want)
             if not target.index:
                 return Step("UpdateTable", {**name, **units})
             update = {"Update": {"IndexName": target.index, **units}}
@@ -101,6 +103,7 @@ def _creation(table: Table) -> dict[str, Any]:
         "DeletionProtectionEnabled": state[PROTECTION],
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
         **_billing_mode(table),
+        **_limits(table),
     }
     if indexes:
         request["GlobalSecondaryIndexes"] = [
@@ -122,6 +125,22 @@ def _types(keys: Iterable[Iterable[Key]]) -> list[dict[str, str]]:
 
 def _units(units: tuple[int, int]) -> dict[str, int]:
     return {"ReadCapacityUnits": units[0], "WriteCapacityUnits": units[1]}
+
+
+def _throughput(kind: str, units: tuple[int, int]) -> dict[str, Any]:
+    if kind == "capacity":
+        return {"ProvisionedThroughput": _units(units)}
+    # -1 takes a limit away.
+    return {
+        "OnDemandThroughput": {name: most or -1 for name, most in zip(_MOST, units, strict=True)}
+    }
+
+
+def _limits(table: Table, index: str = "") -> dict[str, Any]:
+    """Return what a table or an index is created with where requests are limited."""
+    units = table.state.get(Property("maximum", index), (0, 0))
+    limits = {name: most for name, most in zip(_MOST, units, strict=True) if most}
+    return {"OnDemandThroughput": limits} if limits else {}
 
 
 def _billing_mode(table: Table) -> dict[str, Any]:
@@ -196,7 +215,7 @@ def _index_creation(
     request: dict[str, Any] = {"IndexName": name, **_schema(index.keys), "Projection": projection}
     if units := new_index_units(table, live, name, backfill_units):
         request["ProvisionedThroughput"] = _units(units)
-    return request
+    return {**request, **_limits(table, name)}
 
 
 def _scaling(table: Table, live: Live, change: Change) -> Step:

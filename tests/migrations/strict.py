@@ -45,6 +45,7 @@ class StrictAws:
         self._deleting_indexes: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
         self._no_backups: Counter[str] = Counter()
         self._sse: dict[str, str | None] = {}
+        self._most: dict[tuple[str, str], dict[str, int]] = {}
         self._ttl_changed: set[str] = set()
         self._stale_tags: dict[str, dict[str, Any]] = {}
         self.forget()
@@ -123,6 +124,15 @@ class StrictAws:
         live: dict[str, Any] = self.by_hand("dynamodb", "DescribeTable", TableName=table)["Table"]
         return live
 
+    def _limit(self, table: str, change: dict[str, Any]) -> None:
+        place = table, change.get("IndexName", "")
+        most = change["OnDemandThroughput"]
+        if not most or any(units == 0 or units < -1 for units in most.values()):
+            raise _invalid("UpdateTable", "use -1, or 1 and more")
+        if self._most.get(place) == most:
+            raise _invalid("UpdateTable", "The on-demand throughput will not change")
+        self._most[place] = most
+
     def _before_CreateTable(self, params: dict[str, Any]) -> None:
         _check_definitions(params, params.get("GlobalSecondaryIndexes", ()))
         for index in [params, *params.get("GlobalSecondaryIndexes", ())]:
@@ -130,6 +140,12 @@ class StrictAws:
             provisioned = params["BillingMode"] == "PROVISIONED"
             if ("ProvisionedThroughput" in index) != provisioned:
                 raise _invalid("CreateTable", "ProvisionedThroughput goes with PROVISIONED only")
+            if "OnDemandThroughput" in index:
+                if provisioned:
+                    raise _invalid(
+                        "CreateTable", "OnDemandThroughput goes with PAY_PER_REQUEST only"
+                    )
+                self._limit(params["TableName"], index)
 
     def _after_CreateTable(self, params: dict[str, Any], answer: Any) -> None:
         table = params["TableName"]
@@ -155,6 +171,10 @@ class StrictAws:
             if its_table == table and times > 0:
                 self._deleting_indexes[table, name] = times - 1, index
                 indexes.append({**index, "IndexStatus": "DELETING"})
+        for each in (live, *indexes):
+            each.pop("OnDemandThroughput", None)
+            if most := self._most.get((table, each.get("IndexName", ""))):
+                each["OnDemandThroughput"] = most
         used = _key_attributes([live, *indexes])
         live["AttributeDefinitions"] = [
             a for a in live["AttributeDefinitions"] if a["AttributeName"] in used
@@ -184,15 +204,29 @@ class StrictAws:
         if len(indexed) > 1:
             text = "Only 1 online index can be created or deleted simultaneously per table"
             raise _error("UpdateTable", "LimitExceededException", text)
-        throughput = "ProvisionedThroughput" in params or any("Update" in u for u in updates)
+        limits = [
+            x
+            for x in (params, *(u.get("Update", {}) for u in updates))
+            if "OnDemandThroughput" in x
+        ]
+        updated = [u for u in updates if "ProvisionedThroughput" in u.get("Update", {})]
+        throughput = "ProvisionedThroughput" in params or bool(updated)
         kinds = [
             throughput or "BillingMode" in params,
+            bool(limits),
             bool(indexed),
             "SSESpecification" in params,
             "DeletionProtectionEnabled" in params,
         ]
         if sum(kinds) != 1:
             raise _invalid("UpdateTable", "only one kind of change at a time")
+        if limits:
+            if not on_demand:
+                raise _invalid("UpdateTable", "OnDemandThroughput goes with PAY_PER_REQUEST only")
+            for each in limits:
+                self._limit(table, each)
+            self._updating[table] = 2
+            return {}
         self._check_throughput(params, live, on_demand, throughput)
         self._check_new_index(params, live, on_demand)
         if "SSESpecification" in params:
@@ -247,6 +281,8 @@ class StrictAws:
             if "Create" in update:
                 index = update["Create"]
                 _check_keys("UpdateTable", index)
+                if "OnDemandThroughput" in index:
+                    self._limit(params["TableName"], index)
                 if ("ProvisionedThroughput" in index) == on_demand:
                     raise _invalid(
                         "UpdateTable", "ProvisionedThroughput goes with PROVISIONED only"

@@ -19,6 +19,7 @@ from tests.migrations.strict import StrictAws
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0d1e2f3a"
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "dev": {"like": "dev"},
+    "dev with a maximum": {"like": "dev", "most_reads": 100, "most_writes": 50},
     "prod": {"like": "prod"},
     "every setting": {
         "like": "prod",
@@ -78,7 +79,7 @@ def test_the_stack_is_as_declared_as_far_as_moto_knows_it(
     aws.by_hand("cloudformation", "CreateStack", StackName="tables", TemplateBody=body)
     left = [change for each in plan(Calls(settings), tables) for change in each.changes]
     # moto's CloudFormation makes tables only, without these; the test above has them.
-    unknown = {"scaling", "pitr", "ttl", "alarm", "encryption"}
+    unknown = {"scaling", "pitr", "ttl", "alarm", "encryption", "maximum"}
     assert {change.target.kind for change in left} <= unknown
 
 

@@ -51,8 +51,8 @@ _SET_BY_CREATE_TABLE = {
 }
 
 _WITHOUT_A_GAP = (
-    "give the new form another name, and drop the old one when its readers have turned to that"
-    " (docs/migrations.md); or, with calls that fail until it is built, "
+    "give the new form another name, with this one as its former name, and drop this one when its"
+    " last reader is gone (docs/migrations.md); or, with calls that fail until it is built, "
 )
 
 ALLOWABLE = {

@@ -17,11 +17,15 @@ from pynamodb.indexes import Index
 from tdev_models.dynamodb import cursors
 from tdev_models.dynamodb.requests import Requests
 from tdev_models.dynamodb.sender import Sender
-from tdev_models.errors import PayloadDamaged, expired_error
+from tdev_models.errors import ConfigurationError, PayloadDamaged, StoreError, expired_error
 from tdev_models.models.base import BaseModel
+from tdev_models.models.indexes import KeyIndex
 from tdev_models.validation import PARTITION_KEY_BYTES
 
 _NUMBER = re.compile(r"-?\d{1,128}(\.\d{1,128})?([eE][-+]?\d{1,3})?", re.ASCII)
+
+# Of a Query where the index is missing, or is being built.
+_NO_INDEX = ("ValidationException", "ResourceNotFoundException")
 
 _log = logging.getLogger(__name__)
 
@@ -94,19 +98,37 @@ class Table(Generic[M]):
         self, hash_key: Any, *, retry_seconds: float | None = None, **query: Any
     ) -> tuple[list[dict[str, Any]], dict[str, Mapping[str, Any]] | None]:
         """Return one page of a query as DynamoDB sends it, and where the next begins."""
-        response = await self._sender.send(*self.requests.page(hash_key, **query), retry_seconds)
+        response = await self._query(hash_key, retry_seconds, **query)
         return response["Items"], response.get("LastEvaluatedKey")
 
     async def count(self, hash_key: Any, most: int, **query: Any) -> int:
         """Return how many items a query finds, at most so many. One Query for each MB it reads."""
         counted, start = 0, None
         while counted < most:
-            request = self.requests.page(hash_key, start=start, select="COUNT", **query)
-            response = await self._sender.send(*request)
+            response = await self._query(hash_key, start=start, select="COUNT", **query)
             counted, start = counted + response["Count"], response.get("LastEvaluatedKey")
             if start is None:
                 break
         return min(counted, most)
+
+    async def _query(
+        self,
+        hash_key: Any,
+        retry_seconds: float | None = None,
+        index: KeyIndex[M] | None = None,
+        **query: Any,
+    ) -> dict[str, Any]:
+        operation, request = self.requests.page(hash_key, index=index, **query)
+        try:
+            return await self._sender.send(operation, request, retry_seconds)
+        except (StoreError, ConfigurationError) as error:
+            if index is None or not index.former or error.code not in _NO_INDEX:
+                raise
+            former = {**request, "IndexName": index.former}
+            try:
+                return await self._sender.send(operation, former, retry_seconds)
+            except type(error):
+                raise error from None
 
     async def get_many(
         self,

@@ -14,9 +14,17 @@ M = TypeVar("M", bound=Model)
 
 
 class KeyIndex(GlobalSecondaryIndex[M]):
-    """An index that holds keys alone."""
+    """An index that holds keys alone.
 
-    def __init_subclass__(cls, name: str = "") -> None:
+    Attributes:
+        former: the name of an index with the same keys, which calls read as long as there is none
+            of this name, or DynamoDB builds it.
+    """
+
+    former = ""
+
+    def __init_subclass__(cls, name: str = "", former: str = "") -> None:
+        cls.former = former
         if name:
             cls.Meta = SimpleNamespace(index_name=name, projection=KeysOnlyProjection())
         super().__init_subclass__()  # type: ignore[no-untyped-call]
@@ -26,8 +34,9 @@ class ListIndex(KeyIndex[M]):
     """An index that holds what lists show: its keys, and the model's `listed` attributes.
 
     DynamoDB cannot change what an index projects. When an attribute becomes `listed`, or no longer
-    is, migrations replace each such index of the table, live: it is deleted and built again from
-    the whole table (a write unit for each KB), and calls that query it fail until it is complete.
+    is, give each such index of the table another name, and the one that it had as `former`: it is
+    built from the whole table (a write unit for each KB), while calls read the one of the former
+    name. Under the same name migrations would drop it first, and calls fail until it is built.
     """
 
     def __set_name__(self, owner: type[M], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -169,6 +170,42 @@ _KOREAN = {
 }
 
 
+# A variant's name, which may hold anything but the end of a sentence.
+_A = r"((?:(?!\. ).)+?)"
+_BEGIN = r"(?:(?<=\. )|^)"
+# The sentences of a comparison's verdict, and parts of them.
+_SENTENCES = {
+    r"Not enough data: (\d+) samples of (.+) and (\d+) of (.+); a comparison takes at least "
+    r"(\d+) of each\.": (
+        r"데이터가 부족합니다: \2 표본 \1개, \4 표본 \3개. "
+        r"비교하려면 각각 \5개 이상이어야 합니다."
+    ),
+    r"Not to be trusted: (\d+) samples of (.+) and (\d+) of (.+) are not split as intended, "
+    r"so samples of one of them must be missing\.": (
+        r"믿을 수 없습니다: \2 표본 \1개와 \4 표본 \3개는 "
+        r"의도한 비율이 아니므로 한쪽 표본이 빠져 있습니다."
+    ),
+    rf"{_BEGIN}{_A} succeeds more often than {_A}: by ([\d.]+) points": (
+        r"\1의 성공률이 \2보다 \3포인트 높습니다"
+    ),
+    rf"{_BEGIN}{_A} succeeds less often than {_A}: by ([\d.]+) points": (
+        r"\1의 성공률이 \2보다 \3포인트 낮습니다"
+    ),
+    rf"{_BEGIN}{_A} takes ([\d.]+) % less than {_A}(?= \()": r"\1의 값이 \3보다 \2 % 작습니다",
+    rf"{_BEGIN}{_A} takes ([\d.]+) % more than {_A}(?= \()": r"\1의 값이 \3보다 \2 % 큽니다",
+    r"\((\S+) to (\S+)( %)?\)\.": r"(\1 ~ \2\3).",
+    r"Success rates show no difference\.": "성공률에는 차이가 없습니다.",
+    r"Values show no difference\.": "값에는 차이가 없습니다.",
+    r"Not enough data to tell an effect of that size in (.+)\.": (
+        r"이 크기의 효과를 알기에는 데이터가 부족합니다: \1."
+    ),
+    r"success \((\d+) each\)": r"성공률 (각각 \1개)",
+    r"values \((\d+) each\)": r"값 (각각 \1개)",
+    r"values \((\d+) each above 0, at least\)": r"값 (0보다 큰 것이 각각 \1개 이상)",
+    r"\) and 값": "), 값",
+}
+
+
 def language(accepted: str) -> str:
     """Return `ko` or `en`, whichever an Accept-Language header would rather have."""
     wishes = []
@@ -186,4 +223,11 @@ def language(accepted: str) -> str:
 
 def translate(chosen: str) -> Translate:
     """Return what gives each text in a language."""
-    return _KOREAN.__getitem__ if chosen == "ko" else str
+    return _korean if chosen == "ko" else str
+
+
+def _korean(text: str) -> str:
+    translated = text
+    for english, korean in _SENTENCES.items():
+        translated = re.sub(english, korean, translated)
+    return _KOREAN[text] if translated == text else translated

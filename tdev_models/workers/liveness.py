@@ -72,8 +72,9 @@ async def declare_dead(client: Client, worker_id: str, calm_seconds: Callable[[]
         return True
     if seems_alive(client, worker):
         return False
+    # Who stops takes its `due_at` away.
     condition = worker.is_as_read(WorkerItem.due_at)
-    condition &= WorkerItem.died_at.does_not_exist() & (WorkerItem.status == WORKER)
+    condition &= WorkerItem.died_at.does_not_exist()
     request = client.workers.requests.update(
         worker_id, actions=[set_to(WorkerItem.died_at, client.now())], condition=condition
     )

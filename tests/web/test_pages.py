@@ -10,6 +10,8 @@ import pytest
 from starlette.requests import Request
 
 from tdev_models import ConfigurationError, Settings, settings, sync, web
+from tdev_models.metrics.experiments import compared
+from tdev_models.metrics.totals import Totals
 from tdev_models.results import Execution
 from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
@@ -159,6 +161,27 @@ def test_reports_show_the_numbers_of_the_calls(month: Settings, client: Client) 
     shown = words(asking.get("/workers").text)
     for worker in sync.list_workers():
         assert f"{worker.name} {worker.state} {worker.sessions}" in shown
+
+
+@pytest.mark.parametrize("names", [("A", "B"), ("gpt-4.1 mini", "새 것 (2)")])
+def test_every_verdict_is_said_in_korean(names: tuple[str, str]) -> None:
+    few, many = Totals.of([1.0] * 20), Totals.of([1.0, 2.0] * 2000)
+    slow, failing = Totals.of([9.0, 18.0] * 2000), Totals.of([1.0, 2.0] * 2000, errors=900)
+    unsure, nothing = Totals.of([1.0, 9.0] * 60), Totals.of([0.0] * 4000)
+    pairs = [(few, many), (many, slow), (slow, many), (many, failing), (failing, slow)]
+    pairs += [(many, many), (unsure, unsure), (nothing, nothing), (many, Totals.of([1.0] * 900))]
+    said = set[str]()
+    for a, b in pairs:
+        english = compared("x", "m", (names[0], a), (names[1], b)).verdict
+        said |= set(re.findall("Not enough|trusted|more often|less often|less than", english))
+        said |= set(re.findall("more than|rates show|Values show|success \\(|above 0", english))
+        said |= set(re.findall(r"values \(\d+ each\)", english))
+        korean = translate("ko")(english)
+        assert sorted(re.findall(r"\d+", english)) == sorted(re.findall(r"\d+", korean))
+        for name in names:
+            korean = korean.replace(name, "")
+        assert not re.search("[A-Za-z]", korean), (english, korean)
+    assert len(said) == 11, said
 
 
 def test_wrong_values_and_missing_things_are_said(month: Settings, client: Client) -> None:

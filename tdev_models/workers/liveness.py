@@ -100,9 +100,10 @@ async def revoke(client: Client, worker_id: str | None, session_id: str, fence: 
     if worker_id is None:
         return
     entry = {f"{int(fence)} {session_id}"}
-    beats = (WorkerItem.status == WORKER) & WorkerItem.died_at.does_not_exist()
     request = client.workers.requests.update(
-        worker_id, actions=[WorkerItem.revoked.add(entry)], condition=beats
+        worker_id,
+        actions=[WorkerItem.revoked.add(entry)],
+        condition=WorkerItem.status == WORKER,
     )
     with suppress(TdevError):  # it learns of it at its next write of the session
         await client.sender.send(*request)

@@ -18,6 +18,7 @@ from tdev_models import (
     LeaseLost,
     Settings,
     abandon_session,
+    aws,
     get_failed_sessions,
     get_pipeline_session,
     recover_sessions,
@@ -258,6 +259,15 @@ async def test_what_is_revoked_late_spares_a_later_claim(store: Settings) -> Non
             worker = raw.item(store, "pipeline-sessions", worker_id)
             assert worker is not None
             assert "revoked" not in worker
+
+
+async def test_a_revocation_makes_no_worker_of_one_that_is_gone(store: Settings) -> None:
+    worker_id = await dead_worker(store)
+    key = {"session_id": {"S": worker_id}}
+    table = store.table_name("pipeline-sessions")
+    aws.call(store, "DeleteItem", {"TableName": table, "Key": key})  # as TTL does
+    async with track_session("s"):
+        assert raw.item(store, "pipeline-sessions", worker_id) is None
 
 
 @pytest.mark.calm

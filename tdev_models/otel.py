@@ -10,12 +10,14 @@ they lack begins with `tdev.`. No span holds a user, a text of an error or anyth
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import Counter, Histogram, MeterProvider, get_meter
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _NAME: Final = "tdev_models"
 _W3C: Final = TraceContextTextMapPropagator()
+_OWN: Final = context.create_key("tdev_models")  # the innermost block of this package
+_INTERRUPTIONS: Final = ("CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit")
 _OTHER: Final = "_OTHER"  # the conventions' word for a failure that has no type
 
 # Of a session's run and of an agent's try: minutes, not the milliseconds of the SDK's default.
@@ -48,7 +52,15 @@ _OPERATIONS: Final = {
     "agent_execution_time": "invoke_agent",
     "session_duration": "invoke_workflow",
 }
-_UNITS: Final = {"agent_tokens": "{token}", "agent_cost_usd": "USD"}
+# In braces, since "1" is a ratio's, and what has no braces becomes part of a name in Prometheus.
+_UNITS: Final = {
+    "agent_tokens": "{token}",
+    "agent_cost_usd": "{USD}",
+    "agent_failures": "{failure}",
+    "agent_retries": "{retry}",
+    "projects_saved": "{project}",
+    "project_downloads": "{download}",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,18 +110,25 @@ def _nothing() -> None:
 
 
 class _Span(telemetry.Span):
-    """A span of the SDK."""
+    """A span of the SDK.
+
+    Attributes:
+        before: the context in which its block was entered.
+        ended: it has, be it in another task, whose context is a copy.
+    """
 
     def __init__(self, span: trace.Span) -> None:
-        self.span = span
-        self._token: Any = None
+        self.span, self.before, self.ended = span, Context(), False
+        self._process = os.getpid()
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, trace.set_span_in_context(span))
         self.traceparent = carrier.get("traceparent")
 
     @_harmless(_nothing)
     def enter(self) -> None:
-        self._token = context.attach(trace.set_span_in_context(self.span))
+        self.before = _current()
+        within = trace.set_span_in_context(self.span, self.before)
+        context.attach(context.set_value(_OWN, self, within))
 
     @_harmless(_nothing)
     def resume(self, traceparent: str | None) -> None:
@@ -131,19 +150,41 @@ class _Span(telemetry.Span):
 
     @_harmless(_nothing)
     def fail(self, error: BaseException | None) -> None:
-        self.span.set_attribute("error.type", _OTHER if error is None else type(error).__name__)
-        self.span.set_status(Status(StatusCode.ERROR))
+        if not self.ended:
+            failed = _OTHER if error is None else type(error).__name__
+            self.span.set_attribute("error.type", failed)
+            self.span.set_status(Status(StatusCode.ERROR))
 
     @_harmless(_nothing)
     def end(self, status: str | None) -> None:
-        token, self._token = self._token, None
-        # Who leaves a block in another task than entered it has another context.
-        if token is not None and trace.get_current_span() is self.span:
-            context.detach(token)
+        if os.getpid() != self._process:  # the child of a fork ends nothing of its parent
+            return
+        self.ended = True
+        # Not by a token: who leaves a block in another task than entered it has another context.
+        if (former := _current()) is not context.get_current():
+            context.attach(former)
         if self.span.is_recording():
             if status is not None:
                 self.span.set_attribute("tdev.status", status)
             self.span.end()
+
+
+def _current() -> Context:
+    """Return the context without the spans of blocks that another task has left."""
+    now = context.get_current()
+    while isinstance(own := context.get_value(_OWN, now), _Span):
+        if not own.ended or trace.get_current_span(now) is not own.span:
+            break
+        now = own.before
+    return now
+
+
+def _is_within(now: Context, block: _Span) -> bool:
+    own = context.get_value(_OWN, now)
+    while isinstance(own, _Span) and own is not block:
+        own = context.get_value(_OWN, own.before)
+    traces = [one.get_span_context().trace_id for one in (trace.get_current_span(now), block.span)]
+    return own is block and traces[0] == traces[1]
 
 
 class _OpenTelemetry(telemetry.Telemetry):
@@ -177,23 +218,21 @@ class _OpenTelemetry(telemetry.Telemetry):
             "gen_ai.conversation.id": session_id,
             **({_PIPELINE: str(pipeline_type)} if pipeline_type else {}),
         }
-        return _Span(self._tracer.start_span("invoke_workflow", attributes=attributes))
+        return _Span(self._tracer.start_span("invoke_workflow", _current(), attributes=attributes))
 
     @_harmless(telemetry.Span)
     def agent(self, session: telemetry.Span, session_id: str, agent_name: str) -> telemetry.Span:
-        parent = None
-        if isinstance(session, _Span):
-            own = session.span.get_span_context().trace_id
-            # A task that was begun before the session knows nothing of it.
-            if trace.get_current_span().get_span_context().trace_id != own:
-                parent = trace.set_span_in_context(session.span)
+        now = _current()
+        # A task that was begun before the session's block, or in another's, is not within it.
+        if isinstance(session, _Span) and not _is_within(now, session):
+            now = trace.set_span_in_context(session.span)
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": agent_name,
             "gen_ai.conversation.id": session_id,
         }
         name = f"invoke_agent {agent_name}"
-        return _Span(self._tracer.start_span(name, context=parent, attributes=attributes))
+        return _Span(self._tracer.start_span(name, now, attributes=attributes))
 
     @_harmless(_nothing)
     def request(self, event: RequestEvent) -> None:
@@ -206,13 +245,15 @@ class _OpenTelemetry(telemetry.Telemetry):
             **({} if event.error is None else {"error.type": event.error}),
         }
         self._request_seconds.record(event.seconds, facts)
-        self._count("tdev.request.units", event.units, table)
+        self._count("tdev.request.units", event.units, table, "{unit}")
         # Heartbeats, recovery's looks and the like belong to no run.
-        if not trace.get_current_span().get_span_context().is_valid:
+        parent = _current()
+        if not trace.get_current_span(parent).get_span_context().is_valid:
             return
         now = time.time_ns()
         span = self._tracer.start_span(
             f"{event.operation} {event.table}" if table else event.operation,
+            parent,
             kind=SpanKind.CLIENT,
             attributes={
                 **facts,
@@ -222,7 +263,7 @@ class _OpenTelemetry(telemetry.Telemetry):
             },
             start_time=now - int(event.seconds * 1e9),
         )
-        if event.error is not None:
+        if event.error is not None and event.error not in _INTERRUPTIONS:
             span.set_status(Status(StatusCode.ERROR))
         span.end(now)
 
@@ -236,14 +277,12 @@ class _OpenTelemetry(telemetry.Telemetry):
             **({of: dimension} if of and dimension else {}),
         }
         if (operation := _OPERATIONS.get(name)) is None:
-            self._count(f"tdev.{name}", value, facts, _UNITS.get(name, "1"))
+            self._count(f"tdev.{name}", value, facts, _UNITS.get(name, "{session}"))
             return
         failure = {"error.type": _OTHER} if failed else {}
         self._run_seconds.record(value, {"gen_ai.operation.name": operation, **facts, **failure})
 
-    def _count(
-        self, name: str, value: float, attributes: Mapping[str, str], unit: str = "1"
-    ) -> None:
+    def _count(self, name: str, value: float, attributes: Mapping[str, str], unit: str) -> None:
         if name not in self._counters:
             self._counters[name] = self._new_counter(name, unit=unit)
         self._counters[name].add(value, attributes)

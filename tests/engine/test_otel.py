@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -23,6 +24,7 @@ from tdev_models import otel, sync
 from tdev_models.models import PipelineSession
 from tdev_models.settings import Settings
 from tests import raw
+from tests.faults import Fault, injected
 
 
 class Seen:
@@ -42,27 +44,34 @@ class Seen:
         [span] = self.spans(word)
         return span
 
-    def points(self, name: str) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         data = self.reader.get_metrics_data()
         assert data is not None
-        return [
-            point
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-        ]
+        [resource] = data.resource_metrics
+        [scope] = resource.scope_metrics
+        return [*scope.metrics]
+
+    def units(self) -> dict[str, str | None]:
+        return {metric.name: metric.unit for metric in self.metrics()}
+
+    def points(self, name: str) -> list[Any]:
+        found = (metric.data.data_points for metric in self.metrics() if metric.name == name)
+        return [point for points in found for point in points]
 
 
 @pytest.fixture
-def seen() -> Iterator[Seen]:
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
     told = Seen()
     otel.instrument(told.tracers, told.meters)
     yield told
     otel.uninstrument()
     told.tracers.shutdown()
     told.meters.shutdown()
+    # The SDK only logs what is wrong: a context that cannot be detached, a span that has ended.
+    logs = [one for one in caplog.get_records("call") if one.name.startswith("opentelemetry")]
+    assert [one.getMessage() for one in logs] == []
+    ids = [span_id(span) for span in told.exporter.get_finished_spans()]
+    assert len(ids) == len(set(ids))
 
 
 def is_within(span: ReadableSpan, outer: ReadableSpan) -> bool:
@@ -171,6 +180,36 @@ async def test_a_task_older_than_the_session_is_within_it(store: Settings, seen:
     assert is_within(seen.only("invoke_agent nlp"), seen.only("invoke_workflow"))
 
 
+async def test_workers_of_one_trace_tell_their_sessions_apart(store: Settings, seen: Seen) -> None:
+    jobs: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def worker() -> None:
+        while (job := await jobs.get()) is not None:
+            session, done = job
+            async with session.agent("nlp"):
+                pass
+            done.set()
+
+    async def runs(session_id: str) -> None:
+        async with tdev.track_session(session_id) as session:
+            done = asyncio.Event()
+            await jobs.put((session, done))
+            await done.wait()
+
+    with seen.tracers.get_tracer("app").start_as_current_span("POST /batch"):
+        async with tdev.track_session("p0"):
+            workers = [asyncio.create_task(worker())]
+        workers.append(asyncio.create_task(worker()))
+        await asyncio.gather(runs("p1"), runs("p2"))
+        for _ in workers:
+            await jobs.put(None)
+        await asyncio.gather(*workers)
+    agents = {str((one.attributes or {})["gen_ai.conversation.id"]): one for one in seen.spans("i")}
+    for agent in seen.spans("invoke_agent"):
+        session_id = str((agent.attributes or {})["gen_ai.conversation.id"])
+        assert is_within(agent, agents[session_id])  # what ended last is the session's
+
+
 async def test_the_span_of_the_application_is_around_it(store: Settings, seen: Seen) -> None:
     with seen.tracers.get_tracer("app").start_as_current_span("POST /projects"):
         async with tdev.track_session("p1") as session:
@@ -264,6 +303,97 @@ async def test_an_interruption_is_no_error(store: Settings, seen: Seen) -> None:
     assert (agent.attributes or {})["tdev.status"] == "PENDING"
 
 
+async def test_a_block_may_be_left_in_another_task(store: Settings, seen: Seen) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does it, and fixtures that are generators."""
+    session = tdev.track_session("p1")
+    await asyncio.create_task(session.__aenter__())
+    agent = session.agent("nlp")
+    await agent.__aenter__()
+    await asyncio.create_task(agent.__aexit__(None, None, None))
+    await asyncio.create_task(session.__aexit__(None, None, None))
+    refused = tdev.track_session("p1")
+    with pytest.raises(tdev.InvalidTransition):
+        await asyncio.create_task(refused.__aenter__())
+    await tdev.get_pipeline_session("p1")
+    async with tdev.track_session("p2"):
+        pass
+    first, _, last = seen.spans("invoke_workflow")
+    assert is_within(seen.only("invoke_agent"), first)
+    assert is_within(seen.spans("UpdateItem")[-1], last)
+    assert last.parent is None
+    # The read between them is in no trace: nothing ran at that moment.
+    assert sum(is_within(span, first) for span in seen.spans("GetItem")) == 1
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_blocks_may_be_left_in_any_order(store: Settings, seen: Seen) -> None:
+    first, second = tdev.track_session("p1"), tdev.track_session("p2")
+    for session in (first, second):
+        await session.__aenter__()
+    for session in (first, second):
+        await session.__aexit__(None, None, None)
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_a_resume_is_entered_within_a_time_limit(store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+    resume = await tdev.resume_pipeline("p1")
+    await asyncio.wait_for(resume.__aenter__(), 60)
+    await tdev.get_pipeline_session("p1")
+    await resume.__aexit__(None, None, None)
+    run = seen.only("invoke_workflow")
+    assert is_within(seen.only("GetItem"), run)
+
+
+async def test_a_claim_that_fails_ends_its_span_once(strict_store: Settings, seen: Seen) -> None:
+    with injected(Fault("denied", operation="UpdateItem", table="pipeline-sessions")):
+        with pytest.raises(tdev.AccessDenied):
+            async with tdev.track_session("p1"):
+                pass
+    assert error_type(seen.only("invoke_workflow")) == "AccessDenied"
+
+
+def test_a_forked_child_ends_no_span_of_its_parent(strict_store: Settings, seen: Seen) -> None:
+    with sync.track_session("p1") as session, session.agent("nlp") as run:
+        before = len(seen.exporter.get_finished_spans())
+        child = os.fork()
+        if child == 0:
+            try:
+                run.__exit__(SystemExit, SystemExit(0), None)
+                session.__exit__(SystemExit, SystemExit(0), None)
+            finally:
+                os._exit(len(seen.exporter.get_finished_spans()) - before)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    assert is_within(seen.only("invoke_agent"), seen.only("invoke_workflow"))
+
+
+async def test_a_key_stays_here(store: Settings, seen: Seen) -> None:
+    async with tdev.track_session("p1") as session:
+        async with session.agent("evaluator", key="jane@example.com"):
+            pass
+    agent = seen.only("invoke_agent")
+    assert agent.name == "invoke_agent evaluator"
+    assert (agent.attributes or {})["gen_ai.agent.name"] == "evaluator"
+    assert not any("jane" in span.to_json() for span in seen.exporter.get_finished_spans())
+
+
+async def test_a_request_that_was_cancelled_has_not_succeeded(
+    strict_store: Settings, seen: Seen
+) -> None:
+    events: list[tdev.RequestEvent] = []
+    cancels = Fault("before", operation="GetItem", between=lambda: reads.cancel())
+    with tdev.settings.use(on_request=events.append), injected(cancels):
+        with seen.tracers.get_tracer("app").start_as_current_span("app"):
+            reads = asyncio.create_task(tdev.get_pipeline_session("p1"))
+        with pytest.raises(asyncio.CancelledError):
+            await reads
+    assert [event.error for event in events] == ["CancelledError"]
+    read = seen.only("GetItem")
+    assert (read.attributes or {})["error.type"] == "CancelledError"
+    assert read.status.status_code is StatusCode.UNSET  # an interruption is no error
+
+
 async def test_what_is_refused_is_an_error_and_leaves_no_trace_behind(
     store: Settings, seen: Seen
 ) -> None:
@@ -349,6 +479,19 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
         assert point.attributes["tdev.pipeline.type"] == "SIMPLE"
     [failures] = seen.points("tdev.agent_failures")
     assert failures.attributes == {"gen_ai.agent.name": "design"}
+    assert seen.units() == {
+        "db.client.operation.duration": "s",
+        "gen_ai.invoke_agent.duration": "s",
+        "tdev.agent_cost_usd": "{USD}",
+        "tdev.agent_failures": "{failure}",
+        "tdev.agent_retries": "{retry}",
+        "tdev.agent_tokens": "{token}",
+        "tdev.request.units": "{unit}",
+        **dict.fromkeys(
+            (f"tdev.sessions_{name}" for name in ("started", "failed", "resumed", "completed")),
+            "{session}",
+        ),
+    }
 
 
 async def test_technologies_are_no_series(store: Settings, seen: Seen) -> None:

@@ -437,7 +437,7 @@ class AgentRun(ClientContext[C, bool]):
     ) -> None:
         """Write the execution, with the moment of the agent's own begin or end."""
         lease = self._session.owned
-        if seconds is not None:
+        if seconds is not None and self._usage is not NOTHING:
             self._span.use(**asdict(self._usage))
         try:
             self._stored = await write_execution(

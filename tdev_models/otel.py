@@ -268,6 +268,10 @@ class _OpenTelemetry(telemetry.Telemetry):
         span.end(now)
 
     @_harmless(_nothing)
+    def leave(self) -> None:
+        context.attach(Context())
+
+    @_harmless(_nothing)
     def metric(
         self, name: str, value: float, agent_name: str | None, dimension: str | None, failed: bool
     ) -> None:

@@ -52,6 +52,9 @@ class Telemetry:
     def request(self, event: RequestEvent) -> None:
         """Take note of a request that has ended just now."""
 
+    def leave(self) -> None:
+        """Let what this task does from here on be part of nothing."""
+
     def metric(
         self, name: str, value: float, agent_name: str | None, dimension: str | None, failed: bool
     ) -> None:

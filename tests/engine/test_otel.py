@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ import tdev_models as tdev
 from tdev_models import otel, sync
 from tdev_models.models import PipelineSession
 from tdev_models.settings import Settings
+from tdev_models.web.live import Watch
 from tests import raw
 from tests.faults import Fault, injected
 
@@ -433,6 +434,26 @@ async def test_requests_outside_of_a_trace_are_only_counted(store: Settings, see
     [units] = seen.points("tdev.request.units")
     assert units.attributes == {"db.collection.name": table}
     assert units.value > 0
+
+
+async def test_what_many_watch_is_in_the_trace_of_none(store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="ACTIVE")
+
+    async def polls() -> AsyncGenerator[Any]:
+        yield await tdev.get_pipeline_session("p1")
+
+    with seen.tracers.get_tracer("app").start_as_current_span("GET /live"):
+        watch = Watch(polls())
+        await watch.task
+    assert watch.state.session_id == "p1"
+    assert seen.spans("GetItem") == []
+    assert len(seen.points("db.client.operation.duration")) == 2
+
+
+def test_what_cannot_be_entered_leaves_no_trace_behind(store: Settings, seen: Seen) -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        tdev.track_session("p1").__aenter__().close()
+    assert not trace.get_current_span().get_span_context().is_valid
 
 
 async def test_a_request_that_fails_is_an_error(store: Settings, seen: Seen) -> None:

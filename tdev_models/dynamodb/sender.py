@@ -69,7 +69,7 @@ class Sender:
                     attempts=backoff.attempts,
                     error=None if error is None else _name(error),
                 )
-                watching.request(event)
+                watching.request(event, error)
                 try:
                     if self._hook is not None:
                         self._hook(event)

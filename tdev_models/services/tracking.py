@@ -466,7 +466,7 @@ class Tracker(ClientContext[C, Literal[False]]):
     ) -> Outcome:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
-        self._run.span.resume(seen.traceparent)
+        self._run.span.resume(seen.traceparent, seen.pipeline_type)
         if lease.adopts:
             work = await adopted(self._client, lease, seen, from_agent)
         outcome, lease.outputs = work

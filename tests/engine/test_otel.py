@@ -461,9 +461,31 @@ async def test_a_request_that_fails_is_an_error(store: Settings, seen: Seen) -> 
         with seen.tracers.get_tracer("app").start_as_current_span("app"):
             with pytest.raises(tdev.ConfigurationError):
                 await tdev.get_pipeline_session("p1")
-    assert error_type(seen.only("GetItem")) == "ResourceNotFoundException"
+    read = seen.only("GetItem")
+    assert error_type(read) == "ResourceNotFoundException"
     [point] = seen.points("db.client.operation.duration")
-    assert point.attributes["error.type"] == "ResourceNotFoundException"
+    for attributes in (point.attributes, read.attributes or {}):
+        assert attributes["error.type"] == "ResourceNotFoundException"
+        assert attributes["db.response.status_code"] == "ResourceNotFoundException"
+
+
+async def test_a_condition_that_is_not_met_is_an_answer(store: Settings, seen: Seen) -> None:
+    async with tdev.track_session("p1"):
+        pass
+    seen.exporter.clear()
+    with seen.tracers.get_tracer("app").start_as_current_span("app"):
+        with pytest.raises(tdev.InvalidTransition):
+            await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+    write = seen.only("UpdateItem")
+    assert write.status.status_code is StatusCode.UNSET
+    [point] = [
+        point
+        for point in seen.points("db.client.operation.duration")
+        if "db.response.status_code" in point.attributes
+    ]
+    for attributes in (point.attributes, write.attributes or {}):
+        assert attributes["db.response.status_code"] == "ConditionalCheckFailedException"
+        assert "error.type" not in attributes
 
 
 async def test_metrics_that_the_package_records_are_measured(store: Settings, seen: Seen) -> None:
@@ -476,19 +498,13 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
                 raise ValueError("x")
     async with tdev.track_session("p1") as session, session.agent("design"):
         pass
-    durations = {
-        (p.attributes["gen_ai.operation.name"], p.attributes.get("error.type")): (
-            p.count,
-            p.attributes.get("gen_ai.agent.name"),
-        )
-        for p in seen.points("gen_ai.invoke_agent.duration")
-        if p.attributes.get("tdev.variant") is None
-    }
-    assert durations == {
-        ("invoke_agent", "_OTHER"): (1, "design"),
-        ("invoke_agent", None): (1, "design"),
-        ("invoke_workflow", None): (1, None),
-    }
+    agent, variant = "gen_ai.agent.name", "tdev.variant"
+    times = [(p.count, dict(p.attributes)) for p in seen.points("tdev.agent_execution_time")]
+    assert (1, {agent: "design", "error.type": "_OTHER"}) in times
+    assert (1, {agent: "design"}) in times
+    assert (1, {agent: "nlp", variant: "b"}) in times
+    [duration] = seen.points("tdev.session_duration")
+    assert duration.attributes == {"tdev.pipeline.type": "SIMPLE"}
     [tokens] = seen.points("tdev.agent_tokens")
     assert tokens.value == 5
     assert tokens.attributes == {"gen_ai.agent.name": "nlp", "gen_ai.request.model": "m"}
@@ -504,6 +520,8 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
         "db.client.operation.duration": "s",
         "gen_ai.invoke_agent.duration": "s",
         "tdev.agent_cost_usd": "{USD}",
+        "tdev.agent_execution_time": "s",
+        "tdev.session_duration": "s",
         "tdev.agent_failures": "{failure}",
         "tdev.agent_retries": "{retry}",
         "tdev.agent_tokens": "{token}",
@@ -512,6 +530,29 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
             (f"tdev.sessions_{name}" for name in ("started", "failed", "resumed", "completed")),
             "{session}",
         ),
+    }
+
+
+async def test_a_duration_is_that_of_its_span(store: Settings, seen: Seen) -> None:
+    with pytest.raises(ValueError, match="x"):
+        async with tdev.track_session("p1", pipeline_type="SIMPLE") as session:
+            async with session.agent("nlp"):
+                raise ValueError("x")
+    await tdev.resume_pipeline("p1", lambda _: None)
+    told = []
+    for span in seen.spans("invoke_"):
+        attributes = dict(span.attributes or {})
+        del attributes["gen_ai.conversation.id"]  # each would be a series of its own
+        seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+        told.append((attributes, 1, pytest.approx(seconds)))
+    points = seen.points("gen_ai.invoke_agent.duration")
+    measured = [(dict(point.attributes), point.count, point.sum) for point in points]
+    assert len(measured) == len(told) == 3
+    assert all(one in measured for one in told)
+    assert told[2][0] == {  # a run that was resumed knows the type, too
+        "gen_ai.operation.name": "invoke_workflow",
+        "tdev.pipeline.type": "SIMPLE",
+        "tdev.status": "COMPLETED",
     }
 
 

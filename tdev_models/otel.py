@@ -127,7 +127,7 @@ class _Span(telemetry.Span):
 
     @_harmless(_nothing)
     def enter(self) -> None:
-        self.before = _current()
+        self.before, self._process = _current(), os.getpid()
         within = trace.set_span_in_context(self.span, self.before)
         context.attach(context.set_value(_OWN, self, within))
 

@@ -369,6 +369,21 @@ def test_a_forked_child_ends_no_span_of_its_parent(strict_store: Settings, seen:
     assert is_within(seen.only("invoke_agent"), seen.only("invoke_workflow"))
 
 
+def test_a_forked_child_ends_the_span_of_what_it_enters(strict_store: Settings, seen: Seen) -> None:
+    sync.save_pipeline_session(session_id="p1", status="FAILED")
+    resume = sync.resume_pipeline("p1")
+    child = os.fork()
+    if child == 0:
+        try:
+            with resume:
+                pass
+        finally:
+            os._exit(len(seen.spans("invoke_workflow")))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    resume._was_entered = True  # by the child
+
+
 async def test_a_key_stays_here(store: Settings, seen: Seen) -> None:
     async with tdev.track_session("p1") as session:
         async with session.agent("evaluator", key="jane@example.com"):

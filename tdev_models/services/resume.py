@@ -195,7 +195,6 @@ async def try_to_resume(
                     raise
                 resume.reason = "it was taken over while its work was adopted"
             return resume
-        resume.end_span(None)
         seen = refused
     resume.reason = await _why_not_resumable(client, seen, force)
     resume.reason = resume.reason or "another worker changed it at the same time"

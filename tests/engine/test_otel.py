@@ -346,6 +346,18 @@ async def test_a_resume_is_entered_within_a_time_limit(store: Settings, seen: Se
     assert is_within(seen.only("GetItem"), run)
 
 
+async def test_a_claim_that_others_win_is_no_run(strict_store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+
+    def quicker() -> Any:
+        return tdev.resume_pipeline("p1", lambda _: None)
+
+    fault = Fault("before", operation="UpdateItem", table="pipeline-sessions", between=quicker)
+    with injected(fault):
+        assert not await tdev.resume_pipeline("p1", lambda _: None)
+    assert (seen.only("invoke_workflow").attributes or {})["tdev.status"] == "COMPLETED"
+
+
 async def test_a_claim_that_fails_ends_its_span_once(strict_store: Settings, seen: Seen) -> None:
     with injected(Fault("denied", operation="UpdateItem", table="pipeline-sessions")):
         with pytest.raises(tdev.AccessDenied):

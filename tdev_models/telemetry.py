@@ -17,7 +17,7 @@ class Span:
     def enter(self) -> None:
         """Let what this task does from here on be part of it, until its end."""
 
-    def resume(self, traceparent: str | None) -> None:
+    def resume(self, traceparent: str | None, pipeline_type: str | None) -> None:
         """Link it to the run of which it does the rest."""
 
     def use(
@@ -49,8 +49,11 @@ class Telemetry:
         """Begin the span of an agent's try."""
         return Span()
 
-    def request(self, event: RequestEvent) -> None:
+    def request(self, event: RequestEvent, error: BaseException | None) -> None:
         """Take note of a request that has ended just now."""
+
+    def leave(self) -> None:
+        """Let what this task does from here on be part of nothing."""
 
     def metric(
         self, name: str, value: float, agent_name: str | None, dimension: str | None, failed: bool

@@ -50,11 +50,11 @@ class Sender:
         budget = self._retry_seconds if retry_seconds is None else retry_seconds
         backoff, begun = Backoff(budget), time.perf_counter()
         response: dict[str, Any] = {}
-        error: TdevError | None = None
+        error: BaseException | None = None
         try:
             response = await retry(lambda: self._attempt(operation, request), self._sleep, backoff)
             return response
-        except TdevError as raised:
+        except BaseException as raised:
             error = raised
             raise
         finally:
@@ -67,9 +67,9 @@ class Sender:
                     units=_units(response),
                     seconds=seconds,
                     attempts=backoff.attempts,
-                    error=None if error is None else error.code or type(error).__name__,
+                    error=None if error is None else _name(error),
                 )
-                watching.request(event)
+                watching.request(event, error)
                 try:
                     if self._hook is not None:
                         self._hook(event)
@@ -121,6 +121,11 @@ class Sender:
         request = {"TransactItems": parts, "ReturnConsumedCapacity": "TOTAL"}
         response = await self.send("TransactGetItems", request)
         return [answer.get("Item", {}) for answer in response["Responses"]]
+
+
+def _name(error: BaseException) -> str:
+    code = error.code if isinstance(error, TdevError) else None
+    return code or type(error).__name__
 
 
 def _units(response: Mapping[str, Any]) -> float:

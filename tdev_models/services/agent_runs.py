@@ -22,6 +22,7 @@ from tdev_models.errors import (
 )
 from tdev_models.metrics.automatic import agent_used
 from tdev_models.models import AgentExecution
+from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
 from tdev_models.services import executions
 from tdev_models.services.agent_names import begin_block, name_with_key
@@ -258,7 +259,7 @@ class AgentRun(ClientContext[C, bool]):
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
         self._span = telemetry.active.agent(
-            self._session.span, self._session.session_id, self.agent_name
+            self._session.span, self._session.session_id, agent_of(self.agent_name)
         )
         self._span.enter()
         self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
@@ -436,7 +437,7 @@ class AgentRun(ClientContext[C, bool]):
     ) -> None:
         """Write the execution, with the moment of the agent's own begin or end."""
         lease = self._session.owned
-        if seconds is not None:
+        if seconds is not None and self._usage is not NOTHING:
             self._span.use(**asdict(self._usage))
         try:
             self._stored = await write_execution(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from tdev_models.dynamodb.blocking_client import BlockingClient
@@ -54,9 +54,9 @@ class Resume(Tracker[C]):
                 self.session_id,
             )
 
-    async def __aenter__(self) -> Self:
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
         self._was_entered = True
-        return await super().__aenter__()
+        return super().__aenter__()
 
     def __repr__(self) -> str:
         return (
@@ -195,7 +195,6 @@ async def try_to_resume(
                     raise
                 resume.reason = "it was taken over while its work was adopted"
             return resume
-        resume.end_span(None)
         seen = refused
     resume.reason = await _why_not_resumable(client, seen, force)
     resume.reason = resume.reason or "another worker changed it at the same time"

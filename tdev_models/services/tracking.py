@@ -225,11 +225,11 @@ class Tracker(ClientContext[C, Literal[False]]):
         if self._run.lease is None and outer is not None and not outer.over:
             return self._join(outer)
         # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
+        self._canceller = self._client.task_canceller()
         binding = bind_lease(self._client, self.session_id)
         if self._run.lease is None:
             self.begin_span()
         self._run.span.enter()
-        self._canceller = self._client.task_canceller()
         return self._enter(binding)
 
     async def _join(self, outer: Lease) -> Self:
@@ -466,7 +466,7 @@ class Tracker(ClientContext[C, Literal[False]]):
     ) -> Outcome:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
-        self._run.span.resume(seen.traceparent)
+        self._run.span.resume(seen.traceparent, seen.pipeline_type)
         if lease.adopts:
             work = await adopted(self._client, lease, seen, from_agent)
         outcome, lease.outputs = work

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from starlette.exceptions import HTTPException
 
-from tdev_models import get_agent_executions, get_pipeline_session
+from tdev_models import get_agent_executions, get_pipeline_session, telemetry
 from tdev_models.errors import Throttled, Unavailable
 from tdev_models.results import Execution, Page
 from tdev_models.views.watched import Watched
@@ -39,6 +39,7 @@ class Watch:
         self.task = asyncio.create_task(self._follow(polls))
 
     async def _follow(self, polls: Polls) -> None:
+        telemetry.active.leave()  # or whoever watched first would have all polls in his trace
         try:
             async with aclosing(polls):
                 async for state in polls:

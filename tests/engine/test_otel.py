@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -22,7 +23,9 @@ import tdev_models as tdev
 from tdev_models import otel, sync
 from tdev_models.models import PipelineSession
 from tdev_models.settings import Settings
+from tdev_models.web.live import Watch
 from tests import raw
+from tests.faults import Fault, injected
 
 
 class Seen:
@@ -42,27 +45,34 @@ class Seen:
         [span] = self.spans(word)
         return span
 
-    def points(self, name: str) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         data = self.reader.get_metrics_data()
         assert data is not None
-        return [
-            point
-            for resource in data.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in metric.data.data_points
-        ]
+        [resource] = data.resource_metrics
+        [scope] = resource.scope_metrics
+        return [*scope.metrics]
+
+    def units(self) -> dict[str, str | None]:
+        return {metric.name: metric.unit for metric in self.metrics()}
+
+    def points(self, name: str) -> list[Any]:
+        found = (metric.data.data_points for metric in self.metrics() if metric.name == name)
+        return [point for points in found for point in points]
 
 
 @pytest.fixture
-def seen() -> Iterator[Seen]:
+def seen(caplog: pytest.LogCaptureFixture) -> Iterator[Seen]:
     told = Seen()
     otel.instrument(told.tracers, told.meters)
     yield told
     otel.uninstrument()
     told.tracers.shutdown()
     told.meters.shutdown()
+    # The SDK only logs what is wrong: a context that cannot be detached, a span that has ended.
+    logs = [one for one in caplog.get_records("call") if one.name.startswith("opentelemetry")]
+    assert [one.getMessage() for one in logs] == []
+    ids = [span_id(span) for span in told.exporter.get_finished_spans()]
+    assert len(ids) == len(set(ids))
 
 
 def is_within(span: ReadableSpan, outer: ReadableSpan) -> bool:
@@ -171,6 +181,36 @@ async def test_a_task_older_than_the_session_is_within_it(store: Settings, seen:
     assert is_within(seen.only("invoke_agent nlp"), seen.only("invoke_workflow"))
 
 
+async def test_workers_of_one_trace_tell_their_sessions_apart(store: Settings, seen: Seen) -> None:
+    jobs: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def worker() -> None:
+        while (job := await jobs.get()) is not None:
+            session, done = job
+            async with session.agent("nlp"):
+                pass
+            done.set()
+
+    async def runs(session_id: str) -> None:
+        async with tdev.track_session(session_id) as session:
+            done = asyncio.Event()
+            await jobs.put((session, done))
+            await done.wait()
+
+    with seen.tracers.get_tracer("app").start_as_current_span("POST /batch"):
+        async with tdev.track_session("p0"):
+            workers = [asyncio.create_task(worker())]
+        workers.append(asyncio.create_task(worker()))
+        await asyncio.gather(runs("p1"), runs("p2"))
+        for _ in workers:
+            await jobs.put(None)
+        await asyncio.gather(*workers)
+    agents = {str((one.attributes or {})["gen_ai.conversation.id"]): one for one in seen.spans("i")}
+    for agent in seen.spans("invoke_agent"):
+        session_id = str((agent.attributes or {})["gen_ai.conversation.id"])
+        assert is_within(agent, agents[session_id])  # what ended last is the session's
+
+
 async def test_the_span_of_the_application_is_around_it(store: Settings, seen: Seen) -> None:
     with seen.tracers.get_tracer("app").start_as_current_span("POST /projects"):
         async with tdev.track_session("p1") as session:
@@ -264,6 +304,124 @@ async def test_an_interruption_is_no_error(store: Settings, seen: Seen) -> None:
     assert (agent.attributes or {})["tdev.status"] == "PENDING"
 
 
+async def test_a_block_may_be_left_in_another_task(store: Settings, seen: Seen) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does it, and fixtures that are generators."""
+    session = tdev.track_session("p1")
+    await asyncio.create_task(session.__aenter__())
+    agent = session.agent("nlp")
+    await agent.__aenter__()
+    await asyncio.create_task(agent.__aexit__(None, None, None))
+    await asyncio.create_task(session.__aexit__(None, None, None))
+    refused = tdev.track_session("p1")
+    with pytest.raises(tdev.InvalidTransition):
+        await asyncio.create_task(refused.__aenter__())
+    await tdev.get_pipeline_session("p1")
+    async with tdev.track_session("p2"):
+        pass
+    first, _, last = seen.spans("invoke_workflow")
+    assert is_within(seen.only("invoke_agent"), first)
+    assert is_within(seen.spans("UpdateItem")[-1], last)
+    assert last.parent is None
+    # The read between them is in no trace: nothing ran at that moment.
+    assert sum(is_within(span, first) for span in seen.spans("GetItem")) == 1
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_blocks_may_be_left_in_any_order(store: Settings, seen: Seen) -> None:
+    first, second = tdev.track_session("p1"), tdev.track_session("p2")
+    for session in (first, second):
+        await session.__aenter__()
+    for session in (first, second):
+        await session.__aexit__(None, None, None)
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_a_resume_is_entered_within_a_time_limit(store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+    resume = await tdev.resume_pipeline("p1")
+    await asyncio.wait_for(resume.__aenter__(), 60)
+    await tdev.get_pipeline_session("p1")
+    await resume.__aexit__(None, None, None)
+    run = seen.only("invoke_workflow")
+    assert is_within(seen.only("GetItem"), run)
+
+
+async def test_a_claim_that_others_win_is_no_run(strict_store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+
+    def quicker() -> Any:
+        return tdev.resume_pipeline("p1", lambda _: None)
+
+    fault = Fault("before", operation="UpdateItem", table="pipeline-sessions", between=quicker)
+    with injected(fault):
+        assert not await tdev.resume_pipeline("p1", lambda _: None)
+    assert (seen.only("invoke_workflow").attributes or {})["tdev.status"] == "COMPLETED"
+
+
+async def test_a_claim_that_fails_ends_its_span_once(strict_store: Settings, seen: Seen) -> None:
+    with injected(Fault("denied", operation="UpdateItem", table="pipeline-sessions")):
+        with pytest.raises(tdev.AccessDenied):
+            async with tdev.track_session("p1"):
+                pass
+    assert error_type(seen.only("invoke_workflow")) == "AccessDenied"
+
+
+def test_a_forked_child_ends_no_span_of_its_parent(strict_store: Settings, seen: Seen) -> None:
+    with sync.track_session("p1") as session, session.agent("nlp") as run:
+        before = len(seen.exporter.get_finished_spans())
+        child = os.fork()
+        if child == 0:
+            try:
+                run.__exit__(SystemExit, SystemExit(0), None)
+                session.__exit__(SystemExit, SystemExit(0), None)
+            finally:
+                os._exit(len(seen.exporter.get_finished_spans()) - before)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    assert is_within(seen.only("invoke_agent"), seen.only("invoke_workflow"))
+
+
+def test_a_forked_child_ends_the_span_of_what_it_enters(strict_store: Settings, seen: Seen) -> None:
+    sync.save_pipeline_session(session_id="p1", status="FAILED")
+    resume = sync.resume_pipeline("p1")
+    child = os.fork()
+    if child == 0:
+        try:
+            with resume:
+                pass
+        finally:
+            os._exit(len(seen.spans("invoke_workflow")))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    resume._was_entered = True  # by the child
+
+
+async def test_a_key_stays_here(store: Settings, seen: Seen) -> None:
+    async with tdev.track_session("p1") as session:
+        async with session.agent("evaluator", key="jane@example.com"):
+            pass
+    agent = seen.only("invoke_agent")
+    assert agent.name == "invoke_agent evaluator"
+    assert (agent.attributes or {})["gen_ai.agent.name"] == "evaluator"
+    assert not any("jane" in span.to_json() for span in seen.exporter.get_finished_spans())
+
+
+async def test_a_request_that_was_cancelled_has_not_succeeded(
+    strict_store: Settings, seen: Seen
+) -> None:
+    events: list[tdev.RequestEvent] = []
+    cancels = Fault("before", operation="GetItem", between=lambda: reads.cancel())
+    with tdev.settings.use(on_request=events.append), injected(cancels):
+        with seen.tracers.get_tracer("app").start_as_current_span("app"):
+            reads = asyncio.create_task(tdev.get_pipeline_session("p1"))
+        with pytest.raises(asyncio.CancelledError):
+            await reads
+    assert [event.error for event in events] == ["CancelledError"]
+    read = seen.only("GetItem")
+    assert (read.attributes or {})["error.type"] == "CancelledError"
+    assert read.status.status_code is StatusCode.UNSET  # an interruption is no error
+
+
 async def test_what_is_refused_is_an_error_and_leaves_no_trace_behind(
     store: Settings, seen: Seen
 ) -> None:
@@ -305,14 +463,56 @@ async def test_requests_outside_of_a_trace_are_only_counted(store: Settings, see
     assert units.value > 0
 
 
+async def test_what_many_watch_is_in_the_trace_of_none(store: Settings, seen: Seen) -> None:
+    await tdev.save_pipeline_session(session_id="p1", status="ACTIVE")
+
+    async def polls() -> AsyncGenerator[Any]:
+        yield await tdev.get_pipeline_session("p1")
+
+    with seen.tracers.get_tracer("app").start_as_current_span("GET /live"):
+        watch = Watch(polls())
+        await watch.task
+    assert watch.state.session_id == "p1"
+    assert seen.spans("GetItem") == []
+    assert len(seen.points("db.client.operation.duration")) == 2
+
+
+def test_what_cannot_be_entered_leaves_no_trace_behind(store: Settings, seen: Seen) -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        tdev.track_session("p1").__aenter__().close()
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
 async def test_a_request_that_fails_is_an_error(store: Settings, seen: Seen) -> None:
     with tdev.settings.use(retry_seconds=0.0, environment="nowhere"):
         with seen.tracers.get_tracer("app").start_as_current_span("app"):
             with pytest.raises(tdev.ConfigurationError):
                 await tdev.get_pipeline_session("p1")
-    assert error_type(seen.only("GetItem")) == "ResourceNotFoundException"
+    read = seen.only("GetItem")
+    assert error_type(read) == "ResourceNotFoundException"
     [point] = seen.points("db.client.operation.duration")
-    assert point.attributes["error.type"] == "ResourceNotFoundException"
+    for attributes in (point.attributes, read.attributes or {}):
+        assert attributes["error.type"] == "ResourceNotFoundException"
+        assert attributes["db.response.status_code"] == "ResourceNotFoundException"
+
+
+async def test_a_condition_that_is_not_met_is_an_answer(store: Settings, seen: Seen) -> None:
+    async with tdev.track_session("p1"):
+        pass
+    seen.exporter.clear()
+    with seen.tracers.get_tracer("app").start_as_current_span("app"):
+        with pytest.raises(tdev.InvalidTransition):
+            await tdev.save_pipeline_session(session_id="p1", status="FAILED")
+    write = seen.only("UpdateItem")
+    assert write.status.status_code is StatusCode.UNSET
+    [point] = [
+        point
+        for point in seen.points("db.client.operation.duration")
+        if "db.response.status_code" in point.attributes
+    ]
+    for attributes in (point.attributes, write.attributes or {}):
+        assert attributes["db.response.status_code"] == "ConditionalCheckFailedException"
+        assert "error.type" not in attributes
 
 
 async def test_metrics_that_the_package_records_are_measured(store: Settings, seen: Seen) -> None:
@@ -325,19 +525,13 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
                 raise ValueError("x")
     async with tdev.track_session("p1") as session, session.agent("design"):
         pass
-    durations = {
-        (p.attributes["gen_ai.operation.name"], p.attributes.get("error.type")): (
-            p.count,
-            p.attributes.get("gen_ai.agent.name"),
-        )
-        for p in seen.points("gen_ai.invoke_agent.duration")
-        if p.attributes.get("tdev.variant") is None
-    }
-    assert durations == {
-        ("invoke_agent", "_OTHER"): (1, "design"),
-        ("invoke_agent", None): (1, "design"),
-        ("invoke_workflow", None): (1, None),
-    }
+    agent, variant = "gen_ai.agent.name", "tdev.variant"
+    times = [(p.count, dict(p.attributes)) for p in seen.points("tdev.agent_execution_time")]
+    assert (1, {agent: "design", "error.type": "_OTHER"}) in times
+    assert (1, {agent: "design"}) in times
+    assert (1, {agent: "nlp", variant: "b"}) in times
+    [duration] = seen.points("tdev.session_duration")
+    assert duration.attributes == {"tdev.pipeline.type": "SIMPLE"}
     [tokens] = seen.points("tdev.agent_tokens")
     assert tokens.value == 5
     assert tokens.attributes == {"gen_ai.agent.name": "nlp", "gen_ai.request.model": "m"}
@@ -349,6 +543,44 @@ async def test_metrics_that_the_package_records_are_measured(store: Settings, se
         assert point.attributes["tdev.pipeline.type"] == "SIMPLE"
     [failures] = seen.points("tdev.agent_failures")
     assert failures.attributes == {"gen_ai.agent.name": "design"}
+    assert seen.units() == {
+        "db.client.operation.duration": "s",
+        "gen_ai.invoke_agent.duration": "s",
+        "tdev.agent_cost_usd": "{USD}",
+        "tdev.agent_execution_time": "s",
+        "tdev.session_duration": "s",
+        "tdev.agent_failures": "{failure}",
+        "tdev.agent_retries": "{retry}",
+        "tdev.agent_tokens": "{token}",
+        "tdev.request.units": "{unit}",
+        **dict.fromkeys(
+            (f"tdev.sessions_{name}" for name in ("started", "failed", "resumed", "completed")),
+            "{session}",
+        ),
+    }
+
+
+async def test_a_duration_is_that_of_its_span(store: Settings, seen: Seen) -> None:
+    with pytest.raises(ValueError, match="x"):
+        async with tdev.track_session("p1", pipeline_type="SIMPLE") as session:
+            async with session.agent("nlp"):
+                raise ValueError("x")
+    await tdev.resume_pipeline("p1", lambda _: None)
+    told = []
+    for span in seen.spans("invoke_"):
+        attributes = dict(span.attributes or {})
+        del attributes["gen_ai.conversation.id"]  # each would be a series of its own
+        seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+        told.append((attributes, 1, pytest.approx(seconds)))
+    points = seen.points("gen_ai.invoke_agent.duration")
+    measured = [(dict(point.attributes), point.count, point.sum) for point in points]
+    assert len(measured) == len(told) == 3
+    assert all(one in measured for one in told)
+    assert told[2][0] == {  # a run that was resumed knows the type, too
+        "gen_ai.operation.name": "invoke_workflow",
+        "tdev.pipeline.type": "SIMPLE",
+        "tdev.status": "COMPLETED",
+    }
 
 
 async def test_technologies_are_no_series(store: Settings, seen: Seen) -> None:

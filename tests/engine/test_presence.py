@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -408,6 +410,33 @@ async def test_a_worker_that_has_nothing_to_run_says_that_it_has_ended(store: Se
         assert await wait_until(has_ended, asyncio.sleep, 0.05, 10)
         async with track_session("t"):
             assert worker_of(store, "t") != worker_id
+
+
+_ENDS_AFTER_IT_WAS_DECLARED_DEAD = """
+import sys
+from tdev_models import configure, settings, sync
+from tests import raw
+from tests.dying import worker_of
+
+configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
+with sync.track_session("s"):
+    worker_id = worker_of(settings.current(), "s")
+raw.put_attribute(settings.current(), "pipeline-sessions", worker_id, died_at={"N": "1"})
+print(worker_id)
+"""
+
+
+def test_a_worker_that_was_declared_dead_does_not_say_that_it_has_ended(
+    strict_store: Settings,
+) -> None:
+    # What it had claimed, as far as others know, is looked for by its item.
+    command = [sys.executable, "-c", _ENDS_AFTER_IT_WAS_DECLARED_DEAD]
+    command += [str(strict_store.endpoint), strict_store.environment]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    worker = raw.item(strict_store, "pipeline-sessions", ended.stdout.strip())
+    assert worker is not None
+    assert worker["status"] == {"S": "WORKER"}
+    assert "due_at" in worker
 
 
 async def test_a_heartbeat_of_a_clock_that_was_set_back_does_not_shorten_the_lease(

@@ -176,7 +176,6 @@ async def try_to_resume(
         if resume.reason is not None:
             return resume
         work = await work_so_far(client, seen, from_agent)
-        resume.begin_span()
         values = {} if from_agent is None else {"restarts": json.dumps(work[0].restarts)}
         resumed = force or not was_handed_back(seen)
         refused = await resume.claim(
@@ -190,7 +189,6 @@ async def try_to_resume(
                     await _begin_again_at(client, from_agent, outcome, resume.owned)
             except BaseException as error:
                 await resume.hand_back(error)
-                resume.end_span(error)
                 if not isinstance(error, LeaseLost):
                     raise
                 resume.reason = "it was taken over while its work was adopted"

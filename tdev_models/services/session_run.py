@@ -9,6 +9,7 @@ from typing import Generic
 from tdev_models import telemetry
 from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import LeaseHeld
+from tdev_models.results import SessionStatus
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.services.sessions import real_error
 from tdev_models.workers.lease import Lease
@@ -64,3 +65,18 @@ class SessionRun(Generic[C]):
         if self._cancelled_until is None:
             self._cancelled_until = time.monotonic() + CANCELLED_SECONDS
         return max(0.0, self._cancelled_until - time.monotonic())
+
+    def begin_span(self, pipeline_type: str | None) -> None:
+        """Let telemetry see that a run begins, if it does not yet."""
+        if self.span.traceparent is None:
+            self.span = telemetry.active.session(self.session_id, pipeline_type)
+
+    def end_span(self, error: BaseException | None) -> None:
+        """Let telemetry see what became of the run; an interruption is no error."""
+        lease, span = self.lease, self.span
+        ended = None if lease is None else lease.ended
+        if error is not None and not self.is_interruption(error):
+            span.fail(real_error(error))
+        elif lease is not None and ended == SessionStatus.FAILED:
+            span.fail(lease.raised[-1][0] if lease.raised else None)
+        span.end(ended)

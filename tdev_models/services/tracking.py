@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVarTuple, overload
 
-from tdev_models import telemetry
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
-from tdev_models.dynamodb.client_context import C, ClientContext
-from tdev_models.dynamodb.encryption import check_encryption, encrypt_fields
-from tdev_models.dynamodb.expressions import replace_fields, set_to
+from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import (
     AccessDenied,
     InvalidRequest,
@@ -23,15 +18,13 @@ from tdev_models.errors import (
     LeaseLost,
     TdevError,
 )
-from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
-from tdev_models.services.adoption import adopted
 from tdev_models.services.agent_calls import ATTEMPTS, run_agent
 from tdev_models.services.agent_runs import AgentRun
 from tdev_models.services.effects import check_function
-from tdev_models.services.payloads import known_payloads
-from tdev_models.services.progress import Outcome, Work, work_so_far
-from tdev_models.services.session_run import SessionRun
+from tdev_models.services.owned_session import OwnedSession
+from tdev_models.services.progress import Work, work_so_far
 from tdev_models.services.sessions import (
     checked_session,
     error_text,
@@ -40,10 +33,9 @@ from tdev_models.services.sessions import (
     shortened,
 )
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
-from tdev_models.workers.claims import claim_session, enter_claim, hand_back, may_take_over
+from tdev_models.workers.claims import enter_claim, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
-from tdev_models.workers.presence import Presence
 from tdev_models.workers.releases import why_too_old
 from tdev_models.workers.users import check_user
 
@@ -52,7 +44,7 @@ Ts = TypeVarTuple("Ts")
 _CLAIMS = 5
 
 
-class Tracker(ClientContext[C, Literal[False]]):
+class Tracker(OwnedSession[C]):
     """A session that this process owns from entry to exit.
 
     On entry the session is created or claimed, and this process becomes a worker, whose heartbeat
@@ -72,11 +64,8 @@ class Tracker(ClientContext[C, Literal[False]]):
     """
 
     def __init__(self, client: C, session_id: str, values: Mapping[str, Any]) -> None:
-        super().__init__(client)
-        self.session_id = session_id
-        self.start_agent: str | None = None
+        super().__init__(client, session_id)
         self._values = values
-        self._run = SessionRun(client, session_id)
         self._joined = False
 
     def agent(
@@ -228,7 +217,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         self._canceller = self._client.task_canceller()
         binding = bind_lease(self._client, self.session_id)
         if self._run.lease is None:
-            self.begin_span()
+            self._run.begin_span(self._values.get("pipeline_type"))
         self._run.span.enter()
         return self._enter(binding)
 
@@ -250,26 +239,10 @@ class Tracker(ClientContext[C, Literal[False]]):
             binding.lease, lease.process, lease.canceller = lease, os.getpid(), self._canceller
         except BaseException as error:
             await self.hand_back(error)
-            self.end_span(error)
             raise
         finally:
             binding.pending = False
         return self
-
-    def begin_span(self) -> None:
-        """Let telemetry see that a run begins."""
-        pipeline_type = self._values.get("pipeline_type")
-        self._run.span = telemetry.active.session(self.session_id, pipeline_type)
-
-    def end_span(self, error: BaseException | None) -> None:
-        """Let telemetry see what became of the run; an interruption is no error."""
-        lease, span = self._run.lease, self._run.span
-        ended = None if lease is None else lease.ended
-        if error is not None and not self._run.is_interruption(error):
-            span.fail(real_error(error))
-        elif lease is not None and ended == SessionStatus.FAILED:
-            span.fail(lease.raised[-1][0] if lease.raised else None)
-        span.end(ended)
 
     async def __aexit__(
         self,
@@ -291,12 +264,12 @@ class Tracker(ClientContext[C, Literal[False]]):
             try:
                 await self._leave(error, interrupted)
             finally:
-                self._let_go()
+                self.let_go()
         except BaseException as raised:
             error = raised
             raise
         finally:
-            self.end_span(error)
+            self._run.end_span(error)
         return False
 
     async def _leave(self, error: BaseException | None, interrupted: bool) -> None:
@@ -304,7 +277,7 @@ class Tracker(ClientContext[C, Literal[False]]):
         if lease.over or isinstance(error, LeaseLost):
             return
         if error is None and not lease.stopped:
-            await self._end()
+            await self.end()
             return
         self._run.interrupted = interrupted or lease.stopped
         cause = error and real_error(error)
@@ -315,47 +288,9 @@ class Tracker(ClientContext[C, Literal[False]]):
                 await self._client.interrupt()
             return
         try:
-            await self._end_as_failed(error_text(error), self._agent_of(real_error(error)))
+            await self.end_as_failed(error_text(error), self.agent_of(real_error(error)))
         except TdevError as unrecorded:
             error.add_note(f"session {self.session_id} is not marked FAILED: {unrecorded}")
-
-    async def _end(self) -> None:
-        """End the session as what its agents have left."""
-        if self.owned.reason is None and not self.owned.failures:
-            done = [
-                PipelineSession.error_message.remove(),
-                PipelineSession.error_message_encrypted.remove(),
-                PipelineSession.failed_agent.remove(),
-            ]
-            await leased_update(self._client, self.owned, done, ends=SessionStatus.COMPLETED)
-            return
-        agent, text = next(iter(self.owned.failures.items()), (None, ""))
-        await self._end_as_failed(self.owned.reason or text, agent)
-
-    def _agent_of(self, cause: BaseException) -> str | None:
-        """Return the agent that raised an error, or else the one that is left failed or cut off."""
-        raised = [agent for error, agent in self.owned.raised if error is cause]
-        cut_off = [agent for _, agent in reversed(self.owned.raised)]
-        return next(iter((*raised, *self.owned.failures, *cut_off)), None)
-
-    async def hand_back(self, error: BaseException | None) -> None:
-        """Give the session, if it was claimed, to whichever worker asks next."""
-        lease = self._run.lease
-        if lease is None or lease.over:
-            return
-        seconds = self._run.seconds_for(error)
-        try:
-            with suppress(TdevError):
-                await leased_update(
-                    self._client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=seconds
-                )
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Let the worker hand back what could not be ended: it lives, and so would the lease."""
-        if not (self.owned.over or self.owned.lost):
-            Presence.of(self._client.settings).settle(partial(hand_back, lease=self.owned))
 
     @overload
     def release(self: Tracker[AsyncClient]) -> Coroutine[Any, Any, None]: ...
@@ -377,21 +312,6 @@ class Tracker(ClientContext[C, Literal[False]]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r}, start_agent={self.start_agent!r})"
-
-    @property
-    def lease(self) -> Lease | None:
-        """The claim; None before entry."""
-        return self._run.lease
-
-    @property
-    def outputs(self) -> dict[str, Any]:
-        """What is known of the outputs of the agents that have ended, by agent."""
-        return self.lease.outputs if self.lease else {}
-
-    @property
-    def owned(self) -> Lease:
-        """The lease, once entered or claimed; before that it raises LeaseHeld."""
-        return self._run.owned
 
     async def _create_or_claim(self) -> None:
         seen = await self._client.sessions.get(self.session_id)
@@ -420,84 +340,6 @@ class Tracker(ClientContext[C, Literal[False]]):
                 return
             seen = refused  # as others have changed it meanwhile
         raise lease_held_error(self._client, seen or PipelineSession(self.session_id))
-
-    async def claim(
-        self,
-        seen: PipelineSession,
-        values: Mapping[str, Any],
-        *,
-        resumed: bool,
-        afresh: bool = False,
-        to_be_entered: bool = False,
-    ) -> PipelineSession | None:
-        """Claim the session as it was read; return it as it is where others were quicker.
-
-        A cancellation waits for the claim, so that it is known and can be handed back. Who could
-        not encrypt what the agents make claims nothing.
-        """
-        await check_encryption(self._client, AgentExecution)
-        values = await encrypt_fields(self._client, PipelineSession, (self.session_id,), values)
-        if self._run.span.traceparent is not None:
-            values = {**values, "traceparent": self._run.span.traceparent}
-
-        async def claim() -> PipelineSession | None:
-            claimed = await claim_session(
-                self._client,
-                seen,
-                values,
-                resumed=resumed,
-                afresh=afresh,
-                to_be_entered=to_be_entered,
-            )
-            if isinstance(claimed, PipelineSession):
-                return claimed
-            self._run.lease = claimed
-            return None
-
-        try:
-            return await self._client.shielded(claim())
-        except BaseException as error:
-            await self.hand_back(error)
-            self.end_span(error)
-            raise
-
-    async def take_over(
-        self, seen: PipelineSession, work: Work, from_agent: str | None = None
-    ) -> Outcome:
-        """Go on from what former claims left of the session, which this one has claimed."""
-        lease = self.owned
-        self._run.span.resume(seen.traceparent, seen.pipeline_type)
-        if lease.adopts:
-            work = await adopted(self._client, lease, seen, from_agent)
-        outcome, lease.outputs = work
-        self.start_agent = lease.start_agent = outcome.start_agent
-        lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
-        lease.payloads = {**known_payloads(outcome.executions.values()), **outcome.payloads}
-        return outcome
-
-    async def _end_as_failed(
-        self, text: str, agent_name: str | None, retry_seconds: float | None = None
-    ) -> None:
-        seconds = self._client.settings.owner_retry_seconds
-        message = await encrypt_fields(
-            self._client,
-            PipelineSession,
-            (self.session_id,),
-            {"error_message": text},
-            seconds if retry_seconds is None else retry_seconds,
-        )
-        actions = replace_fields(PipelineSession, message)
-        if agent_name:
-            actions.append(set_to(PipelineSession.failed_agent, agent_name))
-        else:
-            actions.append(PipelineSession.failed_agent.remove())
-        await leased_update(
-            self._client,
-            self.owned,
-            actions,
-            ends=SessionStatus.FAILED,
-            retry_seconds=retry_seconds,
-        )
 
 
 def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tdev_models import aws
 from tdev_models.dynamodb.transports import target
 from tdev_models.migrations import calls
 from tdev_models.security import fields
+from tests.moto import wait_until_it_listens
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-permissions/bin/python"
@@ -164,15 +164,7 @@ def opened(directory: Path) -> Iterator[Account]:
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (directory / "log").read_text()
-                assert time.monotonic() < deadline, "ministack does not answer"
-                time.sleep(0.05)
+        wait_until_it_listens(process, port, (directory / "log").read_text)
         yield Account(f"http://127.0.0.1:{port}", judgements)
     finally:
         process.terminate()

@@ -93,9 +93,10 @@ SCALARS: tuple[Any, ...] = (
 # An index holds no item without its keys.
 INDEX_KEYS: dict[str, Any] = {
     "status": {"S": "FAILED"},
+    "worker_id": {"S": "#worker:w"},
     **{
         name: {"N": "1.7e9"}
-        for name in ("due_at", "created_at", "start_time", "end_time", "last_accessed")
+        for name in ("due_at", "created_at", "start_time", "failed_at", "last_accessed")
     },
 }
 FIELDS = sorted({name for model in TABLES for name in model.get_attributes()} | {"timestamp"})

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tdev_models import (
     AGENTS,
+    InvalidRequest,
     InvalidTransition,
     LeaseHeld,
     LeaseLost,
@@ -121,6 +122,10 @@ class Workers(RuleBasedStateMachine):
         known, owned = agent in owner.owned.ended_agents, self.owns(owner)
         if not (known or owned):
             with pytest.raises(LeaseLost), owner.agent(agent):
+                pass
+            return
+        if agent in owner.owned.blocks:  # all nine have ended, the last one under this claim
+            with pytest.raises(InvalidRequest, match="has ended"), owner.agent(agent):
                 pass
             return
         with owner.agent(agent) as run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pynamodb.indexes import GlobalSecondaryIndex, IncludeProjection
+from pynamodb.indexes import IncludeProjection
 
 from tdev_models.models.attributes import (
     ERROR_BYTES,
@@ -15,7 +15,7 @@ from tdev_models.models.attributes import (
     TextAttribute,
 )
 from tdev_models.models.base import BaseModel, TableMeta
-from tdev_models.models.indexes import ListIndex
+from tdev_models.models.indexes import KeyIndex, ListIndex
 from tdev_models.results import ExecutionStatus
 from tdev_models.validation import choice, json_text, key, text
 
@@ -47,7 +47,7 @@ def attempt_key(agent_name: str, number: int) -> str:
     return f"{agent_name}#failed#{number:05}"
 
 
-class FailureIndex(GlobalSecondaryIndex["AgentExecution"]):
+class FailureIndex(KeyIndex["AgentExecution"]):
     """Executions that are FAILED, and each attempt that failed (FAILED_ATTEMPT), by `failed_at`.
 
     What else lists show is read from the items: an error may be large, and whether it was repaired

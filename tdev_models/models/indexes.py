@@ -14,7 +14,7 @@ M = TypeVar("M", bound=Model)
 
 
 class KeyIndex(GlobalSecondaryIndex[M]):
-    """An index that holds keys alone.
+    """An index that holds keys alone, or what a `Meta` of its own says.
 
     Attributes:
         former: the name of an index with the same keys, which calls read as long as there is none

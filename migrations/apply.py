@@ -139,7 +139,7 @@ class Run:
                     f"{each.table.name}: the time is over with {part} of {total} parts of its rows"
                     f" checked: run again with --rows {short}:{part}/{total} to go on there"
                 )
-            text = f"the check of its rows: {check.count} read, {part} of {total} parts"
+            text = f"the check of its rows: {part} of {total} parts, {check.count:,} rows"
             self.on_wait(each.table, each.live, text)
             time.sleep(pause)
 

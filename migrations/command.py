@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 import time
 import tomllib
 from pathlib import Path
@@ -26,15 +27,36 @@ from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.plan import Planned, Refused, plan, stop_if_refused, undeclared
 from tdev_models.settings import Settings
 
-_CODES = """\
+_COMMANDS = """\
+Create and update the tables: read the live state, show a plan, apply it.
+
+  plan      show what apply would change
+  apply     show it, ask, and change it
+  status    show the state of each table, and what apply would change
+  backfill  give the rows of TABLE what they lack: module:function is given each
+            row and returns the attributes to set
+  export    print the tables as a template of CloudFormation; nothing is sent
+"""
+_KINDS = textwrap.fill(
+    ", ".join(sorted(ALLOWABLE)),
+    78,
+    initial_indent="  ",
+    subsequent_indent="  ",
+    break_on_hyphens=False,
+)
+_NOTES = f"""\
+kinds of --allow:
+{_KINDS}
+
+
 exit codes:
-  0  clean, or applied
-  1  error
-  2  changes pending (plan, status, apply --dry-run, apply answered with no)
-  3  refused: a change needs --allow, or is impossible
-  5  still in progress: run again
-  64 wrong usage
-  130 interrupted
+    0  clean, or applied
+    1  error
+    2  changes pending (plan, status, apply --dry-run, apply answered with no)
+    3  refused: a change needs --allow, or is impossible
+    5  still in progress: run again
+   64  wrong usage
+  130  interrupted: run again to go on
 """
 
 
@@ -129,8 +151,10 @@ def _run(options: argparse.Namespace) -> int:
         if options.what != "status":
             _show(cost.as_text(tables))
         _show(report.as_text(planned, others, options.what == "status"))
-    for kind, text in _warnings(profile, planned):
-        _say(kind, text)
+    # On a terminal the plan has just shown what it refuses.
+    _say_errors(planned, refusals=not sys.stdout.isatty())
+    if profile.alarms and not profile.alarm_topic:
+        _say("warning", "the alarms notify nobody: set alarm_topic to an SNS topic")
     if options.out:
         options.out.write_text(as_json(), "utf-8")
     if options.expect:
@@ -160,8 +184,7 @@ def _go_on(
     run = Run(calls, allowed, options.timeout, rows, progress.step, progress.wait)
     if not applies:
         run.check_rows(planned)
-        for kind, text in _warnings(None, planned):
-            _say(kind, text)
+        _say_errors(planned, refusals=True)
         return report.exit_code(planned)
     sent = run.apply(planned)
     progress.end(f"Applied with {sent} calls. The tables are as declared.")
@@ -239,13 +262,14 @@ def _essence(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def _warnings(profile: Environment | None, planned: list[Planned]) -> list[tuple[str, str]]:
-    texts = [("error", denial) for table in planned for denial in table.live.denied]
-    changes = [change for table in planned for change in table.changes]
-    texts += [("error", report.line(change)[2:]) for change in changes if change.symbol == "!"]
-    if profile and profile.alarms and not profile.alarm_topic:
-        texts.append(("warning", "the alarms notify nobody: set alarm_topic to an SNS topic"))
-    return texts
+def _say_errors(planned: list[Planned], refusals: bool) -> None:
+    """Write what the role may not read and, if asked, what is refused."""
+    for table in planned:
+        for denial in table.live.denied:
+            _say("error", denial)
+        for change in table.changes:
+            if refusals and change.symbol == "!":
+                _say("error", report.line(change)[2:])
 
 
 def _show(text: str) -> None:
@@ -271,18 +295,13 @@ def _agreed() -> bool:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
-        description="Create and update the tables: read the live state, show a plan, apply it.",
-        epilog=_CODES,
+        description=_COMMANDS,
+        epilog=_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("what", choices=("plan", "apply", "status", "backfill", "export"))
-    parser.add_argument(
-        "more",
-        nargs="*",
-        metavar="TABLE module:function",
-        help="of backfill: the function is given each row and returns what to set",
-    )
+    parser.add_argument("more", nargs="*", metavar="TABLE module:function", help="of backfill")
     add_environment(parser)
     parser.add_argument(
         "--table",
@@ -296,7 +315,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KIND:TABLE[/INDEX]",
-        help=f"allow one destructive change: {', '.join(sorted(ALLOWABLE))}",
+        help="allow one destructive change, of a kind named below; can be repeated",
     )
     parser.add_argument("--json", action="store_true", help="write the plan as JSON")
     parser.add_argument(
@@ -327,7 +346,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--format",
         choices=("cloudformation",),
         default="cloudformation",
-        help="of export, which prints a template of the tables and sends nothing",
+        help="of export; the only one",
     )
     apply = parser.add_argument_group("apply")
     apply.add_argument("--yes", action="store_true", help="apply without asking")

@@ -51,8 +51,8 @@ _SET_BY_CREATE_TABLE = {
 }
 
 _WITHOUT_A_GAP = (
-    "give the new form another name, with this one as its former name, and drop this one when its"
-    " last reader is gone (docs/migrations.md); or, with calls that fail until it is built, "
+    "give the new form another name, with this one as its former name (docs/migrations.md: An"
+    " index changes without a gap); or, with calls that fail until it is built anew, "
 )
 
 ALLOWABLE = {
@@ -277,7 +277,7 @@ def _creation_note(table: Table) -> str:
     state = table.state
     parts = [state[BILLING], *(f"index {name}" for name in table.indexes)]
     parts += ["deletion protection"] * state[PROTECTION] + [f"key {state[ENCRYPTION]}"]
-    return f"with {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def _type_conflict(table: Table, live: Live, wanted: Index, allowed: Collection[str]) -> str:

@@ -198,7 +198,7 @@ def load(
         raise InvalidRequest(
             "environment",
             f"{base!r} is not declared (known: {known}); give it a section in {FILE} or in"
-            " the file of --config, or --set like='\"dev\"'",
+            " the file of --config, or --set like=dev",
         )
     settings = [setting.name for setting in fields(Environment)]
     for key in given:

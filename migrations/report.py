@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +25,17 @@ CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE, INTERRUPTED = 0, 1, 2, 3, 5,
 """The exit codes."""
 
 _SECONDS_BETWEEN_LINES = 15.0
-_COLOURS = {"+ ": "32", "~ ": "33", "- ": "31", "! ": "1;31", "= ": "2"}
+_COLOURS = {
+    "+ ": "32",
+    "~ ": "33",
+    "- ": "31",
+    "! ": "1;31",
+    "= ": "2",
+    "error: ": "1;31",
+    "warning: ": "33",
+}
+# A number and its unit, and an option and its value, are not parted.
+_JOINED = re.compile(r"(?<=\d) (?=[%\w])|(?<=--allow) ")
 
 
 def exit_code(planned: Iterable[Planned]) -> int:
@@ -65,32 +77,40 @@ def line(change: Change) -> str:
     return shown + (f"  ({change.note})" if change.note else "")
 
 
-def summary(changes: Iterable[Change]) -> str:
+def summary(planned: Sequence[Planned]) -> str:
     """Return the line that counts the changes."""
-    symbols = [change.symbol for change in changes]
+    symbols = [change.symbol for table in planned for change in table.changes]
     if not any(symbol in "+~-!" for symbol in symbols):
-        return "No changes. The tables are as declared."
+        return {
+            ERROR: "No changes in what could be read; the rest is unknown.",
+            IN_PROGRESS: "No changes so far; DynamoDB is still at work on the tables.",
+        }.get(exit_code(planned), "No changes. The tables are as declared.")
     names = {"+": "to add", "~": "to change", "-": "to remove", "!": "refused"}
     counts = [f"{symbols.count(symbol)} {name}" for symbol, name in names.items()]
     return f"Plan: {', '.join(counts)}."
 
 
-def status(planned: Planned) -> str:
-    """Return the line that `status` shows of a table."""
-    name, live = planned.table.name, planned.live
+def statuses(planned: Sequence[Planned]) -> list[str]:
+    """Return the lines that `status` shows, one for each table."""
+    rows = [_status(each) for each in planned]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _status(planned: Planned) -> list[str]:
+    name, live = planned.table.short, planned.live
     if not live.description:
-        return f"{name}  {'unknown' if 'table' in live.unknown else 'absent'}"
-    indexes = live.description.get("GlobalSecondaryIndexes", ())
+        return [name, "unknown" if "table" in live.unknown else "absent"]
+    indexes = len(live.description.get("GlobalSecondaryIndexes", ()))
     pending = sum(change.symbol in "+~-!" for change in planned.changes)
-    shown = [
+    return [
         name,
         ", ".join(live.busy) or live.description["TableStatus"],
         live.state[BILLING],
-        f"about {live.description.get('ItemCount', 0)} items",
-        f"{len(indexes)} indexes",
+        f"~{live.description.get('ItemCount', 0):,} rows",
+        f"{indexes} index{'es' * (indexes != 1)}",
         f"{pending} changes pending" if pending else "as declared",
     ]
-    return "  ".join(shown)
 
 
 def where(environment: str, place: Place, file: Path | None) -> str:
@@ -103,8 +123,8 @@ def where(environment: str, place: Place, file: Path | None) -> str:
 def as_text(planned: Sequence[Planned], undeclared: Sequence[Change], with_status: bool) -> str:
     """Return the lines of a plan and its summary; before them, if asked, each table's status."""
     changes = [*(change for table in planned for change in table.changes), *undeclared]
-    statuses = [status(table) for table in planned if with_status]
-    return "\n".join([*statuses, *lines(changes), summary(changes)])
+    first = statuses(planned) if with_status else []
+    return "\n".join([*first, *lines(changes), summary(planned)])
 
 
 def for_screen(text: str, out: TextIO) -> str:
@@ -115,9 +135,13 @@ def for_screen(text: str, out: TextIO) -> str:
     shown = []
     for each in text.splitlines():
         broken = textwrap.fill(
-            each, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-        )
-        colour = _COLOURS.get(each[:2])
+            _JOINED.sub("\N{NO-BREAK SPACE}", each),
+            width,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ).replace("\N{NO-BREAK SPACE}", " ")
+        colour = next((c for begin, c in _COLOURS.items() if each.startswith(begin)), None)
         plain = colour is None or "NO_COLOR" in os.environ
         shown.append(broken if plain else f"\033[{colour}m{broken}\033[0m")
     return "\n".join(shown)
@@ -136,7 +160,7 @@ def as_json(
         "environment": environment,
         **place._asdict(),
         "exit_code": code,
-        "summary": summary(changes),
+        "summary": summary(planned),
         "changes": [
             {
                 "symbol": change.symbol,
@@ -196,9 +220,10 @@ class Progress:
             if not self.out.isatty():
                 self._write_line(f"  waiting for {table.name}: {reason}{self._percent}")
         if self.out.isatty():
-            done = max(len(self._begun) - 1, 0) * 20 // max(self.total, 1)
-            bar = f"[{'#' * done}{'.' * (20 - done)}] {table.short}: {reason}{self._percent}"
-            self.out.write(f"\r\033[K{bar[: shutil.get_terminal_size().columns - 1]}")
+            done = max(len(self._begun) - 1, 0) * 10 // max(self.total, 1)
+            bar = f"[{'#' * done}{'.' * (10 - done)}] {table.short}: {reason}{self._percent}"
+            room = shutil.get_terminal_size().columns - 1
+            self.out.write(f"\r\033[K{textwrap.shorten(bar, room, placeholder=' ...')}")
             self.out.flush()
 
     def end(self, text: str) -> None:
@@ -207,7 +232,8 @@ class Progress:
 
     def _write_line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self.out.write(f"{chr(13) + chr(27) + '[K' if self.out.isatty() else ''}{text}\n")
+        erased = "\r\033[K" if self.out.isatty() else ""
+        self.out.write(f"{erased}{for_screen(text, self.out)}\n")
         self.out.flush()
 
     def _backfill(self, table: Table, live: Live) -> str:
@@ -249,7 +275,7 @@ def _merged(group: Sequence[Change]) -> Change:
 
 
 def _text(kind: str, value: Any) -> str:
-    if value is None or (kind, value) == ("pitr", 0):
+    if value in (None, {}) or (kind, value) == ("pitr", 0):
         return "off" if kind in ("pitr", "ttl") else "none"
     return _TEXTS.get(kind, str)(value)
 
@@ -264,16 +290,27 @@ def _difference(kind: str, before: Any, after: Any) -> str:
             for name in after
             if before.get(name) != after[name]
         )
-    if kind == "index" and before and after and before[:2] == after[:2]:
-        more, less = after.attributes - before.attributes, before.attributes - after.attributes
-        changed = [*(f"+{name}" for name in sorted(more)), *(f"-{name}" for name in sorted(less))]
-        return f"{_keys(after.keys)} {after.projection}: {' '.join(changed)}"
+    if kind == "index" and before and after and before.keys == after.keys:
+        shown = f"{_projection(before)} -> {_projection(after)}"
+        if before.projection == after.projection:
+            more, less = after.attributes - before.attributes, before.attributes - after.attributes
+            changed = [*(f"+{n}" for n in sorted(more)), *(f"-{n}" for n in sorted(less))]
+            shown = f"{after.projection}: {' '.join(changed)}"
+        return f"{_keys(after.keys)} {shown}"
+    if kind == "scaling" and before and after:
+        differing = {d for d in after if before.get(d) != after[d]}
+        before, after = (
+            {d: scaling for d, scaling in each.items() if d in differing}
+            for each in (before, after)
+        )
     return f"{_text(kind, before)} -> {_text(kind, after)}"
 
 
 def _plain_text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        value = ", ".join(map(str, value))
+    if value in (None, ""):
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -282,8 +319,12 @@ def _keys(keys: Iterable[Key]) -> str:
 
 
 def _index(index: Index) -> str:
+    return f"{_keys(index.keys)} {_projection(index)}"
+
+
+def _projection(index: Index) -> str:
     count = f" of {len(index.attributes)}" if index.attributes else ""
-    return f"{_keys(index.keys)} {index.projection}{count}"
+    return f"{index.projection}{count}"
 
 
 def _scaling(directions: Mapping[str, Scaling]) -> str:

@@ -135,7 +135,7 @@ class RowCheck:
             return ""
         reads, _ = pace(self._calls, self._live)
         check = _time(size / (reads * _UNIT_BYTES or _UNPACED_BYTES))
-        texts = [f"{items} rows, {size / 1e6:.1f} MB: to check them takes about {check}"]
+        texts = [f"{items:,} rows, {size / 1e6:,.1f} MB: to check them takes about {check}"]
         building = new_index_units(
             self._table, self._live, change.target.index, self._calls.backfill_units
         )
@@ -159,7 +159,7 @@ class RowCheck:
 
 
 def _time(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 1):.0f} s"

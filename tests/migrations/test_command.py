@@ -134,8 +134,7 @@ def test_the_summary_is_the_last_line(
     out = capsys.readouterr().out.splitlines()
     assert out[1].startswith("about 5 USD a month at rest, 30 at most: ")
     assert out[2] == (
-        "+ metrics  table: (date S, metric_name S)"
-        "  (with provisioned, deletion protection, key kms)"
+        "+ metrics  table: (date S, metric_name S)  (provisioned, deletion protection, key kms)"
     )
     assert "+ metrics  5 alarms" in out
     assert out[-1] == "Plan: 8 to add, 0 to change, 0 to remove, 0 refused."

@@ -133,7 +133,7 @@ def test_a_table_that_does_not_exist_is_created_before_what_creation_does_not_se
     declared = table({}, "expires_at", **SCALED, backup_days=7, deletion_protection=True)
     changes = diff(declared, Live(parts={part: {} for part in PARTS}))
     assert shown(changes) == ["+ keys", "+ pitr", "+ scaling", "+ ttl"]
-    assert changes[0].note == "with provisioned, deletion protection, key aws-owned"
+    assert changes[0].note == "provisioned, deletion protection, key aws-owned"
 
 
 # ------------------------------------------------------------------------ refusals

@@ -15,8 +15,14 @@ from typing import Any
 import pytest
 
 from tdev_models.migrations import report
+from tdev_models.migrations.calls import Calls
+from tdev_models.migrations.command import main
 from tdev_models.migrations.declared import Index, Key, Property, Scaling
-from tdev_models.migrations.diff import Change
+from tdev_models.migrations.diff import ALLOWABLE, Change
+from tdev_models.migrations.plan import plan
+from tdev_models.settings import Settings
+from tests.migrations.runs import declare, model, prod, run
+from tests.migrations.strict import StrictAws
 
 ROOT = Path(__file__).parents[2]
 KEY = (Key("status", "HASH", "S"), Key("due_at", "RANGE", "N"))
@@ -44,6 +50,24 @@ DIFFERENCES = {
         index("a", "c"),
         "(status S, due_at N) INCLUDE: +c -b",
     ),
+    "another projection": (
+        "index",
+        Index(KEY, "ALL", frozenset()),
+        index("a"),
+        "(status S, due_at N) ALL -> INCLUDE of 1",
+    ),
+    "other keys": (
+        "index",
+        Index(KEY[:1], "ALL", frozenset()),
+        Index(KEY, "ALL", frozenset()),
+        "(status S) ALL -> (status S, due_at N) ALL",
+    ),
+    "no description": (
+        "alarm",
+        alarm(AlarmDescription=None),
+        alarm(AlarmDescription="errors"),
+        "AlarmDescription none -> errors",
+    ),
     "another action": (
         "alarm",
         alarm(),
@@ -61,13 +85,13 @@ DIFFERENCES = {
         "scaling",
         {**BOTH, "Read": Scaling(0, 0, None)},
         BOTH,
-        "Read suspended, Write 5-50 at 70 % -> 5-50 at 70 %",
+        "Read suspended -> Read 5-50 at 70 %",
     ),
     "no policy": (
         "scaling",
         {**BOTH, "Write": Scaling(5, 50, None)},
         BOTH,
-        "Read 5-50 at 70 %, Write 5-50 without a policy -> 5-50 at 70 %",
+        "Write 5-50 without a policy -> Write 5-50 at 70 %",
     ),
 }
 
@@ -86,7 +110,9 @@ prod: account 123456789012, region eu-west-1, https://dynamodb.eu-west-1.amazona
 - metrics  alarm index/old-index/read-capacity-near-maximum
 ! metrics  capacity: 300 read, 300 write -> 50 read, 50 write  (destructive; --allow lower-capacity:metrics)
 = user-projects  index old-index  (not declared; --allow delete-index:user-projects/old-index drops it)
-Plan: 1 to add, 1 to change, 1 to remove, 1 refused."""  # noqa: E501
+Plan: 1 to add, 1 to change, 1 to remove, 1 refused.
+error: metrics  capacity
+warning: the alarms notify nobody"""  # noqa: E501
 
 
 @pytest.mark.parametrize("columns", [80, 160])
@@ -96,7 +122,8 @@ def test_a_terminal_shows_colours_and_breaks_lines_between_words(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = report.for_screen(PLAN, Terminal())
-    assert [re.findall(r"\033\[([\d;]+)m[-+~!=]", shown)] == [["32", "33", "31", "1;31", "2"]]
+    colours = re.findall(r"\033\[([\d;]+)m[-+~!=ew]", shown)
+    assert colours == ["32", "33", "31", "1;31", "2", "1;31", "33"]
     plain = re.sub(r"\033\[[\d;]*m", "", shown)
     assert plain.split() == PLAN.split()
     longest = max(len(word) for word in PLAN.split()) + 4
@@ -105,6 +132,102 @@ def test_a_terminal_shows_colours_and_breaks_lines_between_words(
     monkeypatch.setenv("NO_COLOR", "1")
     assert report.for_screen(PLAN, Terminal()) == plain
     assert report.for_screen(PLAN, io.StringIO()) == PLAN
+
+
+def test_a_number_and_its_unit_and_an_allowance_stay_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "x" * 70 + " takes 3 days; --allow delete-index:things/by-a"
+    for columns in range(80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        shown = report.for_screen(text, Terminal())
+        assert "3 days" in shown
+        assert "--allow delete-index:things/by-a" in shown
+
+
+def test_progress_on_a_terminal_cuts_no_word(
+    aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (planned,) = plan(Calls(settings), declare(settings, model({})))
+    screen = Terminal()
+    progress = report.Progress(screen, Calls(settings), total=1)
+    change = Change("+", "things", Property("index", "by-a"), after=index(), note="words " * 30)
+    progress.step(change)
+    progress.wait(planned.table, planned.live, "words " * 30)
+    lines = re.split(r"[\n\r]+", screen.getvalue().replace("\033[K", ""))
+    assert all(len(line) < 80 for line in lines)
+    assert "".join(lines).replace("words", "").count("w") == 0
+    assert lines[-1].endswith("words ...")
+
+
+def test_a_terminal_shows_a_refusal_once_and_a_log_again_as_an_error(
+    aws: StrictAws,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert prod("apply", environment, "--table=metrics") == 0
+    capsys.readouterr()
+    screen = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", screen)
+        assert run("plan", environment, "--set=like=dev", "--table=metrics") == 3
+    assert "! metrics  protection: on -> off" in screen.getvalue()
+    assert "error: " not in capsys.readouterr().err
+    assert run("plan", environment, "--set=like=dev", "--table=metrics") == 3
+    assert "error: metrics  protection: on -> off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_could_not_be_read_or_is_not_finished_is_not_said_to_be_as_declared(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    more = ("--table=metrics", *["--json"] * as_json)
+    assert prod("apply", environment, "--table=metrics") == 0
+    capsys.readouterr()
+    aws.denied = {"DescribeTimeToLive"}
+    assert prod("plan", environment, *more) == 1
+    assert "No changes in what could be read; the rest is unknown." in capsys.readouterr().out
+    aws.denied = set()
+    aws.look_creating(f"t-developer-{environment}-metrics", times=1)
+    assert prod("plan", environment, *more) == 5
+    assert "No changes so far; DynamoDB is still at work" in capsys.readouterr().out
+
+
+def test_status_is_a_line_for_each_table_in_columns(
+    aws: StrictAws,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert prod("apply", environment, "--table=user-projects", "--table=metrics") == 0
+    capsys.readouterr()
+    assert prod("status", environment) == 2
+    lines = capsys.readouterr().out.splitlines()[1:5]
+    assert lines == [
+        "pipeline-sessions  absent",
+        "agent-executions   absent",
+        "user-projects      ACTIVE  provisioned  ~0 rows  1 index    as declared",
+        "metrics            ACTIVE  provisioned  ~0 rows  0 indexes  as declared",
+    ]
+
+
+def test_help_fits_80_columns_and_says_what_each_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert re.findall(r"^  ([a-z]+) +\w", shown, re.MULTILINE) == [
+        "plan",
+        "apply",
+        "status",
+        "backfill",
+        "export",
+    ]
+    assert all(f" {kind}" in shown for kind in ALLOWABLE)
 
 
 def workflow_step(name: str) -> str:

@@ -204,7 +204,7 @@ def test_the_check_is_shown_while_it_runs(aws: StrictAws, settings: Settings) ->
     shown: list[str] = []
     planned = plan(Calls(settings), big.new)
     Run(Calls(settings), on_wait=lambda table, live, reason: shown.append(reason)).apply(planned)
-    assert "the check of its rows: 40 read, 7 of 8 parts" in shown
+    assert "the check of its rows: 7 of 8 parts, 40 rows" in shown
 
 
 # ------------------------------------------------------------------------ a plan that was reviewed

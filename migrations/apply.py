@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tdev_models.errors import StoreError, TdevError
-from tdev_models.migrations import declared, environments
+from tdev_models.migrations import declared, environments, report
 from tdev_models.migrations.calls import (
     RUN_SECONDS,
     Absent,
@@ -21,13 +21,7 @@ from tdev_models.migrations.calls import (
 from tdev_models.migrations.declared import KEYS, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
-from tdev_models.migrations.plan import (
-    Planned,
-    after_check,
-    plan,
-    stop_if_refused,
-    that_rows_may_forbid,
-)
+from tdev_models.migrations.plan import Planned, plan, stop_if_refused, that_rows_may_forbid
 from tdev_models.migrations.row_checks import RowCheck, parts
 from tdev_models.migrations.steps import Step, next_step
 from tdev_models.retry import Backoff
@@ -98,14 +92,14 @@ class Run:
         self.check_rows(planned)
         for each in planned:
             stop_if_refused(each.live, each.changes)
-        ways = [_Convergence(self, each) for each in planned]
-        failed = _together([(way.table.name, way.converge()) for way in ways])
+        runs = [_Convergence(self, each) for each in planned]
+        failed = _together([(each.table.name, each.converge()) for each in runs])
         final = [error for error in failed if not isinstance(error, InProgress)]
         if final:
             raise final[0]
         if failed:
             raise InProgress("; ".join(map(str, failed)))
-        return sum(way.sent for way in ways)
+        return sum(each.sent for each in runs)
 
     def check_rows(self, planned: Sequence[Planned]) -> None:
         """Check every row against new indexes and new TTLs; what rows forbid becomes refused.
@@ -113,23 +107,20 @@ class Run:
         Raises:
             InProgress: the time is over; the message says how to go on.
         """
-        if self.rows in ("sample", "none") or any(
-            change.symbol == "!" for each in planned for change in each.changes
-        ):
+        if any(change.symbol == "!" for each in planned for change in each.changes):
             return
-        begun = self.rows == "all"
+        begins, _, done = self.rows.partition(":")
+        begun = begins == "all"  # `sample` and `none` begin nowhere
         for each in planned:
-            name, _, done = self.rows.partition(":")
-            total = parts(each.live)
-            first = 0
-            if not begun and name == each.table.short:
+            first, total = 0, parts(each.live)
+            if each.table.short == begins:
                 first, total, begun = *map(int, done.split("/")), True
             checked = that_rows_may_forbid(each.live, each.changes, self.allowed)
             if begun and checked:
                 check = RowCheck(self.calls, each.table, each.live, checked)
                 for part in range(first, total):
                     self._check_part(each, check, part, total)
-                each.changes = after_check(each, check, checked)
+                each.changes = check.judge(each.changes)
 
     def _check_part(self, each: Planned, check: RowCheck, part: int, total: int) -> None:
         for pause in check.read((part, total)):
@@ -161,23 +152,30 @@ def _together(works: Iterable[tuple[str, Pauses]]) -> list[TdevError]:
 
 
 class _Convergence:
-    """The way of one table to its declared state, until the run's deadline.
+    """One table on its way to its declared state, until the run's deadline.
 
     Attributes:
         table: the declared table.
-        sent: how many calls that change something were sent.
     """
 
     def __init__(self, run: Run, planned: Planned) -> None:
-        self._run, self._calls = run, run.calls
-        self.table, self._live, self.sent = planned.table, planned.live, 0
-        # These were checked against the rows; and a table that this run creates has no rows.
+        self.table = planned.table
+        self._run, self._calls, self._live = run, run.calls, planned.live
+        # What was checked against the rows; a table that this run creates has none.
         self._checked = {change.target for change in planned.changes}
-        self._confirmed: set[Property | None] = set()
+        # What was read again; None stands for everything, before the run ends.
+        self._fresh: set[Property | None] = set()
+        # Steps that were accepted; those of them that did not show once DynamoDB was done, and
+        # those that were rejected, each with what is left of its time.
         self._accepted: set[str] = set()
         self._not_visible: dict[str, Backoff] = {}
         self._rejected: dict[str, Backoff] = {}
         self._retries = run.calls.backoff()
+
+    @property
+    def sent(self) -> int:
+        """How many calls that change something were accepted."""
+        return len(self._accepted)
 
     def converge(self) -> Pauses:
         """Make one change after the other, until the live state is the declared one."""
@@ -186,7 +184,8 @@ class _Convergence:
             change = self._next_change()
             if change and not self._checked & {change.target, KEYS}:
                 yield from self._check_rows(change)
-            if self._confirm(change):
+            if self._may_be_stale(change):
+                self._refresh(change)
                 continue
             if change is None:
                 return
@@ -203,21 +202,20 @@ class _Convergence:
         stop_if_refused(self._live, changes)
         return next((change for change in changes if change.pending), None)
 
-    def _confirm(self, change: Change | None) -> bool:
-        """Read again what a change would remove or overwrite, once; return whether it did.
+    def _may_be_stale(self, change: Change | None) -> bool:
+        """Return whether what a change would remove or overwrite has to be read again, once.
 
         The live state may be hours old, and another run may have changed what would be removed,
         overwritten or reported as done.
         """
         target = change.target if change else None
-        if target in self._confirmed or (change and change.before is None):
-            return False
-        self._confirmed.add(target)
+        return target not in self._fresh and not (change and change.before is None)
+
+    def _refresh(self, change: Change | None) -> None:
+        self._fresh.add(change.target if change else None)
         # The table is read last, so that it shows the index of every alarm that was read.
-        needed = ("table", target.kind) if target else PARTS
-        again = [part for part in reversed(PARTS) if part in needed]
-        read(self._calls, self.table, self._live, again)
-        return True
+        needed = ("table", change.target.kind) if change else PARTS
+        read(self._calls, self.table, self._live, [p for p in reversed(PARTS) if p in needed])
 
     def _check_rows(self, change: Change) -> Pauses:
         """Check the rows for a change that the plan did not have."""
@@ -231,16 +229,13 @@ class _Convergence:
                 raise InProgress(f"{self.table.name}: the time is over; run again to go on")
             self._run.on_wait(self.table, self._live, f"the check of its rows: {check.count} read")
             yield seconds
-        stop_if_refused(
-            self._live, after_check(Planned(self.table, self._live, checked), check, checked)
-        )
+        stop_if_refused(self._live, check.judge(checked))
 
     def _send(self, step: Step, change: Change) -> Pauses:
         self._run.on_step(change)
         try:
             self._calls(step.operation, **step.request)
             self._accepted.add(repr(step))
-            self.sent = len(self._accepted)
             self._retries = self._calls.backoff()
         except (Busy, Absent) as error:
             yield from self._pause(self._retries, error)
@@ -251,12 +246,12 @@ class _Convergence:
 
     def _wait_for_effect(self, step: Step, change: Change) -> Pauses:
         backoff = self._calls.backoff(self._calls.limits.visible)
+        backoff = self._not_visible.setdefault(repr(step), backoff)
         effect = Busy(f"{change.target} to take effect")
         ignored = TdevError(
-            f"{self.table.name}: {change.target} was set to {change.after!r} but reads"
-            f" {change.before!r}: another run changes it too, or the engine ignores it"
+            f"{report.line(change)}: the change was accepted but does not show: another run undoes"
+            " it, or the engine ignores it"
         )
-        backoff = self._not_visible.setdefault(repr(step), backoff)
         yield from self._pause(backoff, effect, ignored)
 
     def _settle(self) -> Pauses:

@@ -15,7 +15,7 @@ from tdev_models.errors import ConditionFailed, InvalidRequest, StoreError, Tdev
 from tdev_models.migrations.calls import Busy, Calls, InProgress
 from tdev_models.migrations.declared import KEYS, Table
 from tdev_models.migrations.live import Live
-from tdev_models.migrations.row_checks import Row, pace, parts, scan
+from tdev_models.migrations.row_checks import Row, pace, parts, scan, shown
 
 Function: TypeAlias = Callable[[Row], Mapping[str, Any] | None]
 """Given a row with typed values, `{"status": {"S": "FAILED"}}`, returns what to set, or None."""
@@ -167,8 +167,7 @@ class Backfill:
     def _sample(self, row: Row, text: str) -> None:
         if len(self.samples) < 3:
             keys = [key.name for key in self.live.state[KEYS]]
-            name = ", ".join(f"{key}={next(iter(row[key].values()))}" for key in keys)
-            self.samples.append(f"{name}: {text}")
+            self.samples.append(f"{shown(row, keys)}: {text}")
 
     def _pause(self, seconds: float) -> None:
         if time.monotonic() + seconds >= self.deadline:

@@ -123,6 +123,8 @@ _ABSENT_CODES = {
     "ObjectNotFoundException",
     "ResourceNotFound",  # moto
 }
+# What says in an answer that there is more, and in the next request where that begins.
+_PAGES = {"ListTables": ("LastEvaluatedTableName", "ExclusiveStartTableName")}
 _RESOURCE_PARAMETERS = (
     "TableName",
     "ResourceArn",
@@ -193,6 +195,17 @@ class Calls:
                 if pause is None:
                     raise
             time.sleep(pause)
+
+    def every(self, operation: str, field: str, **request: Any) -> list[Any]:
+        """Return what all pages of an answer hold in one of its fields."""
+        ends, begins = _PAGES.get(operation, ("NextToken", "NextToken"))
+        found: list[Any] = []
+        while True:
+            answer = self(operation, **request)
+            found += answer[field]
+            if not answer.get(ends):
+                return found
+            request[begins] = answer[ends]
 
     def place(self, account: str = "", region: str = "") -> Place:
         """Return where the calls go.

@@ -187,7 +187,7 @@ def _go_on(
         _say_errors(planned, refusals=True)
         return report.exit_code(planned)
     sent = run.apply(planned)
-    progress.end(f"Applied with {sent} calls. The tables are as declared.")
+    progress.write_line(f"Applied with {sent} calls. The tables are as declared.")
     return report.CLEAN
 
 
@@ -202,7 +202,7 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     deadline = time.monotonic() + options.timeout
     work = Backfill(calls, table, live, function, deadline, options.dry_run, progress.wait)
     work.run()
-    progress.end("; ".join([work.done, *work.samples]))
+    progress.write_line("; ".join([work.done, *work.samples]))
     return report.PENDING if options.dry_run and work.filled else report.CLEAN
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from botocore.session import get_session
@@ -87,24 +88,17 @@ def _field_keys(settings: Settings, narrow: bool) -> list[dict[str, Any]]:
     return statements
 
 
-def migrations(settings: Settings, environment: Environment) -> dict[str, Any]:
-    """Return the policy of the role that runs migrations in one environment."""
-    return _migrations(settings, environment)
-
-
-def planning(settings: Settings, environment: Environment) -> dict[str, Any]:
-    """Return the policy of a role that may run `plan` and `status`, and change nothing."""
-    return _migrations(settings, environment, reads=True)
-
-
-def backfilling(settings: Settings, environment: Environment) -> dict[str, Any]:
-    """Return the policy of a role that may run `backfill`."""
-    return _migrations(settings, environment, reads=True, rows=True)
-
-
-def _migrations(
+def migrations(
     settings: Settings, environment: Environment, reads: bool = False, rows: bool = False
 ) -> dict[str, Any]:
+    """Return the policy of the role that runs migrations in one environment.
+
+    Args:
+        settings: the names of the tables and the region.
+        environment: the keys of the tables.
+        reads: allow reading alone, as `plan` and `status` need it.
+        rows: allow writing rows, as `backfill` does.
+    """
     arn, tables = _partition(settings), _tables(settings)
     arns = {
         "*": ["*"],
@@ -177,8 +171,8 @@ def _kms(environment: Environment | None, actions: list[str]) -> list[dict[str, 
 _POLICIES: Mapping[str, Callable[[Settings, Environment], dict[str, Any]]] = {
     "runtime": runtime,
     "migrations": migrations,
-    "plan": planning,
-    "backfill": backfilling,
+    "plan": partial(migrations, reads=True),
+    "backfill": partial(migrations, reads=True, rows=True),
     "rekey": rekeying,
 }
 

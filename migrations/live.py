@@ -33,6 +33,17 @@ _DEAD = {
 }
 """The statuses in which nothing can be read or written, and what ends them."""
 
+_OF_AN_ALARM = (
+    "AlarmDescription",
+    "AlarmActions",
+    "ActionsEnabled",
+    "ComparisonOperator",
+    "Threshold",
+    "EvaluationPeriods",
+    "DatapointsToAlarm",
+    "TreatMissingData",
+)
+
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
 """What is read separately; properties of every other kind are read with `table`."""
 
@@ -87,11 +98,6 @@ class Live:
         return [part for part, error in self.unknown.items() if isinstance(error, NotYet)]
 
     @property
-    def readable(self) -> bool:
-        """Whether DynamoDB reports more of the table than its description."""
-        return self.description.get("TableStatus") not in ("CREATING", "DELETING")
-
-    @property
     def busy(self) -> list[str]:
         """The changes that DynamoDB still carries out; until then it accepts no other."""
         status = self.description.get("TableStatus", "ACTIVE")
@@ -107,7 +113,7 @@ class Live:
 
 
 def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -> Live:
-    """Read parts of the snapshot again and return it.
+    """Read parts of the live state again and return it.
 
     A part that the role may not read, that the engine lacks or does not report yet is noted in
     `unknown`.
@@ -127,8 +133,9 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
         live.unknown.pop(part, None)
         live.noticed[part] = {}
         try:
-            if part in ("ttl", "pitr", "tag") and not live.readable:
-                raise NotYet(f"the table is {live.description['TableStatus']}")
+            status = live.description.get("TableStatus")
+            if part in ("ttl", "pitr", "tag") and status in ("CREATING", "DELETING"):
+                raise NotYet(f"the table is {status}")
             live.parts[part] = readers[part](calls, table, live)
         except Absent:
             live.parts[part] = {}
@@ -237,21 +244,17 @@ def _pitr(calls: Calls, table: Table, live: Live) -> State:
 def _tags(calls: Calls, table: Table, live: Live) -> State:
     if not live.description:
         return {}
-    state: State = {}
-    more: dict[str, str] = {}
-    while True:
-        answer = calls("ListTagsOfResource", ResourceArn=live.description["TableArn"], **more)
-        state |= {Property("tag", name=tag["Key"]): tag["Value"] for tag in answer["Tags"]}
-        if not answer.get("NextToken"):
-            return state
-        more = {"NextToken": answer["NextToken"]}
+    arn = live.description["TableArn"]
+    tags = calls.every("ListTagsOfResource", "Tags", ResourceArn=arn)
+    return {Property("tag", name=tag["Key"]): tag["Value"] for tag in tags}
 
 
 def _scaling(calls: Calls, table: Table, live: Live) -> State:
     # Those of an index that is gone stay registered. Only a list of all targets shows them.
     whole = resource(table.name)
     scaled: dict[str, dict[str, Scaling]] = {}
-    for target in _all(calls, "DescribeScalableTargets", "ScalableTargets"):
+    dynamodb = {"ServiceNamespace": "dynamodb"}
+    for target in calls.every("DescribeScalableTargets", "ScalableTargets", **dynamodb):
         name = target["ResourceId"]
         if name == whole or name.startswith(f"{whole}/index/"):
             suspended = any(target.get("SuspendedState", {}).values())
@@ -260,7 +263,8 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
             scaling = Scaling(0, 0, None) if suspended else Scaling(least, most, None)
             scaled.setdefault(name, {})[_direction(target)] = scaling
     for name, scalings in scaled.items():
-        for policy in _all(calls, "DescribeScalingPolicies", "ScalingPolicies", ResourceId=name):
+        asked = {**dynamodb, "ResourceId": name}
+        for policy in calls.every("DescribeScalingPolicies", "ScalingPolicies", **asked):
             direction = _direction(policy)
             # moto, asked for an index's, returns those of its table too.
             if policy["ResourceId"] == name and direction in scalings:
@@ -278,44 +282,16 @@ def _index_of(resource_name: str) -> str:
     return resource_name.partition("/index/")[2]
 
 
-def _all(calls: Calls, operation: str, field: str, **request: str) -> list[dict[str, Any]]:
-    """Return what all pages of an answer of auto scaling hold."""
-    found: list[dict[str, Any]] = []
-    more: dict[str, str] = {}
-    while True:
-        answer = calls(operation, ServiceNamespace="dynamodb", **request, **more)
-        found += answer[field]
-        if not answer.get("NextToken"):
-            return found
-        more = {"NextToken": answer["NextToken"]}
-
-
 def _direction(scalable: dict[str, Any]) -> str:
     return "Read" if "Read" in scalable["ScalableDimension"] else "Write"
 
 
 def _alarms(calls: Calls, table: Table, live: Live) -> State:
     state: State = {}
-    more: dict[str, str] = {}
-    while True:
-        answer = calls("DescribeAlarms", AlarmNamePrefix=f"{table.name}/", **more)
-        for alarm in answer["MetricAlarms"]:
-            item = declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))
-            if alarm.get("OKActions") and declared.is_ours(item):
-                live.noticed["alarm"][item] = f"OKActions: {', '.join(alarm['OKActions'])}"
-            state[item] = {
-                name: alarm.get(name)
-                for name in (
-                    "AlarmDescription",
-                    "AlarmActions",
-                    "ActionsEnabled",
-                    "ComparisonOperator",
-                    "Threshold",
-                    "EvaluationPeriods",
-                    "DatapointsToAlarm",
-                    "TreatMissingData",
-                )
-            } | {"Metrics": declared.metrics(alarm.get("Metrics", ()))}
-        if not answer.get("NextToken"):
-            return state
-        more = {"NextToken": answer["NextToken"]}
+    for alarm in calls.every("DescribeAlarms", "MetricAlarms", AlarmNamePrefix=f"{table.name}/"):
+        item = declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))
+        if alarm.get("OKActions") and declared.is_ours(item):
+            live.noticed["alarm"][item] = f"OKActions: {', '.join(alarm['OKActions'])}"
+        state[item] = {name: alarm.get(name) for name in _OF_AN_ALARM}
+        state[item]["Metrics"] = declared.metrics(alarm.get("Metrics", ()))
+    return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations.calls import Calls, Unsupported
@@ -50,25 +50,19 @@ def plan(
         if rows and (checked := that_rows_may_forbid(live, each.changes, allowed)):
             check = RowCheck(calls, table, live, checked)
             next(check.read())
-            each.changes = after_check(each, check, checked)
+            each.changes = check.judge(each.changes)
     return planned
 
 
 def undeclared(calls: Calls, tables: Sequence[Table]) -> list[Change]:
     """Return a line for each table of this environment that no model declares."""
     prefix = tables[0].name.removesuffix(tables[0].short)
-    names: list[str] = []
-    more: dict[str, str] = {}
     try:
-        while True:
-            answer = calls("ListTables", **more)
-            names += [n.removeprefix(prefix) for n in answer["TableNames"] if n.startswith(prefix)]
-            if "LastEvaluatedTableName" not in answer:
-                break
-            more = {"ExclusiveStartTableName": answer["LastEvaluatedTableName"]}
+        listed = calls.every("ListTables", "TableNames")
     except (AccessDenied, Unsupported) as error:
         note = f"tables that are not declared are not looked for: {error}"
         return [Change("=", "*", Property("table"), note=note)]
+    names = [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
     known = {table.short for table in tables}
     # `t-developer-prod-eu-metrics` belongs to the environment `prod-eu`, not to `prod`.
     others = tuple(
@@ -97,21 +91,6 @@ def that_rows_may_forbid(
         and change.target.kind in ("index", "ttl")
         and not (change.target == TTL and f"enable-ttl:{change.table}" in allowed)
     ]
-
-
-def after_check(each: Planned, check: RowCheck, checked: Collection[Change]) -> list[Change]:
-    """Return the changes: refused where rows forbid them, else with what was noticed."""
-
-    def after(change: Change) -> Change:
-        remedy = "correct or remove these attributes first"
-        if change.target == TTL:
-            remedy = f"--allow enable-ttl:{change.table}"
-        if problem := check.problem(change):
-            return replace(change, symbol="!", note=f"{problem}; {remedy}")
-        notes = (check.note(change), check.estimate(change))
-        return replace(change, note="; ".join(filter(None, notes)))
-
-    return [after(change) if change in checked else change for change in each.changes]
 
 
 def stop_if_refused(live: Live, changes: Sequence[Change]) -> None:

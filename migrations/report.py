@@ -202,7 +202,7 @@ class Progress:
     total: int
     _begun: list[tuple[str, Property]] = field(default_factory=list)
     _last_line: float = field(default_factory=time.monotonic)
-    _percent: str = ""
+    _percent: dict[str, str] = field(default_factory=dict)
 
     def step(self, change: Change) -> None:
         """Show a change when its first call is sent."""
@@ -210,27 +210,26 @@ class Progress:
         if name not in self._begun:
             self._begun.append(name)
             number = len(self._begun)
-            self._write_line(f"[{number}/{max(self.total, number)}] {line(change)}")
+            self.write_line(f"[{number}/{max(self.total, number)}] {line(change)}")
 
     def wait(self, table: Table, live: Live, reason: str) -> None:
         """Show what is waited for: at once on a terminal, every 15 s elsewhere."""
         if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._percent = self._backfill(table, live)
+            self._percent[table.name] = self._backfill(table, live)
             if not self.out.isatty():
-                self._write_line(f"  waiting for {table.name}: {reason}{self._percent}")
+                percent = self._percent[table.name]
+                self.write_line(f"  waiting for {table.name}: {reason}{percent}")
         if self.out.isatty():
             done = max(len(self._begun) - 1, 0) * 10 // max(self.total, 1)
-            bar = f"[{'#' * done}{'.' * (10 - done)}] {table.short}: {reason}{self._percent}"
+            percent = self._percent.get(table.name, "")
+            bar = f"[{'#' * done}{'.' * (10 - done)}] {table.short}: {reason}{percent}"
             room = shutil.get_terminal_size().columns - 1
             self.out.write(f"\r\033[K{textwrap.shorten(bar, room, placeholder=' ...')}")
             self.out.flush()
 
-    def end(self, text: str) -> None:
-        """Show how the run ended."""
-        self._write_line(text)
-
-    def _write_line(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
+        """Write a line in the place of the bar."""
         self._last_line = time.monotonic()
         erased = "\r\033[K" if self.out.isatty() else ""
         self.out.write(f"{erased}{for_screen(text, self.out)}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from tdev_models.migrations.calls import Calls
@@ -108,7 +109,20 @@ class RowCheck:
                 self._look_at(row)
             yield pause
 
-    def problem(self, change: Change) -> str:
+    def judge(self, changes: Iterable[Change]) -> list[Change]:
+        """Return the changes: refused where rows forbid them, else with what was noticed."""
+        return [self._judged(change) if change in self._changes else change for change in changes]
+
+    def _judged(self, change: Change) -> Change:
+        remedy = "correct or remove these attributes first"
+        if change.target == TTL:
+            remedy = f"--allow enable-ttl:{change.table}"
+        if problem := self._problem(change):
+            return replace(change, symbol="!", note=f"{problem}; {remedy}")
+        notes = (self._note(change), self._estimate(change))
+        return replace(change, note="; ".join(filter(None, notes)))
+
+    def _problem(self, change: Change) -> str:
         """Return which rows forbid a change, with counts and samples; empty when none does."""
         verdict = "the index would leave rows out, and DynamoDB refuse later writes to them"
         if change.target == TTL:
@@ -119,7 +133,7 @@ class RowCheck:
         ]
         return f"{verdict}: {'. '.join(counted)}" if counted else ""
 
-    def note(self, change: Change) -> str:
+    def _note(self, change: Change) -> str:
         """Return how many rows an index does not hold since they lack its key; empty for none."""
         absent = self._absent[change.target]
         if not absent or change.target == TTL:
@@ -127,7 +141,7 @@ class RowCheck:
         names = " or ".join(_attributes(change))
         return f"{absent} of {self.count} rows that were read lack {names}: it will not hold them"
 
-    def estimate(self, change: Change) -> str:
+    def _estimate(self, change: Change) -> str:
         """Return how long the check for a new index and its creation take, about."""
         described = self._live.description
         size, items = (described.get(name, 0) for name in ("TableSizeBytes", "ItemCount"))
@@ -154,8 +168,7 @@ class RowCheck:
                 self._absent[change.target] += any(n not in row for n in _attributes(change))
             for fault in faults:
                 self._faults[change.target][fault] += 1
-                sample = ", ".join(f"{key}={_text(row[key])}" for key in self._keys)
-                self._samples.setdefault((change.target, fault), sample)
+                self._samples.setdefault((change.target, fault), shown(row, self._keys))
 
 
 def _time(seconds: float) -> str:
@@ -189,5 +202,6 @@ def _expired(row: Row, attribute: str, now: float) -> Iterator[str]:
         yield f"{attribute} in the past"
 
 
-def _text(value: Mapping[str, Any]) -> str:
-    return str(next(iter(value.values())))
+def shown(row: Row, keys: Iterable[str]) -> str:
+    """Return how a message names a row: by its key."""
+    return ", ".join(f"{key}={next(iter(row[key].values()))}" for key in keys)

@@ -221,6 +221,22 @@ def test_ci_gets_a_line_every_15_seconds_with_the_percentage_of_an_index(
     assert lines[0].endswith("index by-a CREATING, 42 %")
 
 
+def test_the_percentage_of_an_index_is_not_shown_of_another_table(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = declared.tables(settings, environments.load("dev"))[:2]
+    screen = Screen(terminal=True)
+    progress = Progress(screen, Calls(settings), total=1)
+    monkeypatch.setattr(Progress, "_backfill", lambda *given: ", 42 %")
+    later = time.monotonic() + 16
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    progress.wait(one, Live(), "index by-a CREATING")
+    progress.wait(other, Live(), "table UPDATING")
+    assert screen.getvalue().endswith(f"{other.short}: table UPDATING")
+    progress.wait(one, Live(), "index by-a CREATING")
+    assert screen.getvalue().endswith("index by-a CREATING, 42 %")
+
+
 def test_a_terminal_gets_one_line_that_is_overwritten(settings: Settings) -> None:
     (table,) = declared.tables(settings, environments.load("dev"))[-1:]
     screen = Screen(terminal=True)

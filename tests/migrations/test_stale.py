@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
+from tdev_models.errors import TdevError
 from tdev_models.migrations import calls, declared, environments
 from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import OPERATIONS, Calls, InProgress
@@ -307,3 +308,17 @@ def test_an_operation_that_aws_rejects_as_unknown_is_an_error_and_no_clean_plan(
     with rule(aws, "_before_DescribeAlarms", before):
         assert prod("plan", environment, "--table=metrics") == 1
     assert "check AWS_ENDPOINT_URL" in capsys.readouterr().err
+
+
+def test_a_change_that_the_engine_ignores_is_an_error_that_says_what_does_not_show(
+    aws: StrictAws, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LOCAL", calls.LOCAL._replace(visible=0.2))
+    tables = declare(settings, model({}), backup_days=35)
+    aws._before_UpdateContinuousBackups = lambda params: {}  # type: ignore[method-assign, assignment]
+    with pytest.raises(TdevError) as ignored:
+        apply(settings, tables)
+    assert str(ignored.value) == (
+        "+ things  pitr: 35 days: the change was accepted but does not show: another run undoes it,"
+        " or the engine ignores it"
+    )

@@ -326,6 +326,6 @@ def _meaning(
         return kind(texts.get(kind, text))
     named = {
         **error.response["Error"],
-        "Message": f"{service}:{operation} on {resource}: {message}",
+        "Message": f"{service}:{operation} on {resource}: {message}".removesuffix(": "),
     }
     return from_response({**error.response, "Error": named})

@@ -187,7 +187,7 @@ def _go_on(
         _say_errors(planned, refusals=True)
         return report.exit_code(planned)
     sent = run.apply(planned)
-    progress.write_line(f"Applied with {sent} calls. The tables are as declared.")
+    progress.write_line(f"Applied with {sent} call{'s' * (sent != 1)}. The tables are as declared.")
     return report.CLEAN
 
 
@@ -242,24 +242,21 @@ def _stop_if_changed(file: Path, now: str) -> None:
         expected, found = _essence(then), _essence(json.loads(now))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidRequest("--expect", f"{file} holds no plan of --out: {error}") from error
-    changed = [*(line for line in found if line not in expected)]
-    changed += [f"no longer: {line}" for line in expected if line not in found]
+    changed = [line for key, line in found.items() if key not in expected]
+    changed += [f"no longer: {line}" for key, line in expected.items() if key not in found]
     if changed:
         raise Refused(f"the plan is not that of {file} any more: {'; '.join(changed)}")
 
 
-def _essence(plan: dict[str, Any]) -> list[str]:
-    """Return what has to be the same in two plans: where, and what is changed from what to what."""
-    names = ("environment", "account", "region", "endpoint")
+def _essence(plan: dict[str, Any]) -> dict[str, str]:
+    """Return what has to be the same in two plans, where and what is changed, and its line."""
+    places = [f"{name} {plan[name]}" for name in ("environment", "account", "region", "endpoint")]
     values = ("symbol", "table", "target", "before", "after")
-    return [
-        *(f"{name} {plan[name]}" for name in names),
-        *(
-            " ".join(json.dumps(change[value]).strip('"') for value in values)
-            for change in plan["changes"]
-            if change["symbol"] != "="
-        ),
-    ]
+    return {place: place for place in places} | {
+        json.dumps([change[value] for value in values]): change["line"]
+        for change in plan["changes"]
+        if change["symbol"] != "="
+    }
 
 
 def _say_errors(planned: list[Planned], refusals: bool) -> None:

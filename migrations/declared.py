@@ -18,7 +18,8 @@ class Property:
 
     Attributes:
         kind: `keys`, `protection`, `pitr`, `encryption`, `billing`, `index`, `scaling`, `capacity`,
-            `maximum`, `ttl`, `tag` or `alarm`.
+            `maximum`, `ttl`, `tag` or `alarm`; of what no declaration knows `table`, `stream`,
+            `replicas` or `class`.
         index: the index that it is, or belongs to; empty for a property of the table.
         name: the key of a tag; the name of an alarm without the table's.
     """
@@ -51,7 +52,6 @@ OPERATIONS = (
     "TransactWriteItems",
 )
 """What the services send; CloudWatch counts system errors by operation."""
-
 
 ALARMS = (
     "throttled-reads",

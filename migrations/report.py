@@ -102,14 +102,17 @@ def _status(planned: Planned) -> list[str]:
     if not live.description:
         return [name, "unknown" if "table" in live.unknown else "absent"]
     indexes = len(live.description.get("GlobalSecondaryIndexes", ()))
-    pending = sum(change.symbol in "+~-!" for change in planned.changes)
+    pending = sum(change.pending for change in planned.changes)
+    refused = sum(change.symbol == "!" for change in planned.changes)
+    found = [f"{pending} pending"] * bool(pending) + [f"{refused} refused"] * bool(refused)
+    found += ["partly unknown"] * bool(live.denied)
     return [
         name,
         ", ".join(live.busy) or live.description["TableStatus"],
         live.state[BILLING],
         f"~{live.description.get('ItemCount', 0):,} rows",
         f"{indexes} index{'es' * (indexes != 1)}",
-        f"{pending} changes pending" if pending else "as declared",
+        ", ".join(found) or "as declared",
     ]
 
 
@@ -169,6 +172,7 @@ def as_json(
                 "before": _plain(change.before),
                 "after": _plain(change.after),
                 "note": change.note,
+                "line": line(change),
             }
             for change in changes
         ],

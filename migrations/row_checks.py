@@ -136,7 +136,7 @@ class RowCheck:
     def _note(self, change: Change) -> str:
         """Return how many rows an index does not hold since they lack its key; empty for none."""
         absent = self._absent[change.target]
-        if not absent or change.target == TTL:
+        if not absent:
             return ""
         names = " or ".join(_attributes(change))
         return f"{absent} of {self.count} rows that were read lack {names}: it will not hold them"
@@ -145,7 +145,7 @@ class RowCheck:
         """Return how long the check for a new index and its creation take, about."""
         described = self._live.description
         size, items = (described.get(name, 0) for name in ("TableSizeBytes", "ItemCount"))
-        if not size or not items or change.target.kind != "index" or change.after is None:
+        if not size or not items or change.target == TTL:
             return ""
         reads, _ = pace(self._calls, self._live)
         check = _time(size / (reads * _UNIT_BYTES or _UNPACED_BYTES))

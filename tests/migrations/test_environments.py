@@ -67,6 +67,16 @@ def test_billing_gives_each_index_its_own_units(aws: StrictAws, settings: Settin
     assert apply(settings, now) == 0
 
 
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+def test_keys_and_topics_may_be_of_every_partition(partition: str) -> None:
+    key = f"arn:{partition}:kms:some-region-1:123456789012:key/mine"
+    topic = f"arn:{partition}:sns:some-region-1:123456789012:pager"
+    settings = load("prod", None, {"encryption": key, "alarm_topic": topic})
+    assert (settings.encryption, settings.alarm_topic) == (key, topic)
+    with pytest.raises(InvalidRequest):
+        load("prod", None, {"encryption": key.replace(partition, "gcp")})
+
+
 def test_the_policies_name_the_keys_of_tables() -> None:
     profile = load("t1", None, {"like": "prod", "tables": OWN})
     statement = iam.runtime(Settings(environment="t1"), profile)["Statement"][-1]

@@ -205,12 +205,18 @@ def test_status_is_a_line_for_each_table_in_columns(
     capsys.readouterr()
     assert prod("status", environment) == 2
     lines = capsys.readouterr().out.splitlines()[1:5]
-    assert lines == [
+    assert lines[:4] == [
         "pipeline-sessions  absent",
         "agent-executions   absent",
         "user-projects      ACTIVE  provisioned  ~0 rows  1 index    as declared",
         "metrics            ACTIVE  provisioned  ~0 rows  0 indexes  as declared",
     ]
+    only = "--table=metrics"
+    assert prod("status", environment, only, "--set=max_units=60", "--set=backup_days=7") == 3
+    assert "0 indexes  3 pending, 1 refused" in capsys.readouterr().out
+    aws.denied = {"DescribeTimeToLive"}
+    assert prod("status", environment, only) == 1
+    assert "0 indexes  partly unknown" in capsys.readouterr().out
 
 
 def test_help_fits_80_columns_and_says_what_each_command_does(

@@ -129,7 +129,7 @@ def test_an_error_names_the_operation_and_the_resource_even_where_the_answer_is_
     tables = declare(settings, model({}))
     apply(settings, tables)
     aws._before_DescribeTimeToLive = before  # type: ignore[method-assign]
-    with pytest.raises(StoreError, match=f"dynamodb:DescribeTimeToLive on {tables[0].name}"):
+    with pytest.raises(StoreError, match=f"dynamodb:DescribeTimeToLive on {tables[0].name}$"):
         plan(Calls(settings), tables)
 
 

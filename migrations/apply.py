@@ -125,6 +125,8 @@ class Run:
     def _check_part(self, each: Planned, check: RowCheck, part: int, total: int) -> None:
         for pause in check.read((part, total)):
             if time.monotonic() + pause >= self.deadline:
+                # A run that goes on does not read again what these parts hold.
+                stop_if_refused(each.live, check.judge(each.changes))
                 short = each.table.short
                 raise InProgress(
                     f"{each.table.name}: the time is over with {part} of {total} parts of its rows"

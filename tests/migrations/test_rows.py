@@ -131,6 +131,26 @@ def test_the_check_stops_at_the_timeout_and_another_run_goes_on_where_it_stopped
     assert apply(settings, big.new) == 0
 
 
+def test_rows_that_forbid_it_are_said_even_when_the_time_is_over_before_all_are_checked(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings, **UNITS)
+    for number in range(30):
+        item = {"thing_id": {"S": f"bad{number}"}, "c": {"N": "1"}}
+        aws.by_hand("dynamodb", "PutItem", TableName=big.name, Item=item)
+    planned = plan(Calls(settings), big.new, rows=False)
+
+    def slow(params: dict[str, Any]) -> Any:
+        answer = aws.by_hand("dynamodb", "Scan", **params)
+        return {**answer, "ConsumedCapacity": {"CapacityUnits": 0.5}}
+
+    aws._before_Scan = slow  # type: ignore[attr-defined]
+    with pytest.raises(Refused, match="with c of type N instead of S"):
+        Run(Calls(settings), timeout_seconds=0.7).apply(planned)
+    assert 0 < len(big.read) < 8
+    assert aws.mutations == []
+
+
 def test_no_change_is_made_while_rows_are_checked_and_none_where_they_forbid_it(
     aws: StrictAws, settings: Settings
 ) -> None:

@@ -154,6 +154,14 @@ def test_an_attribute_that_appears_after_the_function_missed_it_is_seen(store: S
     assert "due_at" not in (raw.item(store, SESSIONS, "s") or {})
 
 
+def test_a_row_that_has_what_the_function_returns_is_not_written_again(store: Settings) -> None:
+    earlier_session(store, "s1", "FAILED")
+    for filled in (1, 0):
+        done = work(store, lambda row: {"tag": {"S": "x"}})
+        done.run()
+        assert (done.read, done.filled) == (1, filled)
+
+
 def test_rows_that_fail_are_named_and_the_others_are_filled(
     store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -278,35 +278,43 @@ def _merged(group: Sequence[Change]) -> Change:
 
 
 def _text(kind: str, value: Any) -> str:
-    if value in (None, {}) or (kind, value) == ("pitr", 0):
+    if value is None or (kind, value) == ("pitr", 0):
         return "off" if kind in ("pitr", "ttl") else "none"
     return _TEXTS.get(kind, str)(value)
 
 
 def _difference(kind: str, before: Any, after: Any) -> str:
     """Return both values; of what has many parts, those that differ."""
-    if kind == "alarm" and before and after:
-        return ", ".join(
-            "another expression"
-            if name == "Metrics"
-            else f"{name} {_plain_text(before.get(name))} -> {_plain_text(after[name])}"
-            for name in after
-            if before.get(name) != after[name]
-        )
-    if kind == "index" and before and after and before.keys == after.keys:
-        shown = f"{_projection(before)} -> {_projection(after)}"
-        if before.projection == after.projection:
-            more, less = after.attributes - before.attributes, before.attributes - after.attributes
-            changed = [*(f"+{n}" for n in sorted(more)), *(f"-{n}" for n in sorted(less))]
-            shown = f"{after.projection}: {' '.join(changed)}"
-        return f"{_keys(after.keys)} {shown}"
-    if kind == "scaling" and before and after:
-        differing = {d for d in after if before.get(d) != after[d]}
-        before, after = (
-            {d: scaling for d, scaling in each.items() if d in differing}
-            for each in (before, after)
-        )
+    if before and after and kind in _DIFFERENCES:
+        return _DIFFERENCES[kind](before, after)
     return f"{_text(kind, before)} -> {_text(kind, after)}"
+
+
+def _alarms_differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    return ", ".join(
+        "another expression"
+        if name == "Metrics"
+        else f"{name} {_plain_text(before.get(name))} -> {_plain_text(after[name])}"
+        for name in after
+        if before.get(name) != after[name]
+    )
+
+
+def _indexes_differ(before: Index, after: Index) -> str:
+    if before.keys != after.keys:
+        return f"{_index(before)} -> {_index(after)}"
+    shown = f"{_projection(before)} -> {_projection(after)}"
+    if before.projection == after.projection:
+        more = [f"+{name}" for name in sorted(after.attributes - before.attributes)]
+        less = [f"-{name}" for name in sorted(before.attributes - after.attributes)]
+        shown = f"{after.projection}: {' '.join([*more, *less])}"
+    return f"{_keys(after.keys)} {shown}"
+
+
+def _scalings_differ(before: Mapping[str, Scaling], after: Mapping[str, Scaling]) -> str:
+    differing = {direction for direction in after if before.get(direction) != after[direction]}
+    parts = ({d: each[d] for d in each if d in differing} for each in (before, after))
+    return " -> ".join(_scaling(part) or "none" for part in parts)
 
 
 def _plain_text(value: Any) -> str:
@@ -343,6 +351,11 @@ def _range(scaling: Scaling) -> str:
     return f"{scaling.min}-{scaling.max} {target}"
 
 
+_DIFFERENCES: Mapping[str, Callable[[Any, Any], str]] = {
+    "alarm": _alarms_differ,
+    "index": _indexes_differ,
+    "scaling": _scalings_differ,
+}
 _TEXTS: Mapping[str, Callable[[Any], str]] = {
     "pitr": lambda days: f"{days} days",
     "protection": lambda on: "on" if on else "off",

@@ -48,7 +48,6 @@ _NOTES = f"""\
 kinds of --allow:
 {_KINDS}
 
-
 exit codes:
     0  clean, or applied
     1  error

@@ -276,6 +276,9 @@ def _vanished(table: Table, live: Live, allowed: Collection[str]) -> str:
 def _creation_note(table: Table) -> str:
     state = table.state
     parts = [state[BILLING], *(f"index {name}" for name in table.indexes)]
+    reads, writes = state.get(Property("maximum"), (0, 0))
+    if reads or writes:
+        parts.insert(1, f"maximum {reads or 'any'} read, {writes or 'any'} write")
     parts += ["deletion protection"] * state[PROTECTION] + [f"key {state[ENCRYPTION]}"]
     return ", ".join(parts)
 

@@ -47,14 +47,17 @@ def most(reads: int, writes: int) -> dict[str, int]:
 
 
 def planned(environment: str, capsys: pytest.CaptureFixture[str], *more: str) -> list[str]:
+    capsys.readouterr()
     run("plan", environment, *ONLY, *more)
     return [line for line in capsys.readouterr().out.splitlines() if "maximum" in line]
 
 
 def test_a_table_and_its_indexes_are_created_with_their_maximum(
-    as_aws: StrictAws, environment: str
+    as_aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ("--set", f'tables={{"{TABLE}/{INDEX}" = {{most_reads = 0, most_writes = 7}}}}')
+    (line,) = planned(environment, capsys, *LIMITED, *own)
+    assert "(on-demand, maximum 100 read, 50 write, index" in line
     assert run("apply", environment, *ONLY, *LIMITED, *own) == 0
     assert limits(as_aws, environment) == [most(100, 50), {"MaxWriteRequestUnits": 7}]
     assert "UpdateTable" not in as_aws.mutations

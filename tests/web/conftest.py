@@ -12,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from tdev_models import web
+from tdev_models import sync, web
 from tdev_models.web.serving import Server
 
 Client = Callable[..., TestClient]
@@ -36,6 +36,16 @@ def client() -> Iterator[Client]:
     yield make
     for one in opened:
         one.__exit__(None, None, None)
+
+
+def every_session(status: str) -> list[str]:
+    """Return the ids of all sessions of a status, as the public call lists them."""
+    found, cursor = list[str](), None
+    while True:
+        page = sync.list_pipeline_sessions(status=status, limit=1000, cursor=cursor)
+        found += [session.session_id for session in page]
+        if (cursor := page.cursor) is None:
+            return found
 
 
 @contextmanager

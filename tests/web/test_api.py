@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from tdev_models import Settings, settings, sync
 from tdev_models.web.api import CALLS
-from tests.web.conftest import Client
+from tests.web.conftest import Client, every_session
 
 
 def asked(month: Settings) -> dict[str, dict[str, Any]]:
@@ -101,8 +101,7 @@ def test_cursors_lead_through_a_list(month: Settings, client: Client) -> None:
         found += [one["session_id"] for one in page["items"]]
         if (cursor := page["cursor"]) is None:
             break
-    wanted = sync.list_pipeline_sessions(status="COMPLETED", limit=1000)
-    assert found == [one.session_id for one in wanted]
+    assert found == every_session("COMPLETED")
     assert len(found) > 80
 
 

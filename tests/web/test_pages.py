@@ -17,7 +17,7 @@ from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
 from tdev_models.web.languages import language, translate
 from tests import raw
-from tests.web.conftest import Client
+from tests.web.conftest import Client, every_session
 
 PAGES = (
     *("/", "/?show=all", "/?show=due", "/?user_id=u001", "/failures?since=30d", "/failures?open=1"),
@@ -103,8 +103,7 @@ def test_the_next_page_follows(month: Settings, client: Client) -> None:
         seen += re.findall(r'<th scope="row" class="id"><a [^>]*><bdi>([^<]*)', text)
         found = re.search(r'rel="next" href="([^"]*)"', text)
         path = html.unescape(found[1]) if found else ""
-    wanted = sync.list_pipeline_sessions(status="COMPLETED", limit=1000)
-    assert seen == [one.session_id for one in wanted]
+    assert seen == every_session("COMPLETED")
 
 
 def test_a_session_shows_each_attempt_with_its_time_and_cost(

@@ -47,16 +47,17 @@ def test_sessions_are_listed_by_status_user_age_and_due(month: Settings, tdev: T
     def found(*arguments: str) -> list[dict[str, object]]:
         return [one for one in tdev("sessions", *arguments, "--json").lines if "session_id" in one]
 
-    def every(*arguments: str) -> list[dict[str, object]]:
-        sessions, most = list[dict[str, object]](), ("--limit", "1000")
-        for status in SessionStatus:
-            more = ["--status", status]
-            while more:
-                page = tdev("sessions", *arguments, *most, *more, "--json").lines
-                sessions += [one for one in page if "session_id" in one]
-                cursors = [str(one["cursor"]) for one in page if "cursor" in one]
-                more = ["--status", status, "--cursor", *cursors] if cursors else []
+    def pages(*arguments: str) -> list[dict[str, object]]:
+        sessions, more = list[dict[str, object]](), ["--limit", "1000"]
+        while more:
+            page = tdev("sessions", *arguments, *more, "--json").lines
+            sessions += [one for one in page if "session_id" in one]
+            cursors = [str(one["cursor"]) for one in page if "cursor" in one]
+            more = ["--limit", "1000", "--cursor", *cursors] if cursors else []
         return sessions
+
+    def every(*arguments: str) -> list[dict[str, object]]:
+        return [one for status in SessionStatus for one in pages("--status", status, *arguments)]
 
     everyone = every()
     assert len(everyone) == MONTH
@@ -64,7 +65,7 @@ def test_sessions_are_listed_by_status_user_age_and_due(month: Settings, tdev: T
     assert {one["status"] for one in found()} == {"ACTIVE", "FAILED"}
     assert {one["status"] for one in found("--status", "abandoned")} <= {"ABANDONED"}
     of_user = [one["session_id"] for one in everyone if one["user_id"] == "u001"]
-    assert sorted(str(one["session_id"]) for one in found("--user", "u001", "--limit", "1000")) == (
+    assert sorted(str(one["session_id"]) for one in pages("--user", "u001")) == (
         sorted(map(str, of_user))
     )
     young, old = every("--since", "3d"), every("--older-than", "3d")

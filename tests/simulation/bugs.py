@@ -133,7 +133,10 @@ BUGS = (
         "*()",
     ),
     Bug(
-        "what had no lease is not adopted", "services/tracking.py", "if lease.adopts:", "if False:"
+        "what had no lease is not adopted",
+        "services/owned_session.py",
+        "if lease.adopts:",
+        "if False:",
     ),
     Bug(
         "stale work counts",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from datetime import UTC, datetime
 from typing import Any
 
 from tdev_models.cli.codes import DONE
@@ -42,6 +43,11 @@ def sessions(options: argparse.Namespace) -> int:
 
 def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
     """Return each list that is asked for, with what it is of."""
+    # Of one moment for all pages: a cursor belongs to the query with the very same bounds.
+    for name in ("since", "older_than"):
+        if given := getattr(options, name):
+            at = moment(f"--{name.replace('_', '-')}", given)
+            setattr(options, name, datetime.fromtimestamp(at, UTC).isoformat())
     ages: dict[str, Any] = {
         "created_after": options.since and moment("--since", options.since),
         "created_before": options.older_than and moment("--older-than", options.older_than),

@@ -11,13 +11,13 @@ from tdev_models.results import Failure
 from tdev_models.sync import get_failed_executions
 from tdev_models.views.attempts import worker
 from tdev_models.views.failure_groups import Group, grouped, message
-from tdev_models.views.moments import ago, moment
+from tdev_models.views.moments import ago, fixed
 
 
 def failures(options: argparse.Namespace) -> int:
     """Print what failed since a moment; recovered ones too, unless only open ones are wanted."""
     screen = Screen(options.json)
-    since = moment("--since", options.since)
+    since = fixed("--since", options.since)
     with screen.counting():
         page = get_failed_executions(
             since,
@@ -36,10 +36,10 @@ def failures(options: argparse.Namespace) -> int:
         else:
             screen.print(Table(title, GROUPED, grouped(page), empty))
         if page.cursor is not None:
-            screen.line({"cursor": page.cursor})
+            screen.line({"cursor": page.cursor, "since": since})
             screen.hint(
                 f"These are the newest {len(page)}. For more: --limit N, at most 1000; or "
-                f"--cursor {page.cursor}"
+                f"--since {since} --cursor {page.cursor}"
             )
     return DONE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from datetime import UTC, datetime
 from typing import Any
 
 from tdev_models.cli.codes import DONE
@@ -18,7 +17,7 @@ from tdev_models.sync import (
     list_user_projects,
     list_workers,
 )
-from tdev_models.views.moments import ago, due, local, moment
+from tdev_models.views.moments import ago, due, fixed, local
 from tdev_models.views.numbers import short
 
 OPEN = (SessionStatus.ACTIVE, SessionStatus.FAILED)
@@ -43,15 +42,9 @@ def sessions(options: argparse.Namespace) -> int:
 
 def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
     """Return each list that is asked for, with what it is of."""
-    # Of one moment for all pages: a cursor belongs to the query with the very same bounds.
-    for name in ("since", "older_than"):
-        if given := getattr(options, name):
-            at = moment(f"--{name.replace('_', '-')}", given)
-            setattr(options, name, datetime.fromtimestamp(at, UTC).isoformat())
-    ages: dict[str, Any] = {
-        "created_after": options.since and moment("--since", options.since),
-        "created_before": options.older_than and moment("--older-than", options.older_than),
-    }
+    options.since = options.since and fixed("--since", options.since)
+    options.older_than = options.older_than and fixed("--older-than", options.older_than)
+    ages = {"created_after": options.since, "created_before": options.older_than}
     asked = [options.due, bool(options.user), bool(options.status), options.all]
     if sum(asked) > 1:
         raise InvalidRequest("--status", "give one of --status, --user, --due and --all")
@@ -80,7 +73,8 @@ def _print_more(
     for name in ("since", "older_than", "env"):
         if value := getattr(options, name):
             words += [f"--{name.replace('_', '-')}", value]
-    screen.line({"cursor": page.cursor, "of": label})
+    ages = {name: getattr(options, name) for name in ("since", "older_than")}
+    screen.line({"cursor": page.cursor, "of": label, **{k: v for k, v in ages.items() if v}})
     screen.hint(f"More: {shlex.join([*words, '--cursor', page.cursor])}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.validation import instant
@@ -33,6 +33,11 @@ def moment(field: str, text: str) -> float:
     except InvalidRequest:
         problem = f"{shown(text)} is not like '2 hours ago', '90m', 'yesterday' or ISO 8601"
         raise InvalidRequest(field, problem) from None
+
+
+def fixed(field: str, text: str) -> str:
+    """Return a moment as ISO 8601, which stays the same: a cursor is of a query with its bounds."""
+    return datetime.fromtimestamp(moment(field, text), UTC).isoformat()
 
 
 def duration(seconds: float) -> str:

@@ -85,6 +85,9 @@ def test_a_page_says_how_to_get_the_next(month: Settings, tdev: Tdev) -> None:
     young = tdev("sessions", "--status", "COMPLETED", "--limit", "3", "--since", "20d")
     (more,) = re.findall(r"^More: tdev (.*)$", young.out, re.M)
     assert tdev(*more.split()).code == 0
+    *_, last = tdev("failures", "--since", "30d", "--limit", "2", "--json").lines
+    following = ["--since", str(last["since"]), "--cursor", str(last["cursor"])]
+    assert tdev("failures", "--limit", "2", *following).code == 0
     shown = [re.findall(r"^project_\S+", page.out, re.M) for page in (first, second)]
     assert [len(ids) for ids in shown] == [3, 3]
     assert not {*shown[0]} & {*shown[1]}

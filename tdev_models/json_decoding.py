@@ -32,12 +32,14 @@ _LEAF = rf"(?:\[(?:{_FLAT},){{0,99}}+{_FLAT}\]|\{{(?:{_FLAT},){{0,99}}+{_FLAT}\}
 _NO_STRUCTURE = rf'(?:[^",\[\]{{}}]++|{_STRING}|{_LEAF})*+'
 # Up to the next bracket, or to the last of some commas before it.
 _SCAN = rf"(?:{_NO_STRUCTURE},){{0,999}}+(?:{_NO_STRUCTURE}([\[\]{{}}]))?+"
-_IN_STRING = r'(?:[^"\\]++|\\.)++'
-# As before, but pairs of escapes that are one character stay together.
+_IN_STRING = r'[^"\\]*+(?:\\.[^"\\]*+)++|[^"\\]++'
+# What a string holds; pairs of escapes that are one character stay together.
 _CHARACTERS = (
     r'(?:[^"\\]++|\\[^u]|\\u(?![dD][89abAB])[\da-fA-F]{4}'
     r"|\\u[dD][89abAB][\da-fA-F]{2}\\u[\da-fA-F]{4})++"
 )
+
+_LONGEST_CHARACTER = 2 * len(r"\u0000")
 
 _CLOSING = {"[": "]", "{": "}"}
 
@@ -222,11 +224,15 @@ class _Pieces:
         return end
 
     def _long_string(self, start: int, end: int) -> str:
-        pieces = []
+        pieces, text = [], self._text
         while start < end:
-            match = _pattern(_CHARACTERS).match(self._text, start, min(start + PIECE, end))
-            cut = match.end() if match else end
-            pieces.append(self._decode(f'"{self._text[start:cut]}"'))
+            cut = min(start + PIECE, end)
+            if cut < end:
+                near = max(start, cut - _LONGEST_CHARACTER)
+                near += _backslashes_before(text[start:near], near - start) % 2
+                match = _pattern(_CHARACTERS).match(text, near, cut)
+                cut = match.end() if match else end
+            pieces.append(self._decode(f'"{text[start:cut]}"'))
             start = cut
         return "".join(pieces)
 
@@ -255,6 +261,6 @@ def _last_string(text: str) -> str:
 
 def _backslashes_before(text: str, at: int) -> int:
     first = at
-    while text[first - 1] == "\\" and first:
+    while first and text[first - 1] == "\\":
         first -= 1
     return at - first

@@ -5,7 +5,8 @@ threads, and held: heartbeats, threads, the longest stop of the loop, memory.
 `python -m benchmarks.workers killed [ROUNDS SESSIONS]`: a worker is killed (SIGKILL) among its
 sessions, another one recovers, with the defaults: seconds until all run again and have COMPLETED.
 `python -m benchmarks.workers staggered [ROUNDS SESSIONS]`: runs of nine agents that begin one after
-the other in one event loop of a fresh process: the longest turn of the loop, first use included.
+the other in one event loop of a fresh process: the longest turn of the loop, first use included:
+a name to look up, TLS, credentials that a program hands out.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.tables import fresh_tables
+from benchmarks.tls import certificate, relayed
 from tdev_models import Resume, recover_sessions, settings, sync, track_session
 from tdev_models.results import RequestEvent
 
@@ -47,6 +50,9 @@ async def main():
 
 asyncio.run(main())
 """
+
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+CREDENTIALS = """echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s"}'"""
 
 
 def resident_kilobytes() -> float:
@@ -239,12 +245,24 @@ def fresh(count: int) -> None:
 
 
 def staggered(number: int = 5, count: int = 256) -> None:
-    with fresh_tables():
-        found = []
-        for _ in range(number):
-            command = [sys.executable, "-m", "benchmarks.workers", "fresh", str(count)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found.append([float(figure) for figure in done.stdout.split()])
+    found = []
+    with fresh_tables(), TemporaryDirectory() as name:
+        folder = Path(name)
+        signer, *own = certificate(folder)
+        (folder / "config").write_text(f"[default]\ncredential_process = {CREDENTIALS}\n")
+        with relayed(str(settings.current().endpoint), *own) as endpoint:
+            process = {
+                **{one: value for one, value in os.environ.items() if one not in KEYS},
+                "AWS_ENDPOINT_URL_DYNAMODB": endpoint,
+                "AWS_CONFIG_FILE": str(folder / "config"),
+                "AWS_CA_BUNDLE": signer,
+            }
+            for _ in range(number):
+                command = [sys.executable, "-m", "benchmarks.workers", "fresh", str(count)]
+                done = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True, env=process
+                )
+                found.append([float(figure) for figure in done.stdout.split()])
     used, passed = zip(*found, strict=True)
     print(
         f"{count} runs begun within 2 s, {number} fresh processes; the longest turn of the loop, ms"

@@ -7,7 +7,6 @@ plots, and the tables of docs/performance.md. More rounds and longer ones measur
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from itertools import product
@@ -27,27 +26,12 @@ from benchmarks.clients.processes import (
 )
 from benchmarks.clients.tdev_models_client import operations
 from benchmarks.tables import fresh_tables
+from benchmarks.tls import certificate
 from tdev_models import AGENTS, settings, sync
 
 REQUESTS = ("get", "update", "query", "transaction")
 SERVICES = ("get_session", "save", "list", "update_execution", "record_metric", "track")
 DOCUMENT = ROOT / "docs" / "performance.md"
-
-
-def _certificate(folder: Path) -> tuple[str, str, str]:
-    """Make a certificate for localhost; return who signs it, its file and its key's."""
-    signer, certificate, key = (str(folder / f"{name}.pem") for name in ("signer", "own", "key"))
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2"]
-    for name, more in {
-        signer: ["-subj", "/CN=signer", "-keyout", f"{signer}.key"],
-        certificate: [
-            *("-subj", "/CN=localhost", "-keyout", key, "-CA", signer, "-CAkey", f"{signer}.key"),
-            *("-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=CA:FALSE"),
-        ],
-    }.items():
-        subprocess.run([*command, "-out", name, *more], check=True, capture_output=True)
-    return signer, certificate, key
 
 
 def services(rounds: int, seconds: float) -> dict[str, Any]:
@@ -78,7 +62,7 @@ def main(rounds: int = 5, seconds: float = 0.3) -> None:
         everything["plain"] = interleaved(endpoint, CLIENTS, cases, rounds, seconds)
         everything["starts"] = starts(endpoint, CLIENTS, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        tls = _certificate(Path(folder))
+        tls = certificate(Path(folder))
         with stub(tls=tls[1:]) as endpoint:
             cases = [*product(REQUESTS, (32,))]
             everything["tls"] = interleaved(endpoint, CLIENTS, cases, rounds, seconds, tls[0])

@@ -113,7 +113,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout
     line = process.stdout.readline()
     if not line:
@@ -127,7 +127,7 @@ def stub(seconds: float = 0.0, tls: Sequence[str] = ()) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.clients.stub", str(seconds), *tls]
     with ended(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)) as process:
         scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
-        yield f"{scheme}://{host}:{int(_line(process))}"
+        yield f"{scheme}://{host}:{int(first_line(process))}"
 
 
 class Runner:
@@ -151,14 +151,14 @@ class Runner:
                 )
             )
         )
-        self.operations: list[str] = json.loads(_line(self._process))
+        self.operations: list[str] = json.loads(first_line(self._process))
 
     def ask(self, operation: str, at_once: int, seconds: float) -> Measured:
         """Let it run an operation, and return what that took."""
         assert self._process.stdin
         self._process.stdin.write(f"{operation} {at_once} {seconds}\n")
         self._process.stdin.flush()
-        measured: Measured = json.loads(_line(self._process))
+        measured: Measured = json.loads(first_line(self._process))
         return measured
 
 

@@ -388,7 +388,8 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         if stored is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", stored.status, "ABANDONED") from None
-    if lease is None and session.previous_status == SessionStatus.ACTIVE and session.lease_owner:
+    # ABANDONED: by a call of which nobody knows whether it came to tell the worker.
+    if lease is None and session.previous_status != SessionStatus.FAILED and session.lease_owner:
         worker_id = f"{WORKER_IDS}{session.lease_owner}"
         await revoke(client, worker_id, session_id, session.fence or 0)
     return await decrypted_result(client, Session, session)

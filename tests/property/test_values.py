@@ -90,7 +90,7 @@ def test_a_cursor_holds_its_position_and_refuses_any_change(
     with pytest.raises(InvalidRequest, match=r"^cursor: "):
         cursors.decode(("list", "table", 2), cursor, of_any_shape)
     place = data.draw(st.integers(0, len(cursor) - 1))
-    other = data.draw(st.sampled_from("ABCxyz019-_=!é").filter(lambda one: one != cursor[place]))
+    other = data.draw(st.sampled_from("ABCxyz019._=!é").filter(lambda one: one != cursor[place]))
     changed = cursor[:place] + other + cursor[place + 1 :]
     if _same_bytes(cursor, changed):
         assert cursors.decode(query, changed, of_any_shape) == position
@@ -102,7 +102,7 @@ def test_a_cursor_holds_its_position_and_refuses_any_change(
 def _same_bytes(one: str, other: str) -> bool:
     """Whether only bits differ that base64 does not use."""
     try:
-        first, second = (base64.b64decode(text, b"-_", validate=True) for text in (one, other))
+        first, second = (base64.b64decode(text, b"._", validate=True) for text in (one, other))
     except ValueError:
         return False
     return first == second

@@ -100,6 +100,7 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["sessions", "--cursor", "x"],
         ["sessions", "--limit", "0"],
         ["failures", "--since", "soon"],
+        ["failures", "--since", "99999999999w"],
         ["watch", "s", "--poll", "0"],
     ):
         printed = tdev(*arguments)

@@ -36,8 +36,12 @@ def run(given: argparse.Namespace) -> int:
     """
     runner = load(given.runner)
     poll_seconds = given.poll if given.watch else None
+    try:
+        older_than = timedelta(seconds=given.older_than)
+    except (OverflowError, ValueError):  # of infinity, and of NaN
+        raise InvalidRequest("--older-than", f"{given.older_than} s is no age") from None
     options: dict[str, Any] = {
-        "older_than": timedelta(seconds=given.older_than),
+        "older_than": older_than,
         "max_attempts": given.max_attempts,
         "backoff_seconds": given.backoff,
         "concurrency": given.concurrency,

@@ -286,6 +286,9 @@ async def test_the_same_call_twice_in_one_claim_names_the_key(strict_store: Sett
         ("timeout", {"timeout": float("nan")}),
         ("input_data", {"input_data": object()}),
         ("key", {"key": ""}),
+        ("usage", {"usage": {"cost_usd": 1}}),
+        ("usage", {"usage": Flaky(0).later}),
+        ("critical", {"critical": "no"}),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_called(

@@ -30,7 +30,7 @@ from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.security.fields import SUFFIX
 from tdev_models.workers.bindings import after_beginnings, current_lease
-from tdev_models.workers.lease import due_with
+from tdev_models.workers.lease import claim_ended, due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
 from tdev_models.workers.users import check_user, is_of_user, visible_to
@@ -406,14 +406,10 @@ async def abandon(
         set_to(PipelineSession.status, SessionStatus.ABANDONED),
         *replace_fields(PipelineSession, message),
         set_to(PipelineSession.last_updated, client.now()),
-        PipelineSession.lease_token.remove(),
-        PipelineSession.lease_write.remove(),
-        PipelineSession.lease_expires.remove(),
-        PipelineSession.worker_id.remove(),
-        PipelineSession.deadline.remove(),
+        *claim_ended(),
         due_with(client, SessionStatus.ABANDONED),
+        _REMEMBER_STATUS,
     ]
-    actions.append(_REMEMBER_STATUS)
     session = await save_once(
         client, client.sessions, session_id, actions=actions, condition=condition
     )

@@ -301,6 +301,16 @@ def test_wrong_arguments_are_refused_before_anything_is_called(
     assert not calls
 
 
-def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(store: Settings) -> None:
-    with sync.track_session("s") as session, pytest.raises(InvalidRequest, match="is async"):
-        session.run("parser", Flaky(0).later, "q")
+class Awaitable:
+    async def __call__(self) -> str:
+        return "done"
+
+
+@pytest.mark.parametrize("function", [Awaitable().__call__, Awaitable()])
+def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(
+    strict_store: Settings, function: Any
+) -> None:
+    with sync.track_session("s") as session, session.agent("search") as run:
+        for call in (session.run, run.once):
+            with pytest.raises(InvalidRequest, match="is async"):
+                call("parser", function)

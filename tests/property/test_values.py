@@ -16,7 +16,11 @@ from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, N
 from tdev_models.results import AGENTS
 from tdev_models.services.executions import execution_key
 
-numbers = st.integers(-(10**38) + 1, 10**38 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = (
+    st.integers(-(10**38) + 1, 10**38 - 1)
+    | st.integers(10**37, 10**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -33,7 +37,8 @@ json_values = st.recursive(
 @given(numbers)
 def test_a_number_comes_back_equal_or_is_refused(number: float) -> None:
     attribute = NumberAttribute(attr_name="n")
-    if number == 0 or 1e-60 <= abs(number) <= 1e60:
+    digits = len(str(number).strip("-0")) if isinstance(number, int) else 0
+    if digits <= 38 and (number == 0 or 1e-60 <= abs(number) <= 1e60):
         assert validation.number("n", number) == number
         back = attribute.deserialize(attribute.serialize(number))
         assert back == number

@@ -285,7 +285,9 @@ def _say(kind: str, text: str) -> None:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise InvalidRequest("--yes", "is required, since the input is no terminal to ask on")
-    return input("Apply? Only 'yes' is accepted: ") == "yes"
+    sys.stdout.write("Apply? Only 'yes' is accepted: ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip() == "yes"
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -21,6 +21,9 @@ PARTITION_KEY_BYTES, SORT_KEY_BYTES = 2048, 1024
 SMALLEST, LARGEST = 1e-60, 1e60
 """The magnitudes between which numbers are kept exactly; DynamoDB's own range is wider."""
 
+MOST_EXACT = 10**38 - 1
+"""Up to which each whole number is kept exactly: it has 38 digits at most."""
+
 
 def checked(
     data: Mapping[str, Any] | None,
@@ -115,6 +118,8 @@ def number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise InvalidRequest(field, f"must be a number, not {type(value).__name__}")
     if isinstance(value, int) and abs(value) <= LARGEST:
+        if abs(value) > MOST_EXACT and len(str(value).strip("-0")) > 38:
+            raise InvalidRequest(field, "has more than the 38 digits that DynamoDB keeps")
         return value
     try:
         size = abs(float(value))

@@ -21,6 +21,7 @@ from tdev_models.views.moments import ago, due, fixed, local
 from tdev_models.views.numbers import short
 
 OPEN = (SessionStatus.ACTIVE, SessionStatus.FAILED)
+_AGES, _PLACES = ("since", "older_than"), ("env", "region", "endpoint")
 
 
 def sessions(options: argparse.Namespace) -> int:
@@ -36,7 +37,9 @@ def sessions(options: argparse.Namespace) -> int:
         what = " and ".join(label for label, _ in pages)
         screen.print(Table(f"Sessions, {what}", COLUMNS, found, f"No sessions, {what}."))
         for label, page in pages:
-            _print_more(screen, options, label, page)
+            which = ["--due"] if options.due else ["--status", label]
+            which = ["--user", options.user] if options.user else which
+            _print_more(screen, options, page.cursor, "sessions", *which, of=label)
     return DONE
 
 
@@ -63,19 +66,17 @@ def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
 
 
 def _print_more(
-    screen: Screen, options: argparse.Namespace, label: str, page: Page[Session]
+    screen: Screen, options: argparse.Namespace, cursor: str | None, *command: str, **more: str
 ) -> None:
-    if page.cursor is None:
+    """Print where the next page begins, and the command that shows it, of the same tables."""
+    if cursor is None:
         return
-    words = ["tdev", "sessions", "--limit", str(options.limit)]
-    words += ["--due"] * options.due + (["--user", options.user] if options.user else [])
-    words += [] if options.due or options.user else ["--status", label]
-    for name in ("since", "older_than", "env"):
-        if value := getattr(options, name):
-            words += [f"--{name.replace('_', '-')}", value]
-    ages = {name: getattr(options, name) for name in ("since", "older_than")}
-    screen.line({"cursor": page.cursor, "of": label, **{k: v for k, v in ages.items() if v}})
-    screen.hint(f"More: {shlex.join([*words, '--cursor', page.cursor])}")
+    names = ("limit", *_AGES, *_PLACES)
+    given = {name: str(value) for name in names if (value := getattr(options, name, None))}
+    ages = {name: given[name] for name in _AGES if name in given}
+    screen.line({"cursor": cursor, **more, **ages})
+    words = [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
+    screen.hint(f"More: {shlex.join(['tdev', *command, *words, '--cursor', cursor])}")
 
 
 def workers(options: argparse.Namespace) -> int:
@@ -86,7 +87,7 @@ def workers(options: argparse.Namespace) -> int:
         for worker in page:
             screen.line(worker.to_dict())
         screen.print(Table("Workers", WORKERS, page, "No worker is registered."))
-        _print_cursor(screen, page.cursor, f"tdev workers --limit {options.limit}")
+        _print_more(screen, options, page.cursor, "workers")
     return DONE
 
 
@@ -101,15 +102,9 @@ def projects(options: argparse.Namespace) -> int:
             screen.line(project.to_dict())
         title = f"Projects of {options.user}"
         screen.print(Table(title, PROJECTS, page, f"User {options.user} has no projects."))
-        command = f"tdev projects {shlex.quote(options.user)} --order {options.order}"
-        _print_cursor(screen, page.cursor, f"{command} --limit {options.limit}")
+        command = ("projects", options.user, "--order", options.order)
+        _print_more(screen, options, page.cursor, *command)
     return DONE
-
-
-def _print_cursor(screen: Screen, cursor: str | None, command: str) -> None:
-    if cursor is not None:
-        screen.line({"cursor": cursor})
-        screen.hint(f"More: {command} --cursor {cursor}")
 
 
 def _done(session: Session) -> str:

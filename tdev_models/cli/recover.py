@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tdev_models import Recovery, recover_sessions, sync
+from tdev_models import recover_sessions, sync
 from tdev_models.errors import InvalidRequest
 from tdev_models.services.draining import GRACE_SECONDS, begin_draining
 from tdev_models.services.resume import Runner
@@ -35,14 +36,19 @@ def run(given: argparse.Namespace) -> int:
         TdevError: sessions could not be found.
     """
     runner = load(given.runner)
-    poll_seconds = given.poll if given.watch else None
+    try:
+        older_than = timedelta(seconds=given.older_than)
+    except (OverflowError, ValueError):  # of infinity, and of NaN
+        raise InvalidRequest("--older-than", f"{given.older_than} s is no age") from None
+    stop = threading.Event()
     options: dict[str, Any] = {
-        "older_than": timedelta(seconds=given.older_than),
+        "older_than": older_than,
         "max_attempts": given.max_attempts,
         "backoff_seconds": given.backoff,
         "concurrency": given.concurrency,
+        "stop": stop,
+        "poll_seconds": given.poll if given.watch else None,
     }
-    stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     signal.signal(signal.SIGTERM, drain)
     log = logging.getLogger("tdev_models")
@@ -51,16 +57,13 @@ def run(given: argparse.Namespace) -> int:
         handler.setFormatter(_AsJson())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    options = {**options, "stop": stop, "poll_seconds": poll_seconds}
     if inspect.iscoroutinefunction(runner):
         done = asyncio.run(recover_sessions(runner, **options))
     else:
         done = sync.recover_sessions(runner, **options)
-    said = (
-        json.dumps({part: len(value) for part, value in vars(done).items()}) if given.json else ""
-    )
-    sys.stdout.write((said or summary(done)) + "\n")
-    return 1 if poll_seconds is None and done.failed else 0
+    counts = {part: len(value) for part, value in vars(done).items()}
+    sys.stdout.write((json.dumps(counts) if given.json else summary(counts)) + "\n")
+    return 1 if done.failed and not given.watch else 0
 
 
 class _AsJson(logging.Formatter):
@@ -98,13 +101,8 @@ def load(name: str) -> Runner:
     return runner
 
 
-def summary(done: Recovery) -> str:
-    """Return how the sessions ended, in one line."""
-    parts = [
-        "completed",
-        "failed",
-        "abandoned",
-        "lost",
-        *(["unreadable"] if done.unreadable else []),
-    ]
-    return ", ".join(f"{len(getattr(done, part))} {part}" for part in parts)
+def summary(counts: Mapping[str, int]) -> str:
+    """Return how many sessions ended how, in one line."""
+    return ", ".join(
+        f"{count} {part}" for part, count in counts.items() if count or part != "unreadable"
+    )

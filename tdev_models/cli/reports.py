@@ -188,8 +188,8 @@ def _ab(
     effects = [
         line
         for line in (
-            _effect("success, points", comparison.success, 100, 0),
-            _effect("typical value, %", comparison.ratio, 100, 1),
+            _effect("success, points", comparison.success, 0),
+            _effect("typical value, %", comparison.ratio, 1),
         )
         if line
     ]
@@ -214,11 +214,11 @@ def _ab(
     ]
 
 
-def _effect(name: str, difference: Difference | None, scale: float, same: float) -> list[str]:
+def _effect(name: str, difference: Difference | None, same: float) -> list[str]:
     if difference is None:
         return []
     effect, low, high = (
-        f"{scale * (value - same):+.1f}"
+        f"{100 * (value - same):+.1f}"
         for value in (difference.effect, difference.low, difference.high)
     )
     return [name, effect, f"{low} to {high}", f"{difference.p_value:.3f}", str(difference.needed)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pynamodb.expressions.condition import Condition
 
+from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.metrics.samples import HourTotals, instants, read_totals, row
 from tdev_models.metrics.totals import Totals
@@ -119,7 +120,7 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
     """
     first, last = instants(start, end)
     first, last = first // 3600 * 3600, -(-last // 3600) * 3600
-    before = 2 * first - last
+    before = validation.instant("start", 2 * first - last)
     runs = _by_agent(await read_totals(client, "agent_execution_time", first, last))
     former = _by_agent(await read_totals(client, "agent_execution_time", before, first))
     retries = _by_agent(await read_totals(client, "agent_retries", first, last))

@@ -21,7 +21,7 @@ from pynamodb.expressions.update import RemoveAction, SetAction
 from tdev_models import json_form
 from tdev_models.errors import InvalidRequest, PayloadDamaged
 from tdev_models.json_decoding import decode
-from tdev_models.validation import LARGEST, SMALLEST, Rule, number
+from tdev_models.validation import LARGEST, MOST_EXACT, SMALLEST, Rule, number
 
 ERROR_BYTES = 4 * 1024
 """What an `error_message` may hold."""
@@ -124,7 +124,7 @@ class NumberAttribute(Declared, Attribute[float]):
 
     def serialize(self, value: Any) -> str:
         """Return the number's decimal text, in which a float survives unchanged."""
-        if type(value) not in _USUAL or not SMALLEST <= value <= LARGEST:
+        if type(value) not in _USUAL or not SMALLEST <= value <= MOST_EXACT:
             number(self.attr_name, value)
         return str(value)
 

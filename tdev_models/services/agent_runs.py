@@ -85,7 +85,8 @@ class AgentRun(ClientContext[C, bool]):
         self._input = input_data
         if variant is not None:
             self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
-        self._session, self._critical, self._retry_failed = session, critical, retry_failed
+        self._session, self._critical = session, validation.flag("critical", critical)
+        self._retry_failed = validation.flag("retry_failed", retry_failed)
         self._stored: AgentExecution | None = None
         self._reason: str | None = None
         self._timeout = None if timeout is None else validation.above_zero("timeout", timeout)
@@ -122,15 +123,16 @@ class AgentRun(ClientContext[C, bool]):
             critical: overrides what the block was made with.
 
         Raises:
-            InvalidRequest: reason is no text or empty, or the agent had ended before.
+            InvalidRequest: reason is no text or empty, critical is neither True nor False, or the
+                agent had ended before.
         """
         if not isinstance(reason, str) or not reason:
             raise InvalidRequest("reason", "must be a text that says what went wrong")
         if self.done:
             raise InvalidRequest("reason", f"agent {self.agent_name} has ended already")
-        self._reason = shortened(reason)
         if critical is not None:
-            self._critical = critical
+            self._critical = validation.flag("critical", critical)
+        self._reason = shortened(reason)
 
     def usage(
         self,

@@ -168,7 +168,8 @@ def check_function(client: Client, function: Callable[..., Any]) -> None:
     """Raise InvalidRequest if a function cannot be called, or cannot be awaited here."""
     if not callable(function):
         raise InvalidRequest("function", f"must be a function, not {shown(function)}")
-    if not client.in_event_loop and inspect.iscoroutinefunction(function):
+    forms = function, getattr(function, "__call__", None)  # noqa: B004 (of an object)
+    if not client.in_event_loop and any(map(inspect.iscoroutinefunction, forms)):
         raise InvalidRequest("function", "is async; use track_session of tdev_models, not of sync")
 
 

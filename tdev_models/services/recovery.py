@@ -121,8 +121,8 @@ async def recover_sessions(
             "accepts", f"must be a plain function of a Session, not {shown(accepts)}"
         )
     for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
-        if seconds is not None and not validation.number(name, seconds) > 0:
-            raise InvalidRequest(name, "must be above 0")
+        if seconds is not None:
+            validation.above_zero(name, seconds)
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
     Bounds.at(client.now(), older_than)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
+from tdev_models import validation
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import C
@@ -102,7 +103,7 @@ async def resume_pipeline(
 
     Raises:
         NotFound: there is no such session.
-        InvalidRequest: from_agent is none of them, or runner can never run.
+        InvalidRequest: from_agent is none of them, runner can never run, or force is no bool.
         LeaseLost: the runner's session was taken over.
         PayloadDamaged: the session or an output cannot be read; begin before it.
         Throttled, Unavailable: after all retries; a claim may have happened and will run out.
@@ -110,6 +111,7 @@ async def resume_pipeline(
     agents = client.settings.agents
     if from_agent is not None and not (isinstance(from_agent, str) and from_agent in agents):
         raise InvalidRequest("from_agent", f"{shown(from_agent)} is not one of {', '.join(agents)}")
+    validation.flag("force", force)
     if runner is not None:
         check_runner(client, runner)
     seen = await read_session(client, session_id)

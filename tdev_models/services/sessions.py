@@ -30,7 +30,7 @@ from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.security.fields import SUFFIX
 from tdev_models.workers.bindings import after_beginnings, current_lease
-from tdev_models.workers.lease import due_with
+from tdev_models.workers.lease import claim_ended, due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
 from tdev_models.workers.users import check_user, is_of_user, visible_to
@@ -388,7 +388,8 @@ async def abandon_session(client: Client, session_id: str, reason: str) -> Sessi
         if stored is None:
             raise NotFound(f"there is no session {session_id}") from None
         raise InvalidTransition(f"session {session_id}", stored.status, "ABANDONED") from None
-    if lease is None and session.previous_status == SessionStatus.ACTIVE and session.lease_owner:
+    # ABANDONED: by a call of which nobody knows whether it came to tell the worker.
+    if lease is None and session.previous_status != SessionStatus.FAILED and session.lease_owner:
         worker_id = f"{WORKER_IDS}{session.lease_owner}"
         await revoke(client, worker_id, session_id, session.fence or 0)
     return await decrypted_result(client, Session, session)
@@ -405,14 +406,10 @@ async def abandon(
         set_to(PipelineSession.status, SessionStatus.ABANDONED),
         *replace_fields(PipelineSession, message),
         set_to(PipelineSession.last_updated, client.now()),
-        PipelineSession.lease_token.remove(),
-        PipelineSession.lease_write.remove(),
-        PipelineSession.lease_expires.remove(),
-        PipelineSession.worker_id.remove(),
-        PipelineSession.deadline.remove(),
+        *claim_ended(),
         due_with(client, SessionStatus.ABANDONED),
+        _REMEMBER_STATUS,
     ]
-    actions.append(_REMEMBER_STATUS)
     session = await save_once(
         client, client.sessions, session_id, actions=actions, condition=condition
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
@@ -17,6 +18,7 @@ from tdev_models.errors import (
     LeaseHeld,
     LeaseLost,
     TdevError,
+    shown,
 )
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
@@ -177,6 +179,9 @@ class Tracker(OwnedSession[C]):
         """
         check_function(self._client, function)
         ATTEMPTS("attempts", attempts)
+        if usage is not None and (not callable(usage) or inspect.iscoroutinefunction(usage)):
+            problem = f"must be a plain function of the result, not {shown(usage)}"
+            raise InvalidRequest("usage", problem)
 
         def begin() -> AgentRun[C]:
             return AgentRun(

@@ -40,7 +40,7 @@ async def list_workers(
         unreadable=[],
     )
     keys = [(one.session_id,) for one in found]
-    stored = await client.workers.get_many(keys, unreadable=[]) if keys else []
+    stored = await client.workers.get_many(keys, unreadable=[])
     return Page(
         (_result(client, one) for one in stored if one is not None and one.status == WORKER),
         cursors.encode(query, last) if last else None,

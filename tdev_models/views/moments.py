@@ -24,7 +24,7 @@ def moment(field: str, text: str) -> float:
     """
     words = text.strip().lower()
     if match := _DURATION.fullmatch(words):
-        return time.time() - float(match[1]) * _UNITS[match[2][0]]
+        return instant(field, time.time() - float(match[1]) * _UNITS[match[2][0]])
     if words in ("today", "yesterday"):
         midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         return (midnight - timedelta(days=words == "yesterday")).timestamp()

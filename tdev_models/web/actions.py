@@ -41,7 +41,7 @@ async def _form(request: Request) -> dict[str, str]:
         body += part
         if len(body) > _MOST_BYTES:
             raise HTTPException(413, f"a form has at most {_MOST_BYTES} bytes")
-    form = dict(parse_qsl(body.decode(errors="replace"), max_num_fields=10))
+    form = dict(parse_qsl(body.decode(errors="replace")))
     check_acts(request, form.get("token", ""))
     return form
 

@@ -99,17 +99,18 @@ async def events(request: Request) -> Response:
         session = shown_to(user_id, watched.session).to_dict()
         return json.dumps({"session": session, "executions": executions})
 
-    return await stream(request, text, "json", user_id is None)
+    return await stream(request, user_id, text, "json", user_id is None)
 
 
-async def stream(request: Request, text: Callable[[Watched], str], *form: Any) -> Response:
+async def stream(
+    request: Request, user_id: str | None, text: Callable[[Watched], str], *form: Any
+) -> Response:
     """Send what is watched of a session at each poll, and `end` at its end.
 
     Raises:
         InvalidRequest: no session is given.
         NotFound: there is none, or it is another user's.
     """
-    user_id = await reader(request)
     session_id = request.query_params.get("session_id", "")
     if not session_id:
         raise InvalidRequest("session_id", "is required")

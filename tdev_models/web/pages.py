@@ -153,7 +153,7 @@ async def session_live(request: Request) -> Response:
         values = _facts(watched.session, watched.executions, user_id)
         return html(request, "session_live.html", values)
 
-    return await stream(request, text, *_form(request, user_id))
+    return await stream(request, user_id, text, *_form(request, user_id))
 
 
 def _facts(found: Session, executions: Iterable[Execution], user_id: str | None) -> dict[str, Any]:

@@ -47,23 +47,18 @@ def parameters(call: Callable[..., Any]) -> dict[str, Parameter]:
     return found
 
 
-def arguments(
-    known: dict[str, Parameter], given: Iterable[tuple[str, str]], also: Iterable[str] = ()
-) -> dict[str, Any]:
+def arguments(known: dict[str, Parameter], given: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Return the arguments that a query string gives.
 
     Args:
         known: the parameters of the call.
         given: names and texts; empty ones count as not given.
-        also: parameters that may be there, and belong to somebody else.
 
     Raises:
         InvalidRequest: a parameter is unknown, missing, there twice, or has a wrong value.
     """
     read: dict[str, Any] = {}
     for name, text in given:
-        if name in also:
-            continue
         if name not in known:
             raise InvalidRequest(name, f"is unknown; use one of {', '.join(known)}")
         if name in read:

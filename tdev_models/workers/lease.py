@@ -203,6 +203,12 @@ def is_hung(deadline: float | None, now: float) -> bool:
     return deadline is not None and deadline < now
 
 
+def claim_ended() -> list[Action]:
+    """Return the actions that take a claim from a session."""
+    names = ("lease_token", "lease_write", "lease_expires", "worker_id", "deadline")
+    return [PipelineSession.get_attributes()[name].remove() for name in names]
+
+
 def due_with(client: Client, status: str) -> Action:
     """Return the action that says when somebody should look at a session that gets a status now."""
     is_active = status == SessionStatus.ACTIVE

@@ -19,7 +19,7 @@ from tdev_models.results import SessionStatus
 from tdev_models.retry import OWNER_LONGEST_PAUSE_SECONDS, Backoff, retry
 from tdev_models.workers.bindings import MIXED, after_beginnings
 from tdev_models.workers.budget import progress_made
-from tdev_models.workers.lease import Lease, lease_lost_error
+from tdev_models.workers.lease import Lease, claim_ended, lease_lost_error
 from tdev_models.workers.users import check_user, is_of_user
 
 T = TypeVar("T")
@@ -59,14 +59,7 @@ async def leased_update(
     now, writes = client.now(), set[str]()
     changes = [set_to(PipelineSession.last_updated, now), *actions]
     if ends is not None:
-        changes += [
-            set_to(PipelineSession.status, ends),
-            PipelineSession.lease_token.remove(),
-            PipelineSession.lease_write.remove(),
-            PipelineSession.lease_expires.remove(),
-            PipelineSession.worker_id.remove(),
-            PipelineSession.deadline.remove(),
-        ]
+        changes += [set_to(PipelineSession.status, ends), *claim_ended()]
         pause = lease.retry_after_seconds if ends == SessionStatus.FAILED else 0.0
         changes.append(set_to(PipelineSession.due_at, now + pause))
     if ends == SessionStatus.ACTIVE:

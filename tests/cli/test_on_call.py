@@ -85,6 +85,13 @@ def test_a_page_says_how_to_get_the_next(month: Settings, tdev: Tdev) -> None:
     young = tdev("sessions", "--status", "COMPLETED", "--limit", "3", "--since", "20d")
     (more,) = re.findall(r"^More: tdev (.*)$", young.out, re.M)
     assert tdev(*more.split()).code == 0
+    with settings.use(environment="elsewhere"):
+        for command in (["projects", "u001"], ["sessions", "--user", "u001"]):
+            place = ["--env", month.environment, "--endpoint", str(month.endpoint)]
+            page = tdev(*command, "--limit", "1", *place, "--region", "us-east-1")
+            (more,) = re.findall(r"^More: tdev (.*)$", page.out, re.M)
+            with settings.use(endpoint=None, region="eu-west-1"):
+                assert tdev(*more.split()).code == 0
     *_, last = tdev("failures", "--since", "30d", "--limit", "2", "--json").lines
     following = ["--since", str(last["since"]), "--cursor", str(last["cursor"])]
     assert tdev("failures", "--limit", "2", *following).code == 0
@@ -100,6 +107,7 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["sessions", "--cursor", "x"],
         ["sessions", "--limit", "0"],
         ["failures", "--since", "soon"],
+        ["failures", "--since", "99999999999w"],
         ["watch", "s", "--poll", "0"],
     ):
         printed = tdev(*arguments)

@@ -82,6 +82,13 @@ def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
     assert done.stderr.startswith("error: runner: ")
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e20"])
+def test_an_age_that_is_none_is_an_error(place: Path, seconds: str) -> None:
+    done = recover(place, "runners:blocking", "--older-than", seconds)
+    assert done.returncode == 64
+    assert done.stderr.startswith("error: --older-than: ")
+
+
 def test_watching_it_finishes_what_is_under_way_at_sigterm(place: Path) -> None:
     with subprocess.Popen(
         [*TDEV, "recover", "runners:awaitable", "--watch", "--poll", "0.1"],

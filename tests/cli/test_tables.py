@@ -83,6 +83,8 @@ def test_days_and_iso_are_read_and_others_refused() -> None:
     for text in ("", "soon", "2 parsecs ago", "-3h"):
         with pytest.raises(InvalidRequest, match=r"^since: .* is not like '2 hours ago'"):
             moment("since", text)
+    with pytest.raises(InvalidRequest, match=r"^since: "):
+        moment("since", "99999999999 weeks")  # before all years
 
 
 def test_durations_are_short() -> None:

@@ -22,6 +22,7 @@ from tdev_models import Settings, cli, settings
 from tdev_models.cli import codes, engine, main
 from tdev_models.cli.commands import COMMANDS, FORWARDED, parser
 from tdev_models.cli.local_state import LocalState
+from tdev_models.dynamodb import cursors
 from tdev_models.errors import (
     AccessDenied,
     InvalidRequest,
@@ -48,6 +49,13 @@ def test_a_usage_error_exits_with_64(
 ) -> None:
     assert main(arguments) == 64
     assert "usage: tdev" in capsys.readouterr().err
+
+
+def test_a_cursor_is_never_taken_for_an_option() -> None:
+    whole = parser()
+    for number in range(300):
+        cursor = cursors.encode(("list_workers", number), {})
+        assert whole.parse_args(["workers", "--cursor", cursor]).cursor == cursor
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import time
@@ -27,6 +28,22 @@ async def finish(session: Resume) -> None:
         async with session.agent(name) as run:
             if not run.done:
                 run.output = f"{name} again"
+
+
+async def cancel_an_agent(session_id: str) -> None:
+    """Cancel the task of a session while one of its agents runs."""
+    begun = asyncio.Event()
+
+    async def pipeline() -> None:
+        async with track_session(session_id) as session, session.agent("parser"):
+            begun.set()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(pipeline())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def clock(seconds: float) -> Any:

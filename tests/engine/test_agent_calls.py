@@ -286,6 +286,9 @@ async def test_the_same_call_twice_in_one_claim_names_the_key(strict_store: Sett
         ("timeout", {"timeout": float("nan")}),
         ("input_data", {"input_data": object()}),
         ("key", {"key": ""}),
+        ("usage", {"usage": {"cost_usd": 1}}),
+        ("usage", {"usage": Flaky(0).later}),
+        ("critical", {"critical": "no"}),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_called(
@@ -298,6 +301,16 @@ def test_wrong_arguments_are_refused_before_anything_is_called(
     assert not calls
 
 
-def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(store: Settings) -> None:
-    with sync.track_session("s") as session, pytest.raises(InvalidRequest, match="is async"):
-        session.run("parser", Flaky(0).later, "q")
+class Awaitable:
+    async def __call__(self) -> str:
+        return "done"
+
+
+@pytest.mark.parametrize("function", [Awaitable().__call__, Awaitable()])
+def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(
+    strict_store: Settings, function: Any
+) -> None:
+    with sync.track_session("s") as session, session.agent("search") as run:
+        for call in (session.run, run.once):
+            with pytest.raises(InvalidRequest, match="is async"):
+                call("parser", function)

@@ -196,6 +196,11 @@ async def test_the_longest_range_may_begin_within_an_hour(store: Settings) -> No
         await agent_performance(START, START + 366 * 86400 + 1)
 
 
+async def test_a_range_with_none_before_it_is_refused(strict_store: Settings) -> None:
+    with pytest.raises(InvalidRequest, match=r"^start: "):
+        await agent_performance("0001-01-02T00:00:00Z", "0001-01-09T00:00:00Z")
+
+
 async def test_the_range_before_does_not_share_an_hour(store: Settings) -> None:
     for moment, value in ((START + 60, 1.0), (START + 3660, 3.0)):
         await record_metric(

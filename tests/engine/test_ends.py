@@ -141,6 +141,17 @@ async def test_a_reason_is_a_text(strict_store: Settings, reason: Any) -> None:
     assert (await get_pipeline_session("s")).status == "COMPLETED"
 
 
+async def test_what_is_neither_true_nor_false_is_refused(strict_store: Settings) -> None:
+    wrong: Any = "no"  # of the environment, say
+    async with track_session("s") as session:
+        with pytest.raises(InvalidRequest, match=r"^retry_failed: "):
+            session.agent("search", retry_failed=wrong)
+        async with session.agent("search") as run:
+            with pytest.raises(InvalidRequest, match=r"^critical: "):
+                run.fail("nothing found", critical=wrong)
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
 async def test_what_failed_before_is_there_on_resume(store: Settings) -> None:
     async with track_session("s") as session:
         async with session.agent("parser", critical=False) as run:

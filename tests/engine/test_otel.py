@@ -25,6 +25,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.settings import Settings
 from tdev_models.web.live import Watch
 from tests import raw
+from tests.engine.pipelines import cancel_an_agent
 from tests.faults import Fault, injected
 
 
@@ -286,18 +287,7 @@ async def test_a_resumed_run_is_linked_to_the_one_before(
 
 
 async def test_an_interruption_is_no_error(store: Settings, seen: Seen) -> None:
-    began = asyncio.Event()
-
-    async def runs() -> None:
-        async with tdev.track_session("p1") as session, session.agent("nlp"):
-            began.set()
-            await asyncio.sleep(60)
-
-    task = asyncio.create_task(runs())
-    await began.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancel_an_agent("p1")
     whole, agent = seen.only("invoke_workflow"), seen.only("invoke_agent")
     assert whole.status.status_code is agent.status.status_code is StatusCode.UNSET
     assert (whole.attributes or {})["tdev.status"] == "ACTIVE"

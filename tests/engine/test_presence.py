@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import replace
@@ -228,20 +229,29 @@ async def test_a_claim_of_which_nobody_knows_the_outcome_is_handed_back(store: S
     assert (await get_pipeline_session("s")).resumes_without_progress is None
 
 
-@pytest.mark.parametrize("how", ["abandoned", "forced"])
+async def abandon_again() -> None:
+    with injected(Fault("unanswered", operation="UpdateItem")), pytest.raises(Unavailable):
+        await abandon_session("s", "on call")
+    await abandon_session("s", "on call")
+
+
+@pytest.mark.parametrize(
+    "by_others",
+    [
+        lambda: abandon_session("s", "on call"),
+        abandon_again,
+        lambda: resume_pipeline("s", force=True),
+    ],
+    ids=["abandoned", "abandoned again", "forced"],
+)
 async def test_a_running_agent_is_cancelled_by_the_next_heartbeat(
-    store: Settings, how: str
+    store: Settings, by_others: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     with settings.use(elsewhere(store, lease_seconds=3)):
         begun = time.monotonic()
         with pytest.raises(LeaseLost, match="claim 1"):
             async with track_session("s") as session, session.agent("parser"):
-                by_others = (
-                    abandon_session("s", "on call")
-                    if how == "abandoned"
-                    else resume_pipeline("s", force=True)
-                )
-                await asyncio.create_task(by_others, context=Context())
+                await asyncio.create_task(by_others(), context=Context())
                 await asyncio.sleep(30)
     assert time.monotonic() - begun < 10
 

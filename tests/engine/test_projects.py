@@ -43,6 +43,7 @@ async def test_only_the_given_fields_change(store: Settings) -> None:
         ("size_mb", "big"),
         ("size_mb", float("inf")),
         ("size_mb", 1e61),
+        ("size_mb", 10**38 + 1),
         ("download_count", 3),
         ("colour", "red"),
     ],

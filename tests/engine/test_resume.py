@@ -150,7 +150,7 @@ async def test_from_agent_begins_again_there_and_whoever_resumes_next_does_too(
         await resume_pipeline("s", from_agent="nobody")
 
 
-@pytest.mark.parametrize("field", ["runner", "from_agent"])
+@pytest.mark.parametrize("field", ["runner", "from_agent", "force"])
 async def test_an_argument_that_refuses_to_be_shown_or_compared_is_refused(
     strict_store: Settings, field: str
 ) -> None:

@@ -17,6 +17,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tdev_models.migrations import calls
 from tdev_models.settings import Settings
+from tests.migrations.runs import prod
 from tests.migrations.strict import StrictAws
 
 REGION = "us-east-1"
@@ -89,6 +90,13 @@ class Body(io.BytesIO):
 def environment() -> str:
     """The name of an environment that no other test uses."""
     return f"t{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def like_prod(aws: StrictAws, environment: str) -> str:
+    """The name of an environment whose table `metrics` is as `prod` declares it."""
+    assert prod("apply", environment, "--table=metrics") == 0
+    return environment
 
 
 @pytest.fixture

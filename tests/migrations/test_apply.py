@@ -124,27 +124,25 @@ def test_an_endpoint_that_accepts_no_connection_is_an_error(
 
 @pytest.mark.usefixtures("short_reads")
 def test_a_part_that_cannot_be_read_is_an_error_and_never_clean(
-    aws: StrictAws, environment: str
+    aws: StrictAws, like_prod: str
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
     aws.throttled["DescribeAlarms"] = 10_000
-    assert prod("plan", environment, "--table=metrics") == 1
+    assert prod("plan", like_prod, "--table=metrics") == 1
     aws.throttled.clear()
-    assert prod("plan", environment, "--table=metrics") == 0
+    assert prod("plan", like_prod, "--table=metrics") == 0
 
 
 def test_a_table_that_is_being_created_is_in_progress_and_no_part_of_it_reads_as_absent(
-    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+    aws: StrictAws, like_prod: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
-    name = f"t-developer-{environment}-metrics"
+    name = f"t-developer-{like_prod}-metrics"
     aws.look_creating(name, times=1)
     capsys.readouterr()
-    assert prod("plan", environment, "--table=metrics") == 5
+    assert prod("plan", like_prod, "--table=metrics") == 5
     assert "\n+ " not in capsys.readouterr().out
     aws.look_creating(name, times=3)
     aws.forget()
-    assert prod("apply", environment, "--table=metrics") == 0
+    assert prod("apply", like_prod, "--table=metrics") == 0
     assert aws.mutations == []
 
 

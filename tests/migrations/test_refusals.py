@@ -120,11 +120,10 @@ def test_another_key_is_impossible_and_the_error_names_the_remedy(
     assert aws.mutations == []
 
 
-def test_one_refused_table_stops_every_table(aws: StrictAws, environment: str) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
+def test_one_refused_table_stops_every_table(aws: StrictAws, like_prod: str) -> None:
     aws.forget()
-    assert run("apply", environment, "--set", "like=dev") == 3
-    assert run("plan", environment, "--set", "like=dev") == 3
+    assert run("apply", like_prod, "--set", "like=dev") == 3
+    assert run("plan", like_prod, "--set", "like=dev") == 3
     assert aws.mutations == []
 
 
@@ -231,17 +230,16 @@ def _apply_stages(settings: Settings, stages: list[tuple[list[Table], set[str]]]
 
 
 def test_a_part_that_may_not_be_read_is_unknown_and_never_absent(
-    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+    aws: StrictAws, like_prod: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
     for operation in ("DescribeContinuousBackups", "DescribeAlarms", "DescribeKey"):
         aws.forget()
         aws.denied = {operation}
         capsys.readouterr()
-        assert prod("plan", environment, "--table=metrics") == 1
+        assert prod("plan", like_prod, "--table=metrics") == 1
         shown = capsys.readouterr()
         assert "not checked: " in shown.out
         assert "\n+ " not in shown.out
         assert f":{operation} on " in shown.err
-        assert prod("apply", environment, "--table=metrics") == 1
+        assert prod("apply", like_prod, "--table=metrics") == 1
         assert aws.mutations == []

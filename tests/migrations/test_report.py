@@ -163,19 +163,18 @@ def test_progress_on_a_terminal_cuts_no_word(
 
 def test_a_terminal_shows_a_refusal_once_and_a_log_again_as_an_error(
     aws: StrictAws,
-    environment: str,
+    like_prod: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
     capsys.readouterr()
     screen = Terminal()
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", screen)
-        assert run("plan", environment, "--set=like=dev", "--table=metrics") == 3
+        assert run("plan", like_prod, "--set=like=dev", "--table=metrics") == 3
     assert "! metrics  protection: on -> off" in screen.getvalue()
     assert "error: " not in capsys.readouterr().err
-    assert run("plan", environment, "--set=like=dev", "--table=metrics") == 3
+    assert run("plan", like_prod, "--set=like=dev", "--table=metrics") == 3
     assert "error: metrics  protection: on -> off" in capsys.readouterr().err
 
 

@@ -146,10 +146,9 @@ def test_an_undeclared_ttl_stays_on_until_turning_it_off_is_allowed(
 
 
 def test_apply_asks_even_while_a_part_of_the_table_cannot_be_read_yet(
-    aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch
+    aws: StrictAws, like_prod: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
-    name = f"t-developer-{environment}-metrics"
+    name = f"t-developer-{like_prod}-metrics"
     off = {"PointInTimeRecoveryEnabled": False}
     aws.by_hand(
         "dynamodb",
@@ -160,7 +159,7 @@ def test_apply_asks_even_while_a_part_of_the_table_cannot_be_read_yet(
     aws.look_creating(name, times=1)
     aws.forget()
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert main(["apply", "--env", environment, "--set=like=prod", "--table=metrics"]) == 64
+    assert main(["apply", "--env", like_prod, "--set=like=prod", "--table=metrics"]) == 64
     assert aws.mutations == []
 
 
@@ -295,18 +294,17 @@ def test_the_other_tables_are_applied_while_one_has_to_wait_an_hour(
 
 def test_an_operation_that_aws_rejects_as_unknown_is_an_error_and_no_clean_plan(
     aws: StrictAws,
-    environment: str,
+    like_prod: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
     monkeypatch.setattr(calls, "_AWS_HOSTS", ("localhost",))  # moto stands for AWS
 
     def before(params: Any) -> None:
         raise _error("DescribeAlarms", "UnknownOperationException", "")
 
     with rule(aws, "_before_DescribeAlarms", before):
-        assert prod("plan", environment, "--table=metrics") == 1
+        assert prod("plan", like_prod, "--table=metrics") == 1
     assert "check AWS_ENDPOINT_URL" in capsys.readouterr().err
 
 

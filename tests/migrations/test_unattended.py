@@ -213,14 +213,13 @@ def test_ctrl_c_ends_a_run_with_130_and_a_sentence(dynoxide: str, environment: s
 
 def test_github_shows_refusals_and_errors_as_annotations(
     aws: StrictAws,
-    environment: str,
+    like_prod: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert prod("apply", environment, "--table=metrics") == 0
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     capsys.readouterr()
-    assert run("plan", environment, "--set=like=dev", "--table=metrics") == 3
+    assert run("plan", like_prod, "--set=like=dev", "--table=metrics") == 3
     lines = capsys.readouterr().err.splitlines()
     assert "::error::metrics  protection: on -> off  (destructive; --allow disable-protection:" in (
         " ".join(lines)

@@ -16,7 +16,11 @@ from tdev_models.models.attributes import InstantAttribute, JSONTextAttribute, N
 from tdev_models.results import AGENTS
 from tdev_models.services.executions import execution_key
 
-numbers = st.integers(-(10**38) + 1, 10**38 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = (
+    st.integers(-(10**38) + 1, 10**38 - 1)
+    | st.integers(10**37, 10**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -33,7 +37,8 @@ json_values = st.recursive(
 @given(numbers)
 def test_a_number_comes_back_equal_or_is_refused(number: float) -> None:
     attribute = NumberAttribute(attr_name="n")
-    if number == 0 or 1e-60 <= abs(number) <= 1e60:
+    digits = len(str(number).strip("-0")) if isinstance(number, int) else 0
+    if digits <= 38 and (number == 0 or 1e-60 <= abs(number) <= 1e60):
         assert validation.number("n", number) == number
         back = attribute.deserialize(attribute.serialize(number))
         assert back == number
@@ -90,7 +95,7 @@ def test_a_cursor_holds_its_position_and_refuses_any_change(
     with pytest.raises(InvalidRequest, match=r"^cursor: "):
         cursors.decode(("list", "table", 2), cursor, of_any_shape)
     place = data.draw(st.integers(0, len(cursor) - 1))
-    other = data.draw(st.sampled_from("ABCxyz019-_=!é").filter(lambda one: one != cursor[place]))
+    other = data.draw(st.sampled_from("ABCxyz019._=!é").filter(lambda one: one != cursor[place]))
     changed = cursor[:place] + other + cursor[place + 1 :]
     if _same_bytes(cursor, changed):
         assert cursors.decode(query, changed, of_any_shape) == position
@@ -102,7 +107,7 @@ def test_a_cursor_holds_its_position_and_refuses_any_change(
 def _same_bytes(one: str, other: str) -> bool:
     """Whether only bits differ that base64 does not use."""
     try:
-        first, second = (base64.b64decode(text, b"-_", validate=True) for text in (one, other))
+        first, second = (base64.b64decode(text, b"._", validate=True) for text in (one, other))
     except ValueError:
         return False
     return first == second

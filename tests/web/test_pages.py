@@ -319,6 +319,7 @@ def test_acting_takes_a_switch_a_token_and_the_page(strict_store: Settings, clie
         assert acting.post("/abandon", data=data, headers=headers).status_code == 403
     assert acting.get("/abandon").status_code == 405
     assert acting.post("/abandon", content=b"x" * 20_000, headers=page).status_code == 413
+    assert acting.post("/abandon", content=b"x=1&" * 11, headers=page).status_code == 403
     assert sync.get_pipeline_session("s").status == "FAILED"
 
     released = acting.post("/release", data=form, headers=page, follow_redirects=False)

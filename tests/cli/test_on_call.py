@@ -109,6 +109,7 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["failures", "--since", "soon"],
         ["failures", "--since", "99999999999w"],
         ["watch", "s", "--poll", "0"],
+        ["ui", "--port", "65536"],
     ):
         printed = tdev(*arguments)
         assert printed.code == 64, arguments

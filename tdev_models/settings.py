@@ -175,15 +175,7 @@ class Settings:
         if not (isinstance(self.max_connections, int) and 1 <= self.max_connections <= 10_000):
             problem = f"must be a whole number from 1 to 10000, not {shown(self.max_connections)}"
             raise InvalidRequest("max_connections", problem)
-        for field in _SWITCHES:
-            if not isinstance(value := getattr(self, field), bool):  # the text "off" would be true
-                raise InvalidRequest(field, f"must be True or False, not {shown(value)}")
-        for field in ("clock", "json_default", "on_request"):
-            _check_function(field, getattr(self, field))
-        if self.transport != "botocore":
-            _check_function("transport", self.transport, 'a function or "botocore"')
-        if self.json_nan not in ("null", "refuse"):
-            raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
+        self._check_kinds()
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
@@ -200,6 +192,19 @@ class Settings:
             if not self.allow_http and in_clear_to(self.endpoint):
                 problem = f"to {shown(self.endpoint)} data would travel unencrypted; {ALLOW}"
                 raise InvalidRequest("endpoint", problem)
+
+    def _check_kinds(self) -> None:
+        for field in _SWITCHES:
+            if not isinstance(value := getattr(self, field), bool):  # the text "off" would be true
+                raise InvalidRequest(field, f"must be True or False, not {shown(value)}")
+        for field in ("clock", "json_default", "on_request"):
+            _check_function(field, getattr(self, field))
+        if self.transport != "botocore":
+            _check_function("transport", self.transport, 'a function or "botocore"')
+        if self.json_nan not in ("null", "refuse"):
+            raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
+        if not isinstance(self.region, str | None):
+            raise InvalidRequest("region", f"must be a text, not {shown(self.region)}")
 
     def _check_kms(self) -> None:
         for field in ("kms_former_keys", "kms_fields"):

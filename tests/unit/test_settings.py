@@ -90,6 +90,7 @@ def test_the_environment_gives_the_settings() -> None:
         ("stalled_after_seconds", 50),
         ("endpoint", "127.0.0.1:8000"),
         ("endpoint", 8000),
+        ("region", ["eu-west-1"]),
         ("agents", 5),
         ("kms_fields", 5),
         ("allow_http", "off"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -175,12 +175,7 @@ class Settings:
         if not (isinstance(self.max_connections, int) and 1 <= self.max_connections <= 10_000):
             problem = f"must be a whole number from 1 to 10000, not {shown(self.max_connections)}"
             raise InvalidRequest("max_connections", problem)
-        for field in ("clock", "json_default", "on_request"):
-            _check_function(field, getattr(self, field))
-        if self.transport != "botocore":
-            _check_function("transport", self.transport, 'a function or "botocore"')
-        if self.json_nan not in ("null", "refuse"):
-            raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
+        self._check_kinds()
         for field in ("environment", "prefix"):
             _check_name(field, getattr(self, field))
         object.__setattr__(self, "agents", _checked_agents(self.agents))
@@ -198,12 +193,26 @@ class Settings:
                 problem = f"to {shown(self.endpoint)} data would travel unencrypted; {ALLOW}"
                 raise InvalidRequest("endpoint", problem)
 
+    def _check_kinds(self) -> None:
+        for field in _SWITCHES:
+            if not isinstance(value := getattr(self, field), bool):  # the text "off" would be true
+                raise InvalidRequest(field, f"must be True or False, not {shown(value)}")
+        for field in ("clock", "json_default", "on_request"):
+            _check_function(field, getattr(self, field))
+        if self.transport != "botocore":
+            _check_function("transport", self.transport, 'a function or "botocore"')
+        if self.json_nan not in ("null", "refuse"):
+            raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
+        if not isinstance(self.region, str | None):
+            raise InvalidRequest("region", f"must be a text, not {shown(self.region)}")
+
     def _check_kms(self) -> None:
         for field in ("kms_former_keys", "kms_fields"):
             value = getattr(self, field)
-            if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+            texts = _members(value)
+            if texts is None or not all(isinstance(one, str) for one in texts):
                 raise InvalidRequest(field, f"must be a list of texts, not {shown(value)}")
-            object.__setattr__(self, field, tuple(value))
+            object.__setattr__(self, field, texts)
         for field, keys in (
             ("kms_key", () if self.kms_key is None else (self.kms_key,)),
             ("kms_former_keys", self.kms_former_keys),
@@ -277,6 +286,11 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",")) if text else None
 
 
+def _members(value: Any) -> tuple[Any, ...] | None:
+    """Return what a list holds; None where it is none."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+
+
 def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 <= value <= _LONGEST and (value or zero)):
@@ -305,7 +319,7 @@ def _check_name(field: str, value: Any) -> None:
 
 
 def _checked_agents(agents: Any) -> tuple[str, ...]:
-    names = () if isinstance(agents, str) else tuple(agents)
+    names = _members(agents) or ()
     if not 0 < len(names) <= _MOST_AGENTS or len({*names}) < len(names):
         problem = f"must be 1 to {_MOST_AGENTS} different names, not {shown(agents)}"
         raise InvalidRequest("agents", problem)
@@ -322,7 +336,7 @@ def _check_endpoint(endpoint: str) -> None:
     if isinstance(endpoint, str) and "@" in endpoint:  # not shown: a password may be in it
         raise InvalidRequest("endpoint", "holds a user; requests are signed, so leave it out")
     try:
-        url = urlsplit(endpoint)
+        url = urlsplit(endpoint if isinstance(endpoint, str) else "")
         usable = url.port != 0 and _HOST.fullmatch(url.hostname or "")
     except ValueError:
         url, usable = urlsplit(""), None

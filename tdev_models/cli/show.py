@@ -25,7 +25,7 @@ from tdev_models.sync import (
 from tdev_models.views.moments import ago, due, duration, local
 from tdev_models.views.numbers import short
 
-_MOST_EXECUTIONS = 1000
+MOST_EXECUTIONS = 1000
 
 
 def show(options: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def show(options: argparse.Namespace) -> int:
     screen = Screen(options.json)
     with screen.counting():
         session = get_pipeline_session(options.session)
-        executions = get_agent_executions(options.session, attempts=True, limit=_MOST_EXECUTIONS)
+        executions = get_agent_executions(options.session, attempts=True, limit=MOST_EXECUTIONS)
         screen.line(session.to_dict(), kind="session")
         for execution in executions:
             screen.line(execution.to_dict(), kind="execution")
@@ -44,7 +44,7 @@ def show(options: argparse.Namespace) -> int:
         screen.print(*facts(session), "", timeline.of(session, executions))
         screen.print(*errors(executions, found))
         if executions.cursor is not None:
-            screen.print(f"The first {_MOST_EXECUTIONS} executions.")
+            screen.print(f"The first {MOST_EXECUTIONS} executions.")
         if options.tracebacks:
             for failure in found:
                 screen.line(failure.to_dict(), kind="failure")

@@ -8,12 +8,15 @@ import sys
 
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import place
+from tdev_models.errors import InvalidRequest
 from tdev_models.web import app
 from tdev_models.web.serving import HOST, Server
 
 
 def ui(options: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C; who is on this machine sees it, and nobody else."""
+    if not 0 <= options.port < 65536:
+        raise InvalidRequest("port", f"{options.port} is not from 0 to 65535")
     token = secrets.token_urlsafe(18) if options.act else None
     server = Server(app(action_token=token), options.port)
     with server.config.bind_socket() as socket:

@@ -13,7 +13,7 @@ from tdev_models.cli import timeline
 from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.lists import COLUMNS
 from tdev_models.cli.screen import Screen, place
-from tdev_models.cli.show import facts
+from tdev_models.cli.show import MOST_EXECUTIONS, facts
 from tdev_models.cli.tables import Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Execution, Session, SessionStatus
@@ -59,7 +59,7 @@ def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Se
             return
         time.sleep(poll_seconds)
         if watched.is_behind:
-            watched.saw_executions(get_agent_executions(session_id))
+            watched.saw_executions(get_agent_executions(session_id, limit=MOST_EXECUTIONS))
         else:
             watched.saw_session(get_pipeline_session(session_id))
 

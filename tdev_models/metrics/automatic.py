@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol
+from typing import Concatenate, ParamSpec
 
 from tdev_models import telemetry
 from tdev_models.dynamodb.client import Client
@@ -29,26 +29,6 @@ _ENDS = {
     SessionStatus.FAILED: "sessions_failed",
     SessionStatus.ABANDONED: "sessions_abandoned",
 }
-
-
-class Usage(Protocol):
-    """What is counted of a try's usage."""
-
-    @property
-    def input_tokens(self) -> int:
-        """Tokens sent."""
-
-    @property
-    def output_tokens(self) -> int:
-        """Tokens made."""
-
-    @property
-    def cost_usd(self) -> float:
-        """What they cost."""
-
-    @property
-    def model(self) -> str | None:
-        """Which model."""
 
 
 def _harmless(
@@ -84,12 +64,13 @@ def run_ended(
 
 
 @_harmless
-def agent_used(client: Client, agent_name: str, usage: Usage) -> None:
+def agent_used(
+    client: Client, agent_name: str, tokens: int, cost_usd: float, model: str | None
+) -> None:
     """Record what one try of one agent used; the dimension is the model."""
-    tokens = usage.input_tokens + usage.output_tokens
-    for name, value in (("agent_tokens", tokens), ("agent_cost_usd", usage.cost_usd)):
+    for name, value in (("agent_tokens", tokens), ("agent_cost_usd", cost_usd)):
         if value:
-            _note(client, name, value, agent_name, usage.model)
+            _note(client, name, value, agent_name, model)
 
 
 @_harmless

@@ -487,4 +487,5 @@ class AgentRun(ClientContext[C, bool]):
     def _count_usage(self) -> None:
         used, self._usage = self._usage, NOTHING
         self._session.owned.cost_usd += used.cost_usd
-        agent_used(self._client, self.agent_name, used)
+        tokens = used.input_tokens + used.output_tokens
+        agent_used(self._client, self.agent_name, tokens, used.cost_usd, used.model)

@@ -248,7 +248,9 @@ async def get_agent_executions(
     if attempts:
         keys = [(one.execution_id, one.agent_name) for one in executions]
         stored = await read_many(client, keys)
-        executions = [without_payloads(one) for one in stored if one is not None]
+        executions = [one for one in stored if one is not None]
+        for one in executions:
+            one.input_data = one.output_data = None  # as lists show it
     return Page(map(execution_result, executions), cursors.encode(query, last) if last else None)
 
 
@@ -271,12 +273,6 @@ async def read_many(client: Client, keys: Sequence[tuple[str, str]]) -> list[Age
     except (ItemTooLarge, StoreError, Throttled):
         found = await client.gather(batches(_FEWER_KEYS), _AT_ONCE)
     return [item for batch in found for item in batch]
-
-
-def without_payloads(execution: AgentExecution) -> AgentExecution:
-    """Return an execution as lists show it."""
-    execution.input_data = execution.output_data = None
-    return execution
 
 
 def execution_result(execution: AgentExecution) -> Execution:

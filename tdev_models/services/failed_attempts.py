@@ -35,7 +35,8 @@ def facts_of(client: Client, error: BaseException) -> Mapping[str, str]:
     """Return the class of an error, and its traceback, of which the end is kept."""
     error = real_error(error)
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    name = module + kind.__qualname__
     facts = {"error_class": _utf8(name)[:_CLASS_BYTES].decode(errors="ignore")}
     if client.settings.tracebacks:
         text = _utf8("".join(traceback.format_exception(error, limit=-_FRAMES)))
@@ -49,10 +50,6 @@ def with_message(error: Mapping[str, str], values: Mapping[str, Any]) -> Mapping
     """Return what is known of an error, with the message that its write gives, in clear."""
     message = values.get("error_message")
     return error if message is None else {**error, "error_message": message}
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _utf8(text: str) -> bytes:

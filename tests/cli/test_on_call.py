@@ -109,6 +109,7 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["failures", "--since", "soon"],
         ["failures", "--since", "99999999999w"],
         ["watch", "s", "--poll", "0"],
+        ["ui", "--port", "65536"],
     ):
         printed = tdev(*arguments)
         assert printed.code == 64, arguments
@@ -256,6 +257,16 @@ def test_each_poll_of_watch_is_one_read_of_at_most_2_units(
         rest = list(polls)
     assert len(events) == 5 + len(rest)
     assert max(events) <= 2
+
+
+def test_watch_reads_the_agents_that_began_last(strict_store: Settings) -> None:
+    from tdev_models.cli.watch import progress
+
+    sync.save_pipeline_session(session_id="s", status="COMPLETED")
+    for number in range(101):
+        sync.update_agent_execution(execution_id="s", agent_name=f"search@{number}")
+    *_, (_, executions) = progress("s", 0.01)
+    assert len(executions) == 101
 
 
 def test_abandon_asks_and_ends(

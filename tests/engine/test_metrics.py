@@ -137,6 +137,9 @@ async def test_a_range_must_be_one(store: Settings) -> None:
             )
     with pytest.raises(InvalidRequest, match=r"^group_by: "):
         await query_metrics("m", DAY, DAY + timedelta(1), group_by="week")
+    for field in ("agent_name", "dimension"):
+        with pytest.raises(InvalidRequest, match=f"^{field}: "):
+            await query_metrics("m", DAY, DAY + timedelta(1), **{field: 0})  # type: ignore[arg-type]
 
 
 async def test_a_range_has_every_hour_that_it_touches_and_no_other(store: Settings) -> None:

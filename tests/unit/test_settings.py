@@ -89,6 +89,15 @@ def test_the_environment_gives_the_settings() -> None:
         ("endpoint", "http://localhost:99999"),
         ("stalled_after_seconds", 50),
         ("endpoint", "127.0.0.1:8000"),
+        ("endpoint", 8000),
+        ("region", ["eu-west-1"]),
+        ("agents", 5),
+        ("kms_fields", 5),
+        ("allow_http", "off"),
+        ("automatic_metrics", "off"),
+        ("cancel_when_out_of_touch", 1),
+        ("tracebacks", None),
+        ("kms_strict", "off"),
         ("lease", 1),
     ],
 )
@@ -189,3 +198,7 @@ def test_a_wrong_setting_of_encrypted_fields_is_named(
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"^{re.escape(problem)}"):
         Settings(**changes)
+
+
+def test_a_list_may_come_one_by_one() -> None:
+    assert Settings(kms_fields=map(str, ["output_data"])).kms_fields == ("output_data",)  # type: ignore[arg-type]

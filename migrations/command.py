@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: nothing is half done; run again to go on\n")
         return report.INTERRUPTED
-    except TdevError as error:
-        codes = {
+    except (TdevError, OSError) as error:
+        codes: dict[type[Exception], int] = {
             InvalidRequest: report.USAGE,
             Refused: report.REFUSED,
             InProgress: report.IN_PROGRESS,

@@ -234,6 +234,7 @@ def test_another_plan_than_the_reviewed_one_is_not_applied(
     aws: StrictAws, environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only, file = ("--table", "metrics"), str(tmp_path / "plan.json")
+    assert prod("plan", environment, *only, "--out", f"{file}/nowhere") == 1
     assert prod("plan", environment, *only, "--out", file) == 2
     assert prod("apply", environment, *only, "--expect", file, "--set", "backup_days=7") == 3
     refused = capsys.readouterr().err.splitlines()[-1]

@@ -55,6 +55,12 @@ AGENT_LONGEST_PAUSE_SECONDS: Final = 60.0
 CHUNK_WRITE_SECONDS: Final = 900.0
 CHUNK_READ_SECONDS: Final = 300.0
 
+# A worker's heartbeats: how many a lease, and at least how often. Who misses more than two without
+# an answer takes it that others miss theirs for the same reason.
+BEATS_A_LEASE: Final = 6
+BEATS_MISSED: Final = 2
+LONGEST_BEAT_SECONDS: Final = 5.0
+
 # What a cancelled task may still take to record its end.
 CANCELLED_SECONDS: Final = 2.0
 

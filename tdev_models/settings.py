@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tdev_models.endpoints import ALLOW, in_clear_to
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.results import AGENTS, RequestEvent
+from tdev_models.retry import BEATS_A_LEASE, BEATS_MISSED, LONGEST_BEAT_SECONDS
 
 
 class Transport(Protocol):
@@ -276,6 +277,16 @@ class Settings:
             variable = _VARIABLES.get(error.field, f"TDEV_{error.field.upper()}")
             problem = str(error).partition(": ")[2]
             raise InvalidRequest(error.field, f"{problem} ({variable})") from None
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """How often a worker renews its lease."""
+        return min(LONGEST_BEAT_SECONDS, self.lease_seconds / BEATS_A_LEASE)
+
+    @property
+    def long_silence_seconds(self) -> float:
+        """After so long without an answer of the store other workers' leases may seem over."""
+        return (1 + BEATS_MISSED) * self.heartbeat_seconds
 
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""

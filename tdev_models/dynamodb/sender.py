@@ -22,7 +22,8 @@ class Sender:
     """Sends the requests of one client.
 
     Attributes:
-        last_silence: from when until when, by the monotonic clock, the store answered nothing.
+        long_silence_ended: when, by the monotonic clock, the store answered again that had answered
+            nothing for so long that other workers' leases may seem over.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Sender:
         self._transport, self._sleep = transport, sleep
         self._hook, self._retry_seconds = settings.on_request, settings.retry_seconds
         self._silent_since, self._was_answered = math.inf, False
-        self.last_silence = 0.0, 0.0
+        self._long_silence, self.long_silence_ended = settings.long_silence_seconds, -math.inf
 
     async def send(
         self, operation: str, request: Mapping[str, Any], retry_seconds: float | None = None
@@ -93,7 +94,9 @@ class Sender:
     def _is_answered(self) -> None:
         self._was_answered = True
         if self._silent_since < math.inf:
-            self.last_silence = self._silent_since, time.monotonic()
+            now = time.monotonic()
+            if now - self._silent_since > self._long_silence:
+                self.long_silence_ended = now
             self._silent_since = math.inf
 
     async def transact_write(

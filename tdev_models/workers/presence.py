@@ -40,9 +40,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-LONGEST_INTERVAL_SECONDS = 5.0
-_BEATS_A_LEASE = 6
-_BEATS_MISSED = 2  # so many, and others may have missed theirs for the same reason
 KEPT_SECONDS = 3600.0
 """How long the item of a dead worker stays, and its sessions are looked for."""
 CALM_LEASES = 1.0
@@ -66,7 +63,7 @@ class Presence:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._interval = min(LONGEST_INTERVAL_SECONDS, settings.lease_seconds / _BEATS_A_LEASE)
+        self._interval = settings.heartbeat_seconds
         self.worker_id = ""
         self._registration: SharedFuture | None = None
         self._registering_thread = 0
@@ -107,8 +104,7 @@ class Presence:
         know; who asks for one session does not.
         """
         now, calm_seconds = time.monotonic(), CALM_LEASES * self._settings.lease_seconds
-        silent_since, answered = client.sender.last_silence
-        until = answered + calm_seconds if self._is_long(answered - silent_since) else 0.0
+        until = client.sender.long_silence_ended + calm_seconds
         if not self._beats:
             return calm_seconds if from_start else max(0.0, until - now)
         if self._is_long(now - self._renewed):
@@ -118,7 +114,7 @@ class Presence:
         return max(0.0, until - now, self._calm_until - now)
 
     def _is_long(self, seconds: float) -> bool:
-        return seconds > (1 + _BEATS_MISSED) * self._interval
+        return seconds > self._settings.long_silence_seconds
 
     @property
     def is_idle(self) -> bool:

@@ -363,6 +363,19 @@ async def test_who_begins_in_an_outage_declares_nobody_dead_after_it(
 
 
 @pytest.mark.calm
+async def test_a_short_silence_hides_no_long_one_before_it(strict_store: Settings) -> None:
+    worker_id = await dead_worker(strict_store)
+    outage = Outage(1.5)
+    outage.begin()
+    with settings.use(elsewhere(strict_store, lease_seconds=1.2, transport=outage.wrap)):
+        await begin("own")
+        outage.seconds = 0.1
+        outage.begin()
+        assert "owns it" in ((await resume_pipeline("s")).reason or "")
+    assert "died_at" not in (raw.item(strict_store, "pipeline-sessions", worker_id) or {})
+
+
+@pytest.mark.calm
 async def test_after_an_outage_of_the_store_nobody_is_dead(strict_store: Settings) -> None:
     outage = Outage(3.0)
     both = [elsewhere(strict_store, lease_seconds=0.9, transport=outage.wrap) for _ in range(2)]

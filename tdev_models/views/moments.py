@@ -24,7 +24,8 @@ def moment(field: str, text: str) -> float:
     """
     words = text.strip().lower()
     if match := _DURATION.fullmatch(words):
-        return time.time() - float(match[1]) * _UNITS[match[2][0]]
+        # Nothing stored is of before 1970, and datetime has no year below 1.
+        return max(0.0, time.time() - float(match[1]) * _UNITS[match[2][0]])
     if words in ("today", "yesterday"):
         midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         return (midnight - timedelta(days=words == "yesterday")).timestamp()

@@ -12,7 +12,7 @@ from tdev_models.cli import timeline
 from tdev_models.cli.tables import Column, Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Attempt, Execution, Session
-from tdev_models.views.moments import ago, due, duration, moment
+from tdev_models.views.moments import ago, due, duration, fixed, moment
 from tdev_models.views.numbers import short
 
 Row = tuple[str, str, str]
@@ -83,6 +83,10 @@ def test_days_and_iso_are_read_and_others_refused() -> None:
     for text in ("", "soon", "2 parsecs ago", "-3h"):
         with pytest.raises(InvalidRequest, match=r"^since: .* is not like '2 hours ago'"):
             moment("since", text)
+
+
+def test_a_duration_longer_than_the_calendar_ends_in_1970() -> None:
+    assert fixed("since", "20000000000d") == "1970-01-01T00:00:00+00:00"
 
 
 def test_durations_are_short() -> None:

@@ -17,6 +17,7 @@ from tdev_models.errors import InvalidTransition
 from tdev_models.results import Session, SessionStatus
 
 _FORCED = "from whoever runs it now: that worker stops at its next write"
+_FINAL = ("it is COMPLETED", "it has expired")  # --force is refused, too
 
 
 def abandon(options: argparse.Namespace) -> int:
@@ -39,7 +40,7 @@ def release(options: argparse.Namespace) -> int:
         options.session, from_agent=options.from_agent, force=options.force
     )
     if not resume:
-        return _refused(resume.reason, "--force takes it over" * (not options.force))
+        return _refused(resume.reason, options.force)
     with resume:
         resume.release()
     sync.flush_metrics()
@@ -67,7 +68,7 @@ def resume(options: argparse.Namespace) -> int:
     except Exception as error:  # whatever the runner raises: it is stored, and shown below
         failure = error
     if reason is not None:
-        return _refused(reason, "--force takes it over" * (not options.force))
+        return _refused(reason, options.force)
     sync.flush_metrics()
     session = sync.get_pipeline_session(options.session)
     why = f": {type(failure).__name__}: {failure}" if failure else ""
@@ -104,8 +105,9 @@ def _done(options: argparse.Namespace, session: Session, what: str) -> int:
     return DONE
 
 
-def _refused(reason: str | None, remedy: str) -> int:
-    sys.stderr.write(f"refused: {plain(reason or '')}{remedy and f'; {remedy}'}\n")
+def _refused(reason: str | None, force: bool) -> int:
+    remedy = "" if force or reason in _FINAL else "; --force takes it over"
+    sys.stderr.write(f"refused: {plain(reason or '')}{remedy}\n")
     return REFUSED
 
 

@@ -224,7 +224,9 @@ def _free_port(wanted: int | None) -> int:
         try:
             probe.bind(("127.0.0.1", wanted or 0))
         except OSError as error:
-            raise ConfigurationError(f"port {wanted}: {error.strerror}") from None
+            raise ConfigurationError(
+                f"port {wanted}: {error.strerror}; choose another with --port"
+            ) from None
         port: int = probe.getsockname()[1]
     return port
 

@@ -223,7 +223,7 @@ def test_a_detached_engine_outlives_its_starter(dynoxide: Path) -> None:
 def test_a_port_in_use_is_refused(dynoxide: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(ConfigurationError, match="in use"),
+        pytest.raises(ConfigurationError, match="in use; choose another with --port"),
     ):
         Engine.start(port=other.getsockname()[1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -53,6 +54,18 @@ def test_the_page_is_served_on_loopback_until_ctrl_c(strict_store: Settings) -> 
     finally:
         process.kill()
     assert (process.returncode, errors) == (130, "")
+
+
+def test_a_port_that_cannot_be_had_is_an_error_with_its_remedy(
+    strict_store: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["ui", "--port", str(port)]) == 1
+    expected = f"error: port {port}: Address already in use; choose another with --port\n"
+    assert capsys.readouterr().err == expected
+    assert main(["ui", "--port", "65536"]) == 64
+    assert capsys.readouterr().err == "error: port: 65536 is not from 0 to 65535\n"
 
 
 def test_the_report_has_the_numbers_of_the_calls(

@@ -138,8 +138,9 @@ def recover(parser: Parser) -> None:
 
 def report(parser: Parser) -> None:
     """Declare the range of a report."""
-    parser.add_argument("--days", type=float, default=7, help="how far back (%(default)s)")
-    parser.add_argument("--start", metavar="TIME", help="since: '2 days ago', ISO 8601; not --days")
+    since = parser.add_mutually_exclusive_group()
+    since.add_argument("--days", type=float, default=7, help="how far back (%(default)s)")
+    since.add_argument("--start", metavar="TIME", help="since: '2 days ago', ISO 8601; not --days")
     parser.add_argument("--end", metavar="TIME", help="until (now)")
 
 

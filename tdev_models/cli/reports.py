@@ -110,7 +110,7 @@ def _usage(
     rates = f"{percent(report.success_rate)} % of those that ended completed, "
     rates += f"{percent(report.abandonment_rate)} % abandoned"
     who = "session waits" if report.waiting == 1 else "sessions wait"
-    waiting = f"{report.waiting} FAILED {who} to be resumed now, {report.due} of them due."
+    waiting = f"{report.waiting} FAILED {who} to be resumed; due by now: {report.due}."
     lasted = []
     if (row := report.seconds) is not None:
         numbers = (row.mean, row.min, row.max, *row.percentiles.values())

@@ -77,11 +77,9 @@ def test_every_table_fits_80_columns_and_has_its_json(printed: Printed) -> None:
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
     assert "100.0 % of those that ended completed, 0.0 % abandoned" in " ".join(usage.split())
-    assert usage.splitlines()[1].startswith(
-        "0 FAILED sessions wait to be resumed now, 0 of them due."
-    )
+    assert usage.splitlines()[1].startswith("0 FAILED sessions wait to be resumed; due by now: 0.")
     sync.save_pipeline_session(session_id="f", status="FAILED")
-    waiting = "1 FAILED session waits to be resumed now, 1 of them due."
+    waiting = "1 FAILED session waits to be resumed; due by now: 1."
     assert printed("usage").splitlines()[1].startswith(waiting)
     assert "PRODUCTION" in usage
     assert "C♯" in usage
@@ -112,6 +110,8 @@ def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[st
     assert main(["usage", "--start", end, "--end", start]) == 64
     assert capsys.readouterr().err.startswith("error: end: ")
     assert main(["usage", "--start", "yesterday"]) == 0
+    assert main(["usage", "--start", "yesterday", "--days", "3"]) == 64
+    assert "not allowed with argument --start" in capsys.readouterr().err
     assert main(["usage", "--start", "lately"]) == 64
     assert capsys.readouterr().err.startswith("error: start: ")
 

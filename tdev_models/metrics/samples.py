@@ -116,7 +116,8 @@ async def query_metrics(
     """
     _PART("name", name)
     for field, value in (("agent_name", agent_name), ("dimension", dimension)):
-        if value not in (None, ""):
+        # By its kind first: comparing what a caller gave runs code of its own.
+        if value is not None and not (isinstance(value, str) and not value):
             _PART(field, value)
     if not isinstance(group_by, str) or group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{shown(group_by)} is not one of {', '.join(_GROUPS)}")

@@ -47,7 +47,9 @@ def decode(
         return None
     position = _position(query, cursor)
     if not is_position(position):
-        problem = "is altered, or of another query; pass `page.cursor` with the same arguments"
+        problem = (
+            "is altered, or of another query; pass that of the last page, with the same arguments"
+        )
         raise InvalidRequest("cursor", problem)
     found: dict[str, Any] = position
     return found

@@ -110,10 +110,10 @@ FORMS = {
 }
 """The attributes of which one holds a payload: itself or an envelope, in clear or encrypted."""
 
-_ERROR_FORMS = frozenset({"error_message", f"error_message{SUFFIX}"})
+ERROR_FORMS = frozenset({"error_message", f"error_message{SUFFIX}"})
 
 # What a new attempt does not take over from the one before.
-_OF_ONE_ATTEMPT = {"critical"} | _ERROR_FORMS | FORMS["output_data"]
+_OF_ONE_ATTEMPT = {"critical"} | ERROR_FORMS | FORMS["output_data"]
 
 
 _ABSENT = AgentExecution()
@@ -258,7 +258,7 @@ def _outdated(
 ) -> frozenset[str]:
     """Return the attributes that do not hold any more after the write."""
     names = set[str]()
-    for forms in (*FORMS.values(), _ERROR_FORMS):
+    for forms in (*FORMS.values(), ERROR_FORMS):
         if not forms.isdisjoint(values):
             names |= forms
     if step.begins:

@@ -29,6 +29,10 @@ from tdev_models.workers.releases import why_too_old
 _log = logging.getLogger(__name__)
 
 _FORCED_CLAIMS = 5
+_EXPIRED = "it has expired"
+
+# Why a session is not resumed, where `force` changes nothing.
+FINAL_REASONS = (_EXPIRED, f"it is {SessionStatus.COMPLETED}")
 
 
 class Resume(Tracker[C]):
@@ -196,7 +200,8 @@ async def try_to_resume(
                 resume.reason = "it was taken over while its work was adopted"
             return resume
         seen = refused
-    resume.reason = await _why_not_resumable(client, seen, force)
+    # Who was quicker lives, even where its lease seems to be over.
+    resume.reason = await _why_not_resumable(client, seen, force, is_free=is_stalled)
     resume.reason = resume.reason or "another worker changed it at the same time"
     return resume
 
@@ -208,10 +213,15 @@ async def _begin_again_at(client: Client, agent: str, outcome: Outcome, lease: L
     await write_execution(client, *key[:2], values, outcome.executions.get(agent), lease)
 
 
-async def _why_not_resumable(client: Client, session: PipelineSession, force: bool) -> str | None:
-    """Return why a session cannot be resumed, or None if it can."""
+async def _why_not_resumable(
+    client: Client,
+    session: PipelineSession,
+    force: bool,
+    is_free: Callable[[Client, PipelineSession], Coroutine[Any, Any, bool]] = may_take_over,
+) -> str | None:
+    """Return why a session cannot be resumed, or None if it can: then its worker is dead."""
     if is_expired(client, session):
-        return "it has expired"
+        return _EXPIRED
     if not force and (reason := why_too_old(client, session)):
         return reason
     if session.status == SessionStatus.FAILED:
@@ -221,7 +231,7 @@ async def _why_not_resumable(client: Client, session: PipelineSession, force: bo
     if session.status != SessionStatus.ACTIVE:
         return f"it is {session.status}"
     if session.lease_token is not None:
-        if await may_take_over(client, session):
+        if await is_free(client, session):
             return None
         return f"{session.lease_owner} owns it (claim {int(session.fence or 0)})"
     if not await is_stalled(client, session):

@@ -28,7 +28,7 @@ from tdev_models.models import PipelineSession
 from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
-from tdev_models.security.fields import SUFFIX
+from tdev_models.services.execution_states import ERROR_FORMS
 from tdev_models.workers.bindings import after_beginnings, current_lease
 from tdev_models.workers.lease import claim_ended, due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
@@ -48,7 +48,6 @@ _STATUSES_BEFORE: Mapping[str, tuple[SessionStatus, ...]] = {
     "FAILED": (SessionStatus.ACTIVE, SessionStatus.FAILED),
     "ABANDONED": (SessionStatus.ACTIVE, SessionStatus.FAILED, SessionStatus.ABANDONED),
 }
-_ERROR_FORMS = {"error_message", f"error_message{SUFFIX}"}
 _WITHOUT_FAILURE = (SessionStatus.ACTIVE, SessionStatus.COMPLETED)
 # What no index holds of an ACTIVE session, because every agent changes it.
 _PROGRESS = (
@@ -187,9 +186,9 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
 
 def _forget_failure(values: Mapping[str, Any]) -> list[Action]:
     """Return the actions that clear the last failure, but for the given fields."""
-    names = {"failed_agent", *_ERROR_FORMS} - values.keys()
-    if not _ERROR_FORMS.isdisjoint(values):
-        names -= _ERROR_FORMS  # setting the one removes the other
+    names = {"failed_agent", *ERROR_FORMS} - values.keys()
+    if not ERROR_FORMS.isdisjoint(values):
+        names -= ERROR_FORMS  # setting the one removes the other
     return [PipelineSession.get_attributes()[name].remove() for name in sorted(names)]
 
 

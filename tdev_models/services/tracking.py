@@ -320,7 +320,7 @@ class Tracker(OwnedSession[C]):
 
     async def _create_or_claim(self) -> None:
         seen = await self._client.sessions.get(self.session_id)
-        for _ in range(_CLAIMS):
+        for tries in range(_CLAIMS):
             if seen is None:
                 seen = PipelineSession(self.session_id)
             check_user(seen, self._values.get("user_id"))
@@ -330,7 +330,10 @@ class Tracker(OwnedSession[C]):
             if reason := why_too_old(self._client, seen):
                 raise LeaseHeld(f"session {self.session_id}: {reason}; leave it to newer workers")
             resumed = seen.status == SessionStatus.FAILED or seen.lease_token is not None
-            if seen.lease_token is not None and not await may_take_over(self._client, seen):
+            # Who was quicker lives, even where its lease seems to be over.
+            if seen.lease_token is not None and (
+                tries or not await may_take_over(self._client, seen)
+            ):
                 raise lease_held_error(self._client, seen)
             work: Work | None = None
             if seen.status is not None:

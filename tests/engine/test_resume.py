@@ -107,6 +107,35 @@ async def test_a_claim_needs_the_session_as_it_was_read(
     assert "resume_count" not in stored
 
 
+@pytest.mark.parametrize("by", ["resume_pipeline", "track_session"])
+async def test_who_was_quicker_is_not_declared_dead_for_it(store: Settings, by: str) -> None:
+    # Its lease is over in the store, after an outage, say, and its next heartbeat is under way.
+    alive = {"status": {"S": "WORKER"}, "due_at": {"N": str(time.time() - 1)}}
+    raw.put_attribute(store, "pipeline-sessions", "#worker:quicker", **alive)
+    await save_pipeline_session(session_id="s", status="FAILED")
+    claimed = {
+        "status": {"S": "ACTIVE"},
+        "fence": {"N": "1"},
+        "lease_token": {"S": "its"},
+        "worker_id": {"S": "#worker:quicker"},
+    }
+
+    def claim() -> None:
+        raw.put_attribute(store, "pipeline-sessions", "s", **claimed)
+
+    with injected(Fault("before", operation="UpdateItem", between=claim)):
+        if by == "resume_pipeline":
+            resume = await resume_pipeline("s")
+            assert resume.reason == "another worker changed it at the same time"
+        else:
+            with pytest.raises(LeaseHeld):
+                await track_session("s").__aenter__()
+    assert raw.item(store, "pipeline-sessions", "#worker:quicker") == {
+        "session_id": {"S": "#worker:quicker"},
+        **alive,
+    }
+
+
 async def test_a_bare_update_in_between_keeps_a_session_from_being_claimed(store: Settings) -> None:
     await save_pipeline_session(session_id="s")
 

@@ -81,8 +81,6 @@ async def claim_session(
             claimed = await claim.send(client)
             if not isinstance(claimed, Lease):
                 return claimed
-            if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
-                await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
         except (ConfigurationError, InvalidRequest):
             raise  # refused
         except BaseException:
@@ -143,10 +141,11 @@ class _Claim:
     async def send(
         self, client: Client, retry_seconds: float | None = None
     ) -> Lease | PipelineSession:
-        """Return the lease, or the session that was in the way."""
+        """Return the lease, or the session that was in the way; who ran it learns of it."""
+        seen = self._seen
         try:
             claimed = await client.sessions.update(
-                self._seen.session_id,
+                seen.session_id,
                 actions=self._actions,
                 condition=self._condition,
                 retry_seconds=retry_seconds,
@@ -154,10 +153,12 @@ class _Claim:
         except ConditionFailed as refused:
             stored = client.sessions.load(refused.item)
             if stored is None or stored.lease_token != self._token:
-                return stored or self._seen
+                return stored or seen
             claimed = stored  # by this very claim, whose first reply was lost
+        if seen.status == SessionStatus.ACTIVE and seen.lease_token is not None:
+            await revoke(client, seen.worker_id, seen.session_id, seen.fence or 0)
         return Lease(
-            self._seen.session_id,
+            seen.session_id,
             self._fence,
             self._token,
             self._due_at,
@@ -166,7 +167,7 @@ class _Claim:
             self._expires_at,
             self._adopts,
             claimed.restarts or (),
-            took_over=self._seen.status is not None,
+            took_over=seen.status is not None,
             cost_usd=claimed.cost_usd or 0.0,
             budget_usd=claimed.budget_usd,
         )

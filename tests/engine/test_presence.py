@@ -235,14 +235,20 @@ async def abandon_again() -> None:
     await abandon_session("s", "on call")
 
 
+async def force_unanswered() -> None:
+    with injected(Fault("unanswered", operation="UpdateItem")), pytest.raises(Unavailable):
+        await resume_pipeline("s", force=True)
+
+
 @pytest.mark.parametrize(
     "by_others",
     [
         lambda: abandon_session("s", "on call"),
         abandon_again,
         lambda: resume_pipeline("s", force=True),
+        force_unanswered,
     ],
-    ids=["abandoned", "abandoned again", "forced"],
+    ids=["abandoned", "abandoned again", "forced", "forced unanswered"],
 )
 async def test_a_running_agent_is_cancelled_by_the_next_heartbeat(
     store: Settings, by_others: Callable[[], Coroutine[Any, Any, object]]

@@ -279,7 +279,8 @@ async def test_a_task_that_is_cancelled_after_its_claim_hands_it_back(
 
     def wrap(send: Transport) -> Transport:
         async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-            if "revoked" in str(request) and request["Key"] == {"session_id": {"S": dead}}:
+            is_revoked = "revoked" in str(request) and request["Key"]["session_id"] == {"S": dead}
+            if is_revoked and not revoked.is_set():
                 revoked.set()
                 await asyncio.sleep(30)
             return await send(operation, request)

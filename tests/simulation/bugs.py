@@ -89,12 +89,6 @@ BUGS = (
         "error, written = (raised, cell)",
     ),
     Bug(
-        "a retried end has another token",
-        "workers/leased_writes.py",
-        "transact_write([request, *parts], token",
-        "transact_write([request, *parts], uuid.uuid4().hex",
-    ),
-    Bug(
         "an own execution is not known again",
         "services/execution_writes.py",
         "if not _is_written_with(stored, token):",

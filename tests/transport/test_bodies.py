@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.bodies import OPERATIONS, decoded, encoded
-from tdev_models.errors import TdevError, Unavailable, from_response
+from tdev_models.errors import StoreError, TdevError, Unavailable, from_response
 from tests.transport.conformance import GET
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -159,6 +159,29 @@ def test_an_error_is_what_botocore_makes_of_it(status: int, body: bytes) -> None
 def test_what_is_not_dynamodbs_json_is_no_answer(body: bytes) -> None:
     with pytest.raises(Unavailable, match="not the JSON"):
         decoded(Answer(200, {}, body), GET)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, StoreError), (403, StoreError), (500, Unavailable)]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<p>Zugriff für Sie gesperrt</p>".encode("latin-1"),
+        b"null",
+        b"[]",
+        b"[" * 100_000,
+        b'{"__type": 5}',
+        b'{"__type": "x#ValidationException", "message": {}}',
+        b'{"__type": "x#TransactionCanceledException", "CancellationReasons": [null]}',
+    ],
+    ids=lambda body: body[:20],
+)
+def test_a_refusal_that_is_not_dynamodbs_is_an_error_of_the_package(
+    status: int, kind: type[TdevError], body: bytes
+) -> None:
+    with pytest.raises(kind):
+        decoded(Answer(status, {}, body), GET)
 
 
 @pytest.mark.parametrize("status", [200, 400])

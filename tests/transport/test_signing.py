@@ -86,13 +86,13 @@ def test_a_credential_cannot_add_headers(field: str) -> None:
 def test_signatures_take_the_time_of_the_store(hours: float) -> None:
     signer = Signer("h", "us-east-1", "dynamodb", "agent")
     there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    assert signer.corrects(format_datetime(there, usegmt=True))
+    assert signer.corrects(format_datetime(there, usegmt=True), 0.0)
     stamp = head_of(signer.head("GetItem", b"", Credentials("a", "s")))["X-Amz-Date"]
     signed = datetime.datetime.strptime(stamp + "+0000", "%Y%m%dT%H%M%SZ%z")
     assert abs(signed - there) < datetime.timedelta(seconds=5)
-    assert not signer.corrects(format_datetime(there, usegmt=True))
+    assert not signer.corrects(format_datetime(there, usegmt=True), signer.skew_seconds)
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Tue, 99 Foo 2031 00:00:00 GMT"])
 def test_a_date_that_is_none_corrects_nothing(date: str | None) -> None:
-    assert not Signer("h", "us-east-1", "dynamodb", "agent").corrects(date)
+    assert not Signer("h", "us-east-1", "dynamodb", "agent").corrects(date, 0.0)

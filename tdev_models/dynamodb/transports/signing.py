@@ -59,17 +59,18 @@ class Signer:
             f"Signature={signature}\r\n\r\n"
         ).encode()
 
-    def corrects(self, date: str | None) -> bool:
+    def corrects(self, date: str | None, signed_with: float) -> bool:
         """Take the time of an answer's `Date` for the next signatures, and return whether.
 
-        It does where the clock that was signed with is off by more than a minute.
+        It does where the clock that was signed with is off by more than a minute. What it was off
+        by then is given: another request's answer may have corrected it since.
         """
         try:
             there = parsedate_to_datetime(date or "").timestamp()
         except ValueError:
             return False
         skew = there - time.time()
-        if abs(skew - self.skew_seconds) < _CLOCK_TOLERANCE_SECONDS:
+        if abs(skew - signed_with) < _CLOCK_TOLERANCE_SECONDS:
             return False
         self.skew_seconds = skew
         return True

@@ -220,7 +220,13 @@ async def test_http_that_dynamodb_does_not_speak_is_understood(wire: Wire, answe
 
 
 @pytest.mark.parametrize(
-    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b""]
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"",
+    ],
 )
 async def test_no_http_is_unavailable(wire: Wire, answer: bytes) -> None:
     wire.answer = lambda parameters: answer

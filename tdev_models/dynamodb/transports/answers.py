@@ -49,7 +49,10 @@ class Reader:
         Raises:
             httptools.HttpParserError: this is no HTTP.
         """
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # which is no HttpParserError
+            raise httptools.HttpParserError("it turns to another protocol") from None
         return self.answer
 
     def begin(self) -> None:

@@ -16,18 +16,15 @@ from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
+    ChecksumError,
     ClientError,
-    CredentialRetrievalError,
-    EndpointProviderError,
-    InvalidConfigError,
-    InvalidRegionError,
+    ConnectionError as NotConnected,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
-    PartialCredentialsError,
-    ProfileNotFound,
     SSLError,
-    SSOError,
-    TokenRetrievalError,
 )
 from botocore.utils import get_environ_proxies
 
@@ -36,14 +33,13 @@ from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
-_OF_CONFIGURATION = (
-    CredentialRetrievalError,
-    EndpointProviderError,
-    InvalidConfigError,
-    InvalidRegionError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
+# All others of botocore's own errors say that files, variables or settings are wrong.
+_WITHOUT_ANSWER = (
+    ChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NotConnected,
 )
 
 # How OpenSSL and, of another host's certificate, urllib3 say that they refuse a certificate.
@@ -83,8 +79,6 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
         return from_response(error.response, tables)
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
-    if isinstance(error, PartialCredentialsError):
-        return ConfigurationError(str(error))
     if isinstance(error, NoCredentialsError):
         return ConfigurationError(
             "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile"
@@ -92,9 +86,9 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
         )
     if isinstance(error, SSLError) and any(part in str(error) for part in _OF_CERTIFICATES):
         return untrusted(error.kwargs["endpoint_url"], error.kwargs["error"])
-    if isinstance(error, _OF_CONFIGURATION):
-        return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
-    return Unavailable(str(error))
+    if isinstance(error, _WITHOUT_ANSWER):
+        return Unavailable(str(error))
+    return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
 
 
 def dynamodb(settings: Settings) -> Any:

@@ -105,6 +105,7 @@ CASES: dict[str, tuple[dict[str, str], str | None]] = {
     "a profile's dual stack": ({}, "use_dualstack_endpoint = true"),
     "a profile's FIPS": ({}, "use_fips_endpoint = true"),
     "a profile's account": ({}, "aws_account_id = 210987654321"),
+    "a file that is none of AWS's": ({**KEYS, "AWS_CONFIG_FILE": __file__}, None),
 }
 
 

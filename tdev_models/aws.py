@@ -57,12 +57,16 @@ def call(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict
     Raises:
         TdevError: the error that the answer, or its absence, means (`errors.from_response`).
     """
+    method = getattr(dynamodb(settings), xform_name(operation))
     try:
-        method = getattr(dynamodb(settings), xform_name(operation))
         with quiet():
             response: dict[str, Any] = method(**request)
     except (ClientError, BotoCoreError) as error:
         raise error_of(error, tables_of(request)) from error
+    except TdevError:  # of `create`'s "before-send"
+        raise
+    except Exception as error:  # of credentials, or of an answer that is none of DynamoDB
+        raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error
     return response
 
 
@@ -91,12 +95,37 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
 
 
+@contextmanager
+def configuring() -> Iterator[None]:
+    """Let whatever the AWS configuration leads botocore to be an error of this package.
+
+    It reads files and variables, runs programs and asks for credentials, and of what these hold it
+    raises many an error that is none of its own.
+    """
+    try:
+        yield
+    except TdevError:
+        raise
+    except (ClientError, BotoCoreError) as error:
+        raise error_of(error) from error
+    except Exception as error:
+        raise ConfigurationError(
+            "the AWS configuration, or what gives out its credentials, is not usable: "
+            + _told(error)
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    # Texts of other kinds may show what was answered, and so credentials.
+    is_shown = isinstance(error, OSError | RuntimeError | ValueError)
+    return type(error).__name__ + (f": {error}"[:1000] if is_shown else "")
+
+
 def dynamodb(settings: Settings) -> Any:
     """Return the process's botocore client for these settings.
 
     Raises:
-        NoCredentialsError, NoRegionError: there are none.
-        ConfigurationError: as for `create`.
+        TdevError: as for `create`.
     """
     key = (
         settings.region,
@@ -113,13 +142,15 @@ def dynamodb(settings: Settings) -> Any:
     return _clients[key]
 
 
+@configuring()
 def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     """Return a new botocore client of one service. It sends each request once.
 
     Raises:
-        NoCredentialsError, NoRegionError: now rather than at the first request, where botocore
-            would remember that it found none.
-        ConfigurationError: requests would travel unencrypted, or the certificates cannot be read.
+        ConfigurationError: there are no credentials, or no region: now rather than at the first
+            request, where botocore would remember that it found none; requests would travel
+            unencrypted; the certificates, or anything else, cannot be read.
+        TdevError: whoever gives out credentials refused, or did not answer.
     """
     session = botocore.session.get_session()
     if session.get_credentials() is None:

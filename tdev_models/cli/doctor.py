@@ -104,7 +104,11 @@ def _region(chosen: Settings) -> Finding:
         return Finding(
             "region", OK, f"{chosen.region} (AWS_REGION, AWS_DEFAULT_REGION or --region)"
         )
-    region = botocore.session.get_session().get_config_variable("region")
+    try:
+        with aws.configuring():
+            region = botocore.session.get_session().get_config_variable("region")
+    except TdevError as error:
+        return Finding("region", WRONG, str(error), "check AWS_PROFILE and AWS_CONFIG_FILE")
     if region:
         return Finding("region", OK, f"{region} (AWS configuration)")
     return Finding("region", WRONG, "none", "export AWS_REGION=..., or --region")
@@ -112,10 +116,11 @@ def _region(chosen: Settings) -> Finding:
 
 def _credentials(chosen: Settings) -> Finding:
     try:
-        credentials = botocore.session.get_session().get_credentials()
-        if credentials is not None:
-            credentials.get_frozen_credentials()  # renews what has expired
-    except BotoCoreError as error:
+        with aws.configuring():
+            credentials = botocore.session.get_session().get_credentials()
+            if credentials is not None:
+                credentials.get_frozen_credentials()  # renews what has expired
+    except TdevError as error:
         return Finding("credentials", WRONG, str(error), "log in again, or check AWS_PROFILE")
     if credentials is None:
         remedy = "export AWS_PROFILE=..., or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -15,10 +15,12 @@ from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 from hypothesis import given, settings, strategies as st
 
+from tdev_models import aws
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.bodies import OPERATIONS, decoded, encoded
 from tdev_models.errors import StoreError, TdevError, Unavailable, from_response
 from tests.transport.conformance import GET
+from tests.transport.wire import wired
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 NAMES = st.sampled_from(["id", "B", "BS", "S", "M", "null", "ünï", '"B"']) | TEXTS
@@ -182,6 +184,16 @@ def test_a_refusal_that_is_not_dynamodbs_is_an_error_of_the_package(
 ) -> None:
     with pytest.raises(kind):
         decoded(Answer(status, {}, body), GET)
+
+
+def test_what_botocores_parser_fails_at_is_no_answer() -> None:
+    page = "<p>Zugriff für Sie gesperrt</p>".encode("latin-1")
+    with wired() as wire:
+        wire.answer = lambda parameters: (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+        )
+        with pytest.raises(Unavailable, match="UnicodeDecodeError"):
+            aws.call(wire.settings(), "GetItem", GET)
 
 
 @pytest.mark.parametrize("status", [200, 400])

@@ -260,7 +260,7 @@ class Calls:
             raise meaning from error
         except BotoCoreError as error:
             meaning = aws.error_of(error)
-            raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
+            raise (Busy(str(meaning)) if isinstance(meaning, Unavailable) else meaning) from error
         return response
 
 

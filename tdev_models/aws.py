@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -89,10 +90,11 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
             + _LOCAL
         )
     if isinstance(error, SSLError) and any(part in str(error) for part in _OF_CERTIFICATES):
-        return untrusted(error.kwargs["endpoint_url"], error.kwargs["error"])
+        return untrusted(without_user(error.kwargs["endpoint_url"]), error.kwargs["error"])
+    text = without_user(str(error))
     if isinstance(error, _WITHOUT_ANSWER):
-        return Unavailable(str(error))
-    return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
+        return Unavailable(text)
+    return ConfigurationError(text[:1000])  # it may hold a setting, however long
 
 
 @contextmanager
@@ -118,7 +120,12 @@ def configuring() -> Iterator[None]:
 def _told(error: Exception) -> str:
     # Texts of other kinds may show what was answered, and so credentials.
     is_shown = isinstance(error, OSError | RuntimeError | ValueError)
-    return type(error).__name__ + (f": {error}"[:1000] if is_shown else "")
+    return type(error).__name__ + (f": {without_user(str(error))}"[:1000] if is_shown else "")
+
+
+def without_user(text: str) -> str:
+    """Return a text without the users and passwords of its URLs: of endpoints and of proxies."""
+    return re.sub(r"(?<=//)[^\s\"']*@", "***@", text)
 
 
 def dynamodb(settings: Settings) -> Any:

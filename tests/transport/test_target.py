@@ -14,7 +14,9 @@ from botocore.exceptions import BotoCoreError
 from moto import mock_aws
 
 from tdev_models import Settings, aws, get_user_project, settings, sync
+from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import target
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.dynamodb.transports.target import Target, opened
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable
 from tdev_models.models import TABLES
@@ -286,6 +288,30 @@ async def test_what_of_the_configuration_botocore_cannot_use_is_an_error_of_the_
             await get_user_project("u", "p")
         with pytest.raises(kinds, match="usable"):
             sync.get_user_project("u", "p")
+
+
+@pytest.mark.parametrize("transport", ["", "botocore"])
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, "https://me:hidden@127.0.0.1:1"),
+        ({}, "ftp://me:hidden@127.0.0.1:1"),
+        ({"HTTPS_PROXY": "http://me:hidden@127.0.0.1:99999"}, "https://h.example"),
+    ],
+)
+def test_no_error_shows_a_password_of_an_endpoint_or_a_proxy(
+    variables: dict[str, str],
+    endpoint: str,
+    transport: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    environ = {**variables, "TDEV_TRANSPORT": transport}
+    set_up((environ, f"endpoint_url = {endpoint}"), monkeypatch, tmp_path)
+    with pytest.raises(TdevError) as raised:
+        drive(BlockingTransport(Settings.from_env())("GetItem", GET))
+    assert "hidden" not in str(raised.value)
+    assert "//***@127" in str(raised.value) or "scheme" in str(raised.value)
 
 
 def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

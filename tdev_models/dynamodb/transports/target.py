@@ -21,7 +21,13 @@ from botocore.exceptions import InvalidConfigError, NoCredentialsError, NoRegion
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, validate_region_name
 
-from tdev_models.aws import certificates, configuring, refuse_clear_text, with_tls_floor
+from tdev_models.aws import (
+    certificates,
+    configuring,
+    refuse_clear_text,
+    with_tls_floor,
+    without_user,
+)
 from tdev_models.dynamodb.transports.signing import Signer
 from tdev_models.errors import ConfigurationError, shown
 from tdev_models.forks import after_fork_in_child
@@ -122,8 +128,9 @@ def _open(settings: Settings) -> Target | None:
     parts = urlsplit(endpoint.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"the endpoint {shown(endpoint.url)} is not a URL such as http://127.0.0.1:8000; "
-            "AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's endpoint_url names it"
+            f"the endpoint {shown(without_user(endpoint.url))} is not a URL such as "
+            "http://127.0.0.1:8000; AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's "
+            "endpoint_url names it"
         )
     refuse_clear_text(endpoint.url, settings)
     only_botocore = (

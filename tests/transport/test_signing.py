@@ -73,11 +73,12 @@ def test_ten_thousand_random_requests_have_botocores_signature(
 
 
 @pytest.mark.parametrize("field", ["access_key", "secret_key", "token"])
-def test_a_credential_cannot_add_headers(field: str) -> None:
+@pytest.mark.parametrize("end", ["\r\nHost: elsewhere", "\n", "\udcff"])
+def test_a_credential_cannot_add_headers(field: str, end: str) -> None:
     values: dict[str, Any] = {"access_key": "a", "secret_key": "s", "token": "t"}
     signer = Signer("h", "us-east-1", "dynamodb", "agent")
     signer.head("GetItem", b"", Credentials(**values))
-    values[field] += "\r\nHost: elsewhere"
+    values[field] += end
     with pytest.raises(ConfigurationError, match="line break"):
         signer.head("GetItem", b"", Credentials(**values))
 

@@ -33,9 +33,10 @@ class Signer:
         """Return the head of the request that sends `body` now, with the empty line at its end.
 
         Raises:
-            ConfigurationError: a credential holds a line break.
+            ConfigurationError: a credential holds a line break, or what is no text.
         """
         stamp = self._stamp()
+        key = self._signing_key(stamp[:8], credentials)
         target, token = f"DynamoDB_20120810.{operation}", credentials.token
         names, signed_token, sent_token = _PLAIN, "", ""
         if token:
@@ -48,7 +49,6 @@ class Signer:
         )
         scope = f"{stamp[:8]}/{self._scope}"
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        key = self._signing_key(stamp[:8], credentials)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
         return (
             f"POST / HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: {self._agent}\r\n"
@@ -87,8 +87,11 @@ class Signer:
         parts = (credentials.access_key, credentials.secret_key, credentials.token)
         known, key = self._key
         if known != (day, *parts):
-            if any(end in part for part in parts if part for end in "\r\n"):
-                raise ConfigurationError("the AWS credentials hold a line break; remove it")
+            # Bytes of a variable that are no UTF-8 become surrogates, which cannot be printed.
+            if not all(part.isprintable() for part in parts if part):
+                raise ConfigurationError(
+                    "the AWS credentials hold a line break, or what is no text; remove it"
+                )
             key = f"AWS4{credentials.secret_key}".encode()
             for part in (day, *self._scope.split("/")):
                 key = hmac.digest(key, part.encode(), "sha256")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tdev_models import Settings, aws, get_user_project, settings, sync
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import target
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.dynamodb.transports.loop import LoopTransport
 from tdev_models.dynamodb.transports.target import Target, opened
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable
 from tdev_models.models import TABLES
@@ -288,6 +290,18 @@ async def test_what_of_the_configuration_botocore_cannot_use_is_an_error_of_the_
             await get_user_project("u", "p")
         with pytest.raises(kinds, match="usable"):
             sync.get_user_project("u", "p")
+
+
+@pytest.mark.parametrize("host", ["a\0b.example", ".example", "a..example"])
+async def test_a_host_that_no_name_server_could_know_is_unavailable(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_up(({}, f"endpoint_url = https://{host}"), monkeypatch, tmp_path)
+    with pytest.raises(Unavailable, match="cannot connect"):
+        drive(BlockingTransport(Settings())("GetItem", GET))
+    with pytest.raises(Unavailable, match="cannot connect"):
+        async with asyncio.timeout(5):
+            await LoopTransport(Settings())("GetItem", GET)
 
 
 @pytest.mark.parametrize("transport", ["", "botocore"])

@@ -73,7 +73,7 @@ class BlockingPool:
             sock = socket.create_connection((target.host, target.port), seconds)
         except TimeoutError:
             raise Unavailable(f"{where}: no connection in time") from None
-        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+        except (OSError, ValueError) as error:  # the latter: no name that DNS could know
             raise Unavailable(f"{where}: {error}") from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -117,7 +117,7 @@ class Pool:
         except ssl.SSLCertVerificationError as error:
             problem = error
             self._fail_waiting(lambda: untrusted(self._where(), problem))
-        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+        except (OSError, ValueError) as error:  # the latter: no name that DNS could know
             self._cannot_connect(str(error) or type(error).__name__)
         else:
             self._open.add(connection)

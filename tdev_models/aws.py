@@ -60,14 +60,10 @@ def call(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict
     """
     method = getattr(dynamodb(settings), xform_name(operation))
     try:
-        with quiet():
+        with sending():
             response: dict[str, Any] = method(**request)
     except (ClientError, BotoCoreError) as error:
         raise error_of(error, tables_of(request)) from error
-    except TdevError:  # of `create`'s "before-send"
-        raise
-    except Exception as error:  # of credentials, or of an answer that is none of DynamoDB
-        raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error
     return response
 
 
@@ -252,6 +248,18 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _sending.active = False
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Send quietly, and let what botocore raises that is none of its own errors be Unavailable."""
+    try:
+        with quiet():
+            yield
+    except (TdevError, ClientError, BotoCoreError):
+        raise
+    except Exception as error:  # of credentials, or of an answer that is none of AWS's
+        raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error
 
 
 def _without_payloads(record: logging.LogRecord) -> bool:

@@ -19,7 +19,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, ConfigurationError, TdevError
+from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -132,12 +132,12 @@ def _answer(chosen: Settings) -> tuple[dict[str, Any], float]:
     """Return the headers of DynamoDB's answer to a small request, whatever it says, and its time.
 
     Raises:
-        BotoCoreError: there is no answer.
+        BotoCoreError, TdevError: there is no answer.
     """
     client = aws.dynamodb(chosen)
     begun = time.perf_counter()
     try:
-        with aws.quiet():
+        with aws.sending():
             answer = client.get_item(
                 TableName=chosen.table_name("pipeline-sessions"),
                 Key={"session_id": {"S": "#doctor"}},
@@ -152,7 +152,7 @@ def _endpoint(chosen: Settings) -> Finding:
         url = aws.dynamodb(chosen).meta.endpoint_url
         metadata, _ = _answer(chosen)
         _, seconds = _answer(chosen)  # without connecting
-    except (BotoCoreError, ConfigurationError) as error:
+    except (BotoCoreError, TdevError) as error:
         return Finding(
             "endpoint",
             WRONG,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,12 @@ from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 from hypothesis import given, settings, strategies as st
 
-from tdev_models import aws
+from tdev_models import Settings, aws
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.bodies import OPERATIONS, decoded, encoded
 from tdev_models.errors import StoreError, TdevError, Unavailable, from_response
+from tdev_models.migrations.calls import Calls
+from tdev_models.security.kms import Kms
 from tests.transport.conformance import GET
 from tests.transport.wire import wired
 
@@ -186,14 +189,30 @@ def test_a_refusal_that_is_not_dynamodbs_is_an_error_of_the_package(
         decoded(Answer(status, {}, body), GET)
 
 
-def test_what_botocores_parser_fails_at_is_no_answer() -> None:
+KEY = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda chosen: aws.call(chosen, "GetItem", GET),
+        lambda chosen: Kms(chosen).new_data_key(KEY, {}),
+        lambda chosen: Calls(chosen)("DescribeTable", TableName="x"),
+    ],
+    ids=["DynamoDB", "KMS", "migrations"],
+)
+def test_what_botocores_parser_fails_at_is_no_answer(
+    call: Callable[[Settings], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = "<p>Zugriff für Sie gesperrt</p>".encode("latin-1")
     with wired() as wire:
         wire.answer = lambda parameters: (
             b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
         )
+        chosen = wire.settings()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", chosen.endpoint or "")
         with pytest.raises(Unavailable, match="UnicodeDecodeError"):
-            aws.call(wire.settings(), "GetItem", GET)
+            call(chosen)
 
 
 @pytest.mark.parametrize("status", [200, 400])

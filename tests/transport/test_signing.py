@@ -83,6 +83,12 @@ def test_a_credential_cannot_add_headers(field: str, end: str) -> None:
         signer.head("GetItem", b"", Credentials(**values))
 
 
+def test_the_user_agent_cannot_add_headers() -> None:
+    signer = Signer("h", "us-east-1", "dynamodb", "agent exec-env/x\r\nHost: elsewhere\udcff")
+    head = head_of(signer.head("GetItem", b"", Credentials("a", "s")))
+    assert (head["Host"], head["User-Agent"]) == ("h", "agent exec-env/x--Host: elsewhere-")
+
+
 @pytest.mark.parametrize("hours", [-9, 0.5, 1000])
 def test_signatures_take_the_time_of_the_store(hours: float) -> None:
     signer = Signer("h", "us-east-1", "dynamodb", "agent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -25,7 +26,8 @@ class Signer:
 
     def __init__(self, host: str, region: str, service: str, user_agent: str) -> None:
         self._host, self._scope, self.skew_seconds = host, f"{region}/{service}/aws4_request", 0.0
-        self._agent = user_agent
+        # AWS_EXECUTION_ENV stands in it as it is, be it with line breaks.
+        self._agent = re.sub(r"[^ -~]", "-", user_agent)
         self._second: tuple[int, str] = (-1, "")
         self._key: tuple[tuple[str | None, ...], bytes] = ((), b"")
 

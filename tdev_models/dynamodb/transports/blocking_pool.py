@@ -129,9 +129,9 @@ class _Connection:
                 raise TimeoutError
             self._socket.settimeout(left)
             part = self._socket.recv(_PART_BYTES)
-            if not part:
+            answer = self._reader.feed(part) if part else self._reader.end()
+            if not part and answer is None:
                 raise ConnectionError("closed by the server")
-            answer = self._reader.feed(part)
         self.reusable = self._reader.reusable
         return answer
 

@@ -113,6 +113,15 @@ def test_an_answer_is_read_as_by_botocore(data: st.DataObject) -> None:
     assert decoded(Answer(200, {"x-amz-crc32": str(zlib.crc32(body))}, body), GET) == theirs
 
 
+def test_only_lists_of_texts_are_sets_of_binaries() -> None:
+    body = b'{"ItemCollectionMetrics": {"BS": [{"ItemCollectionKey": {"k": {"B": "AAE="}}}]}}'
+    key = {"k": {"B": b"\x00\x01"}}
+    expected = {"ItemCollectionMetrics": {"BS": [{"ItemCollectionKey": key}]}}
+    assert decoded(Answer(200, {}, body), GET) == expected
+    body = b'{"Item": {"damaged": {"BS": ["AAE=", 5]}}}'
+    assert decoded(Answer(200, {}, body), GET) == json.loads(body)
+
+
 ERRORS = (
     {"message": "no code"},
     {"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException", "message": "m"},

@@ -77,10 +77,12 @@ def _make_binaries(members: dict[str, Any]) -> None:
                     inside.append(part)
                 elif name == "B" and isinstance(part, str):
                     value[name] = b64decode(part)
-                elif name == "BS" and isinstance(part, list):
-                    value[name] = [b64decode(one) for one in part]
                 elif isinstance(part, list):
-                    inside.append(part)
+                    # A table, too, may be named BS: of those some members are lists of objects.
+                    if name == "BS" and all(isinstance(one, str) for one in part):
+                        value[name] = [b64decode(one) for one in part]
+                    else:
+                        inside.append(part)
 
 
 def _error(answer: Answer, request: Mapping[str, Any]) -> TdevError:

@@ -250,7 +250,7 @@ class Calls:
         endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
         try:
             client = _client(service, self.settings, endpoint)
-            with aws.quiet():
+            with aws.sending():
                 response: dict[str, Any] = getattr(client, xform_name(operation))(**request)
         except ClientError as error:
             meaning = _meaning(error, service, operation, request)
@@ -260,7 +260,7 @@ class Calls:
             raise meaning from error
         except BotoCoreError as error:
             meaning = aws.error_of(error)
-            raise (Busy(str(error)) if isinstance(meaning, Unavailable) else meaning) from error
+            raise (Busy(str(meaning)) if isinstance(meaning, Unavailable) else meaning) from error
         return response
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,18 +17,15 @@ from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
+    ChecksumError,
     ClientError,
-    CredentialRetrievalError,
-    EndpointProviderError,
-    InvalidConfigError,
-    InvalidRegionError,
+    ConnectionError as NotConnected,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
-    PartialCredentialsError,
-    ProfileNotFound,
     SSLError,
-    SSOError,
-    TokenRetrievalError,
 )
 from botocore.utils import get_environ_proxies
 
@@ -36,14 +34,13 @@ from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
-_OF_CONFIGURATION = (
-    CredentialRetrievalError,
-    EndpointProviderError,
-    InvalidConfigError,
-    InvalidRegionError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
+# All others of botocore's own errors say that files, variables or settings are wrong.
+_WITHOUT_ANSWER = (
+    ChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NotConnected,
 )
 
 # How OpenSSL and, of another host's certificate, urllib3 say that they refuse a certificate.
@@ -61,9 +58,9 @@ def call(settings: Settings, operation: str, request: Mapping[str, Any]) -> dict
     Raises:
         TdevError: the error that the answer, or its absence, means (`errors.from_response`).
     """
+    method = getattr(dynamodb(settings), xform_name(operation))
     try:
-        method = getattr(dynamodb(settings), xform_name(operation))
-        with quiet():
+        with sending():
             response: dict[str, Any] = method(**request)
     except (ClientError, BotoCoreError) as error:
         raise error_of(error, tables_of(request)) from error
@@ -83,26 +80,55 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
         return from_response(error.response, tables)
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
-    if isinstance(error, PartialCredentialsError):
-        return ConfigurationError(str(error))
     if isinstance(error, NoCredentialsError):
         return ConfigurationError(
             "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an AWS profile"
             + _LOCAL
         )
     if isinstance(error, SSLError) and any(part in str(error) for part in _OF_CERTIFICATES):
-        return untrusted(error.kwargs["endpoint_url"], error.kwargs["error"])
-    if isinstance(error, _OF_CONFIGURATION):
-        return ConfigurationError(str(error)[:1000])  # it may hold a setting, however long
-    return Unavailable(str(error))
+        return untrusted(without_user(error.kwargs["endpoint_url"]), error.kwargs["error"])
+    text = without_user(str(error))
+    if isinstance(error, _WITHOUT_ANSWER):
+        return Unavailable(text)
+    return ConfigurationError(text[:1000])  # it may hold a setting, however long
+
+
+@contextmanager
+def configuring() -> Iterator[None]:
+    """Let whatever the AWS configuration leads botocore to be an error of this package.
+
+    It reads files and variables, runs programs and asks for credentials, and of what these hold it
+    raises many an error that is none of its own.
+    """
+    try:
+        yield
+    except TdevError:
+        raise
+    except (ClientError, BotoCoreError) as error:
+        raise error_of(error) from error
+    except Exception as error:
+        raise ConfigurationError(
+            "the AWS configuration, or what gives out its credentials, is not usable: "
+            + _told(error)
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    # Texts of other kinds may show what was answered, and so credentials.
+    is_shown = isinstance(error, OSError | RuntimeError | ValueError)
+    return type(error).__name__ + (f": {without_user(str(error))}"[:1000] if is_shown else "")
+
+
+def without_user(text: str) -> str:
+    """Return a text without the users and passwords of its URLs: of endpoints and of proxies."""
+    return re.sub(r"(?<=//)[^\s\"']*@", "***@", text)
 
 
 def dynamodb(settings: Settings) -> Any:
     """Return the process's botocore client for these settings.
 
     Raises:
-        NoCredentialsError, NoRegionError: there are none.
-        ConfigurationError: as for `create`.
+        TdevError: as for `create`.
     """
     key = (
         settings.region,
@@ -119,13 +145,15 @@ def dynamodb(settings: Settings) -> Any:
     return _clients[key]
 
 
+@configuring()
 def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     """Return a new botocore client of one service. It sends each request once.
 
     Raises:
-        NoCredentialsError, NoRegionError: now rather than at the first request, where botocore
-            would remember that it found none.
-        ConfigurationError: requests would travel unencrypted, or the certificates cannot be read.
+        ConfigurationError: there are no credentials, or no region: now rather than at the first
+            request, where botocore would remember that it found none; requests would travel
+            unencrypted; the certificates, or anything else, cannot be read.
+        TdevError: whoever gives out credentials refused, or did not answer.
     """
     session = botocore.session.get_session()
     if session.get_credentials() is None:
@@ -220,6 +248,18 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _sending.active = False
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Send quietly, and let what botocore raises that is none of its own errors be Unavailable."""
+    try:
+        with quiet():
+            yield
+    except (TdevError, ClientError, BotoCoreError):
+        raise
+    except Exception as error:  # of credentials, or of an answer that is none of AWS's
+        raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error
 
 
 def _without_payloads(record: logging.LogRecord) -> bool:

@@ -318,8 +318,11 @@ def _check_function(field: str, value: Any, wanted: str = "a function") -> None:
 
 
 def _check_release(release: Any) -> None:
-    is_text = isinstance(release, str) and 0 < len(release.encode(errors="replace")) <= 200
-    if release is not None and not is_text:
+    try:
+        size = len(release.encode()) if isinstance(release, str) else 0
+    except UnicodeEncodeError:  # bytes of the variable that are no UTF-8
+        size = 0
+    if release is not None and not 0 < size <= 200:
         raise InvalidRequest("release", f"must be a text of 1 to 200 bytes, not {shown(release)}")
 
 

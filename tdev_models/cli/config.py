@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import botocore.session
 
-from tdev_models import settings
+from tdev_models import aws, settings
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table
@@ -80,6 +80,7 @@ def _shown(value: object) -> str:
     return ", ".join(value) if isinstance(value, tuple) else f"{value}"
 
 
+@aws.configuring()
 def _of_aws(chosen: Settings) -> list[Setting]:
     """Return profile, region and where credentials come from, never what they are."""
     session = botocore.session.get_session()

@@ -19,7 +19,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, ConfigurationError, TdevError
+from tdev_models.errors import AccessDenied, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -104,7 +104,11 @@ def _region(chosen: Settings) -> Finding:
         return Finding(
             "region", OK, f"{chosen.region} (AWS_REGION, AWS_DEFAULT_REGION or --region)"
         )
-    region = botocore.session.get_session().get_config_variable("region")
+    try:
+        with aws.configuring():
+            region = botocore.session.get_session().get_config_variable("region")
+    except TdevError as error:
+        return Finding("region", WRONG, str(error), "check AWS_PROFILE and AWS_CONFIG_FILE")
     if region:
         return Finding("region", OK, f"{region} (AWS configuration)")
     return Finding("region", WRONG, "none", "export AWS_REGION=..., or --region")
@@ -112,10 +116,11 @@ def _region(chosen: Settings) -> Finding:
 
 def _credentials(chosen: Settings) -> Finding:
     try:
-        credentials = botocore.session.get_session().get_credentials()
-        if credentials is not None:
-            credentials.get_frozen_credentials()  # renews what has expired
-    except BotoCoreError as error:
+        with aws.configuring():
+            credentials = botocore.session.get_session().get_credentials()
+            if credentials is not None:
+                credentials.get_frozen_credentials()  # renews what has expired
+    except TdevError as error:
         return Finding("credentials", WRONG, str(error), "log in again, or check AWS_PROFILE")
     if credentials is None:
         remedy = "export AWS_PROFILE=..., or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -127,12 +132,12 @@ def _answer(chosen: Settings) -> tuple[dict[str, Any], float]:
     """Return the headers of DynamoDB's answer to a small request, whatever it says, and its time.
 
     Raises:
-        BotoCoreError: there is no answer.
+        BotoCoreError, TdevError: there is no answer.
     """
     client = aws.dynamodb(chosen)
     begun = time.perf_counter()
     try:
-        with aws.quiet():
+        with aws.sending():
             answer = client.get_item(
                 TableName=chosen.table_name("pipeline-sessions"),
                 Key={"session_id": {"S": "#doctor"}},
@@ -147,7 +152,7 @@ def _endpoint(chosen: Settings) -> Finding:
         url = aws.dynamodb(chosen).meta.endpoint_url
         metadata, _ = _answer(chosen)
         _, seconds = _answer(chosen)  # without connecting
-    except (BotoCoreError, ConfigurationError) as error:
+    except (BotoCoreError, TdevError) as error:
         return Finding(
             "endpoint",
             WRONG,

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,8 +55,8 @@ def decode(
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of a cursor is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Return whether a value of a cursor is a number that DynamoDB could hold."""
+    return type(value) in (int, float) and -1e125 < value < 1e125
 
 
 def has_shape(value: Any, shape: Mapping[str, Callable[[Any], bool]]) -> bool:

@@ -134,4 +134,4 @@ def _name(error: BaseException) -> str:
 def _units(response: Mapping[str, Any]) -> float:
     consumed = response.get("ConsumedCapacity", ())
     tables = consumed if isinstance(consumed, list | tuple) else [consumed]
-    return float(sum(table["CapacityUnits"] for table in tables if table))
+    return float(sum(table.get("CapacityUnits", 0) for table in tables if table))

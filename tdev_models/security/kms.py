@@ -86,7 +86,7 @@ class Kms:
             if region not in self._clients:
                 settings = replace(self._settings, region=region)
                 self._clients[region] = aws.create("kms", settings, None)
-            with aws.quiet():
+            with aws.sending():
                 return send(self._clients[region])
         except ClientError as error:
             raise _meaning(error, f"kms:{action} on {key}") from error

@@ -203,7 +203,11 @@ def real_error(error: BaseException) -> BaseException:
 def error_text(error: BaseException) -> str:
     """Return an error's type and text, shortened to what `error_message` may hold."""
     error = real_error(error)
-    return shortened(f"{type(error).__name__}: {error}")
+    try:
+        text = str(error)
+    except Exception:  # of a class whose own __str__ is broken; Python's tracebacks say it so, too
+        text = "<exception str() failed>"
+    return shortened(f"{type(error).__name__}: {text}")
 
 
 def shortened(text: str) -> str:

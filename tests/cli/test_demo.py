@@ -68,6 +68,18 @@ def test_without_npm_it_runs_on_moto_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_tells_its_story_whatever_the_shell_has_set() -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    set_here = {
+        "TDEV_AGENTS": "one,two",
+        "TDEV_AUTOMATIC_METRICS": "off",
+        "TDEV_KMS_KEY": key,
+        "TDEV_KMS_STRICT": "on",
+        "TDEV_RETENTION_DAYS": "0.00001",
+    }
+    assert demo("a todo app", env={**os.environ, **set_here}).count("✓") == TICKS
+
+
 def test_ended_in_the_middle_it_ends_what_it_started(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*TDEV, "demo", "a todo app"],

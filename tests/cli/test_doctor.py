@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,24 @@ def test_without_region_and_credentials_both_remedies_are_told(
     text = tdev("doctor").out
     assert "region: export AWS_REGION" in text
     assert "credentials: export AWS_PROFILE" in text
+
+
+@pytest.mark.parametrize("line", ["region = x\ncredential_process = /none/such", "["])
+def test_an_aws_configuration_that_is_not_usable_is_told(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev, tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "config").write_text(f"[profile p]\n{line}\n")
+    nothing_set.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    nothing_set.setenv("AWS_PROFILE", "p")
+    assert states(tdev)["credentials"] == "wrong"
+    assert tdev("config").code == 1
+
+
+def test_a_profile_that_is_missing_is_told(nothing_set: pytest.MonkeyPatch, tdev: Tdev) -> None:
+    nothing_set.setenv("AWS_PROFILE", "none")
+    found = states(tdev)
+    assert (found["region"], found["credentials"]) == ("wrong", "wrong")
+    assert tdev("config").err == "error: The config profile (none) could not be found\n"
 
 
 def test_an_endpoint_without_an_answer_is_wrong(

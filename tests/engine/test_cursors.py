@@ -114,6 +114,7 @@ def forgeries(value: Any) -> list[Any]:
     # Another text, or another number, would be another position.
     kinds = (int, float) if isinstance(value, int | float) else (type(value),)
     made = [wrong for wrong in WRONG if type(wrong) not in kinds or wrong in ({}, [])]
+    made += [10**400, 1e308] if kinds == (int, float) else []
     made += ["x"] if value == "1" else []  # the text of a number
     if isinstance(value, dict):
         made += [{**value, "more": {"S": "x"}}]

@@ -182,6 +182,20 @@ async def test_tracebacks_are_left_out_where_they_are_off(store: Settings) -> No
     assert (one.error_class, one.traceback) == ("ValueError", None)
 
 
+async def test_an_error_that_cannot_say_its_text_is_kept_all_the_same(store: Settings) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            return self.missing  # type: ignore[attr-defined,no-any-return]
+
+    with pytest.raises(Mute):
+        async with track_session("s") as session, session.agent("parser"):
+            raise Mute
+    (one,) = await get_failed_executions()
+    assert one.error_message == "Mute: <exception str() failed>"
+    stored = await get_pipeline_session("s")
+    assert (stored.status, stored.error_message) == ("FAILED", one.error_message)
+
+
 async def test_of_a_group_it_is_the_error_of_the_agent(store: Settings) -> None:
     async def broken() -> None:
         raise BrokenModel("inside")

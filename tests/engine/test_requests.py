@@ -7,8 +7,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from tdev_models import (
     update_agent_execution,
 )
 from tdev_models.dynamodb.blocking_client import drive
+from tdev_models.settings import Transport
 
 
 async def test_every_request_can_be_observed(strict_store: Settings) -> None:
@@ -205,6 +207,19 @@ async def test_a_lease_is_not_carried_to_other_sessions(store: Settings) -> None
             await save_pipeline_session(session_id="other", project_name="x")
         await update_agent_execution(execution_id="another-parser", status="COMPLETED")
     assert (await get_pipeline_session("s")).progress == 0
+
+
+def test_an_answer_that_tells_no_units_counts_none(strict_store: Settings) -> None:
+    def telling_none(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            return {**await send(operation, request), "ConsumedCapacity": {"TableName": "t"}}
+
+        return sent
+
+    events: list[RequestEvent] = []
+    with settings.use(transport=telling_none, on_request=events.append):
+        sync.save_pipeline_session(session_id="s")
+    assert [one.units for one in events] == [0.0]
 
 
 def test_a_hook_that_raises_changes_nothing(store: Settings) -> None:

@@ -169,7 +169,7 @@ def test_a_local_endpoint_keeps_every_service_local(
 
 
 def test_an_endpoint_of_aws_is_for_dynamodb_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Sent(Exception):
+    class Sent(BaseException):
         pass
 
     def send(session: Any, request: Any) -> Any:

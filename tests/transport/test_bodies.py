@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,14 @@ from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 from hypothesis import given, settings, strategies as st
 
+from tdev_models import Settings, aws
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.bodies import OPERATIONS, decoded, encoded
-from tdev_models.errors import TdevError, Unavailable, from_response
+from tdev_models.errors import StoreError, TdevError, Unavailable, from_response
+from tdev_models.migrations.calls import Calls
+from tdev_models.security.kms import Kms
 from tests.transport.conformance import GET
+from tests.transport.wire import wired
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 NAMES = st.sampled_from(["id", "B", "BS", "S", "M", "null", "ünï", '"B"']) | TEXTS
@@ -108,6 +113,15 @@ def test_an_answer_is_read_as_by_botocore(data: st.DataObject) -> None:
     assert decoded(Answer(200, {"x-amz-crc32": str(zlib.crc32(body))}, body), GET) == theirs
 
 
+def test_only_lists_of_texts_are_sets_of_binaries() -> None:
+    body = b'{"ItemCollectionMetrics": {"BS": [{"ItemCollectionKey": {"k": {"B": "AAE="}}}]}}'
+    key = {"k": {"B": b"\x00\x01"}}
+    expected = {"ItemCollectionMetrics": {"BS": [{"ItemCollectionKey": key}]}}
+    assert decoded(Answer(200, {}, body), GET) == expected
+    body = b'{"Item": {"damaged": {"BS": ["AAE=", 5]}}}'
+    assert decoded(Answer(200, {}, body), GET) == json.loads(body)
+
+
 ERRORS = (
     {"message": "no code"},
     {"__type": "com.amazonaws.dynamodb.v20120810#ThrottlingException", "message": "m"},
@@ -159,6 +173,55 @@ def test_an_error_is_what_botocore_makes_of_it(status: int, body: bytes) -> None
 def test_what_is_not_dynamodbs_json_is_no_answer(body: bytes) -> None:
     with pytest.raises(Unavailable, match="not the JSON"):
         decoded(Answer(200, {}, body), GET)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, StoreError), (403, StoreError), (500, Unavailable)]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<p>Zugriff für Sie gesperrt</p>".encode("latin-1"),
+        b"null",
+        b"[]",
+        b"[" * 100_000,
+        b'{"__type": 5}',
+        b'{"__type": "x#ValidationException", "message": {}}',
+        b'{"__type": "x#TransactionCanceledException", "CancellationReasons": [null]}',
+    ],
+    ids=lambda body: body[:20],
+)
+def test_a_refusal_that_is_not_dynamodbs_is_an_error_of_the_package(
+    status: int, kind: type[TdevError], body: bytes
+) -> None:
+    with pytest.raises(kind):
+        decoded(Answer(status, {}, body), GET)
+
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda chosen: aws.call(chosen, "GetItem", GET),
+        lambda chosen: Kms(chosen).new_data_key(KEY, {}),
+        lambda chosen: Calls(chosen)("DescribeTable", TableName="x"),
+    ],
+    ids=["DynamoDB", "KMS", "migrations"],
+)
+def test_what_botocores_parser_fails_at_is_no_answer(
+    call: Callable[[Settings], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "<p>Zugriff für Sie gesperrt</p>".encode("latin-1")
+    with wired() as wire:
+        wire.answer = lambda parameters: (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+        )
+        chosen = wire.settings()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", chosen.endpoint or "")
+        with pytest.raises(Unavailable, match="UnicodeDecodeError"):
+            call(chosen)
 
 
 @pytest.mark.parametrize("status", [200, 400])

@@ -219,8 +219,36 @@ async def test_http_that_dynamodb_does_not_speak_is_understood(wire: Wire, answe
     assert wire.made == 2
 
 
+async def test_an_answer_may_end_with_its_connection(wire: Wire) -> None:
+    parts = [b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\n", b'{"Item"', b":{}}"]
+    transport, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    wire.answer, wire.closes = lambda parameters: b"".join(parts), True
+    for _ in range(2):
+        assert await transport("GetItem", request(1)) == {"Item": {}}
+        response = await asyncio.to_thread(drive, blocking("GetItem", request(1)))
+        assert response == {"Item": {}}
+    for cut in (
+        parts[0],
+        parts[0][:-1],
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + b'{"Item":{}}',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n" + b'{"Item":{}}',
+    ):
+        wire.answer = lambda parameters, cut=cut: cut  # type: ignore[misc]
+        with pytest.raises(Unavailable):
+            await transport("GetItem", request(1))
+        with pytest.raises(Unavailable):
+            await asyncio.to_thread(drive, blocking("GetItem", request(1)))
+
+
 @pytest.mark.parametrize(
-    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b""]
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"",
+    ],
 )
 async def test_no_http_is_unavailable(wire: Wire, answer: bytes) -> None:
     wire.answer = lambda parameters: answer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import itertools
 import json
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,7 +30,7 @@ from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import signing, target
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.dynamodb.transports.loop import LoopTransport
-from tdev_models.errors import ConfigurationError, TdevError
+from tdev_models.errors import ConfigurationError, NotFound, TdevError
 from tdev_models.migrations import calls
 from tdev_models.models import PipelineSession
 from tests.transport.conformance import GET
@@ -246,10 +248,7 @@ def punctual() -> Iterator[Wire]:
         yield wire
 
 
-@pytest.mark.parametrize("off", [-86400, 1800])
-async def test_a_clock_that_is_off_costs_one_more_request(
-    punctual: Wire, off: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def set_clock(monkeypatch: pytest.MonkeyPatch, off: float) -> None:
     class Wrong:
         strftime, gmtime = staticmethod(time.strftime), staticmethod(time.gmtime)
 
@@ -258,6 +257,13 @@ async def test_a_clock_that_is_off_costs_one_more_request(
             return time.time() + off
 
     monkeypatch.setattr(signing, "time", Wrong)
+
+
+@pytest.mark.parametrize("off", [-86400, 1800])
+async def test_a_clock_that_is_off_costs_one_more_request(
+    punctual: Wire, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, off)
     with settings.use(punctual.settings()):
         for expected in (2, 3):
             with pytest.raises(LookupError):
@@ -266,6 +272,29 @@ async def test_a_clock_that_is_off_costs_one_more_request(
         with pytest.raises(LookupError):
             await asyncio.to_thread(sync.get_pipeline_session, "s")
         assert len(punctual.heads) == 4
+
+
+async def test_requests_under_way_while_the_clock_is_corrected_are_sent_again(
+    punctual: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, 1800)
+    together, calls = threading.Barrier(10), itertools.count()
+    refused = json.dumps({"__type": "x#InvalidSignatureException", "message": "late"}).encode()
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        if next(calls) >= 10:
+            return ok({})
+        together.wait(20)  # all are signed before the first is refused
+        date = formatdate(time.time(), usegmt=True).encode()
+        head = b"HTTP/1.1 400 Bad Request\r\nDate: %s\r\nContent-Length: %d\r\n\r\n"
+        return head % (date, len(refused)) + refused
+
+    punctual.answer = answer
+    with settings.use(punctual.settings()):
+        found = await asyncio.gather(
+            *(get_pipeline_session(f"s{number}") for number in range(10)), return_exceptions=True
+        )
+    assert {type(one) for one in found} == {NotFound}
 
 
 async def test_a_signature_refused_at_the_right_time_is_a_wrong_key(

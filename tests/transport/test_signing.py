@@ -73,26 +73,33 @@ def test_ten_thousand_random_requests_have_botocores_signature(
 
 
 @pytest.mark.parametrize("field", ["access_key", "secret_key", "token"])
-def test_a_credential_cannot_add_headers(field: str) -> None:
+@pytest.mark.parametrize("end", ["\r\nHost: elsewhere", "\n", "\udcff"])
+def test_a_credential_cannot_add_headers(field: str, end: str) -> None:
     values: dict[str, Any] = {"access_key": "a", "secret_key": "s", "token": "t"}
     signer = Signer("h", "us-east-1", "dynamodb", "agent")
     signer.head("GetItem", b"", Credentials(**values))
-    values[field] += "\r\nHost: elsewhere"
+    values[field] += end
     with pytest.raises(ConfigurationError, match="line break"):
         signer.head("GetItem", b"", Credentials(**values))
+
+
+def test_the_user_agent_cannot_add_headers() -> None:
+    signer = Signer("h", "us-east-1", "dynamodb", "agent exec-env/x\r\nHost: elsewhere\udcff")
+    head = head_of(signer.head("GetItem", b"", Credentials("a", "s")))
+    assert (head["Host"], head["User-Agent"]) == ("h", "agent exec-env/x--Host: elsewhere-")
 
 
 @pytest.mark.parametrize("hours", [-9, 0.5, 1000])
 def test_signatures_take_the_time_of_the_store(hours: float) -> None:
     signer = Signer("h", "us-east-1", "dynamodb", "agent")
     there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    assert signer.corrects(format_datetime(there, usegmt=True))
+    assert signer.corrects(format_datetime(there, usegmt=True), 0.0)
     stamp = head_of(signer.head("GetItem", b"", Credentials("a", "s")))["X-Amz-Date"]
     signed = datetime.datetime.strptime(stamp + "+0000", "%Y%m%dT%H%M%SZ%z")
     assert abs(signed - there) < datetime.timedelta(seconds=5)
-    assert not signer.corrects(format_datetime(there, usegmt=True))
+    assert not signer.corrects(format_datetime(there, usegmt=True), signer.skew_seconds)
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday", "Tue, 99 Foo 2031 00:00:00 GMT"])
 def test_a_date_that_is_none_corrects_nothing(date: str | None) -> None:
-    assert not Signer("h", "us-east-1", "dynamodb", "agent").corrects(date)
+    assert not Signer("h", "us-east-1", "dynamodb", "agent").corrects(date, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,10 @@ from botocore.exceptions import BotoCoreError
 from moto import mock_aws
 
 from tdev_models import Settings, aws, get_user_project, settings, sync
+from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import target
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.dynamodb.transports.loop import LoopTransport
 from tdev_models.dynamodb.transports.target import Target, opened
 from tdev_models.errors import ConfigurationError, TdevError, Unavailable
 from tdev_models.models import TABLES
@@ -105,6 +109,7 @@ CASES: dict[str, tuple[dict[str, str], str | None]] = {
     "a profile's dual stack": ({}, "use_dualstack_endpoint = true"),
     "a profile's FIPS": ({}, "use_fips_endpoint = true"),
     "a profile's account": ({}, "aws_account_id = 210987654321"),
+    "a file that is none of AWS's": ({**KEYS, "AWS_CONFIG_FILE": __file__}, None),
 }
 
 
@@ -179,8 +184,10 @@ def test_a_request_goes_where_botocore_sends_it(
     expected: Any
     try:
         expected = sent_by_botocore()
-    except (BotoCoreError, ValueError) as error:
+    except BotoCoreError as error:
         expected = error
+    except ConfigurationError as error:  # as its client was made
+        expected = error.__cause__
     if isinstance(expected, Exception):
         with pytest.raises(TdevError) as refused:
             sent_by_the_package()
@@ -237,6 +244,88 @@ def test_no_credentials_are_looked_for_again_at_each_call(
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     assert isinstance(opened(Settings()), Target)
+
+
+UNUSABLE: dict[str, tuple[dict[str, str], str | None]] = {
+    "no such program": ({}, "credential_process = /none/such"),
+    "no possible program": ({}, "credential_process = /none/such 'a"),
+    "a program that prints no JSON": ({}, "credential_process = /bin/echo oops"),
+    "a program that prints a list": ({}, "credential_process = /bin/echo []"),
+    "no such token": (
+        {},
+        "role_arn = arn:aws:iam::123456789012:role/x\nweb_identity_token_file = /none/such",
+    ),
+    "credentials that have ended": (
+        {**KEYS, "AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z"},
+        None,
+    ),
+    "credentials that end never": ({**KEYS, "AWS_CREDENTIAL_EXPIRATION": "never"}, None),
+    "a container's host that is none": (
+        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.com/x"},
+        None,
+    ),
+    "a port that is none": ({}, "endpoint_url = https://h.example:99999"),
+    "an address that is none": ({}, "endpoint_url = https://[::1"),
+    "a proxy that is none": (
+        {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "HTTP_PROXY": "http://[::1"},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("transport", ["", "botocore"])
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_what_of_the_configuration_botocore_cannot_use_is_an_error_of_the_package(
+    name: str, transport: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environ, lines = UNUSABLE[name]
+    set_up(({**environ, "TDEV_TRANSPORT": transport}, lines), monkeypatch, tmp_path)
+    if lines is not None and "endpoint_url" not in lines:
+        text = (tmp_path / "config").read_text().replace("aws_access_key_id", "unused")
+        (tmp_path / "config").write_text(text.replace("aws_secret_access_key", "unused_too"))
+    # botocore looks at some of it as it sends.
+    kinds = (ConfigurationError, Unavailable) if transport else ConfigurationError
+    with settings.use(Settings.from_env(), retry_seconds=0):
+        with pytest.raises(kinds, match="usable"):
+            await get_user_project("u", "p")
+        with pytest.raises(kinds, match="usable"):
+            sync.get_user_project("u", "p")
+
+
+@pytest.mark.parametrize("host", ["a\0b.example", ".example", "a..example"])
+async def test_a_host_that_no_name_server_could_know_is_unavailable(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_up(({}, f"endpoint_url = https://{host}"), monkeypatch, tmp_path)
+    with pytest.raises(Unavailable, match="cannot connect"):
+        drive(BlockingTransport(Settings())("GetItem", GET))
+    with pytest.raises(Unavailable, match="cannot connect"):
+        async with asyncio.timeout(5):
+            await LoopTransport(Settings())("GetItem", GET)
+
+
+@pytest.mark.parametrize("transport", ["", "botocore"])
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, "https://me:hidden@127.0.0.1:1"),
+        ({}, "ftp://me:hidden@127.0.0.1:1"),
+        ({"HTTPS_PROXY": "http://me:hidden@127.0.0.1:99999"}, "https://h.example"),
+    ],
+)
+def test_no_error_shows_a_password_of_an_endpoint_or_a_proxy(
+    variables: dict[str, str],
+    endpoint: str,
+    transport: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    environ = {**variables, "TDEV_TRANSPORT": transport}
+    set_up((environ, f"endpoint_url = {endpoint}"), monkeypatch, tmp_path)
+    with pytest.raises(TdevError) as raised:
+        drive(BlockingTransport(Settings.from_env())("GetItem", GET))
+    assert "hidden" not in str(raised.value)
+    assert "//***@127" in str(raised.value) or "scheme" in str(raised.value)
 
 
 def test_certificates_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

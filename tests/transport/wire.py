@@ -29,12 +29,14 @@ class Wire:
     Attributes:
         answer: given a request's parameters, returns the bytes to send; empty closes the
             connection, None keeps silent.
+        closes: whether it closes a connection after each answer.
         made: how many connections were made.
         now: how many are open.
         most: how many were open at once.
     """
 
     answer: Callable[[dict[str, Any]], bytes | None] = lambda request: ok({"Item": request["Key"]})
+    closes: bool = False
     made: int = 0
     now: int = 0
     most: int = 0
@@ -81,6 +83,8 @@ def wired(tls: ssl.SSLContext | None = None) -> Iterator[Wire]:
                         return
                     if answer is not None:
                         self.wfile.write(answer)
+                    if wire.closes:
+                        return
 
         def _request(self) -> dict[str, Any] | None:
             head = b""

@@ -42,8 +42,19 @@ from tdev_models.sync import (
 
 USER = "demo-user"
 WORKER_SECONDS = 60
-# Short enough to watch; the children read them too.
-_SETTINGS = {"TDEV_ENV": "dev", "TDEV_LEASE_SECONDS": "2", "TDEV_STALLED_AFTER_SECONDS": "4"}
+# Short enough to watch; the children read them too. What is empty counts as not set: the story is
+# told of the usual agents and metrics, which nothing encrypts or lets expire.
+_SETTINGS = {
+    "TDEV_ENV": "dev",
+    "TDEV_LEASE_SECONDS": "2",
+    "TDEV_STALLED_AFTER_SECONDS": "4",
+    "TDEV_AGENTS": "",
+    "TDEV_AUTOMATIC_METRICS": "",
+    "TDEV_KMS_KEY": "",
+    "TDEV_KMS_FORMER_KEYS": "",
+    "TDEV_KMS_STRICT": "",
+    "TDEV_RETENTION_DAYS": "",
+}
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ import httptools
 # An idle connection may be forgotten by what lies on its way: it is used for less long than that.
 IDLE_SECONDS: Final = 55.0
 _CHECKSUM: Final = b"x-amz-crc32"
-_KEPT: Final = frozenset({_CHECKSUM, b"date", b"x-amzn-requestid", b"x-amzn-query-error"})
+# What says where a body ends; without it the connection's end does.
+_ENDS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_KEPT: Final = frozenset({_CHECKSUM, b"date", b"x-amzn-requestid", b"x-amzn-query-error", *_ENDS})
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class Reader:
         self.reusable = True
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
+        self._in_body = False
 
     def feed(self, data: bytes) -> Answer | None:
         """Take bytes as they come, and return the answer that they complete.
@@ -49,7 +52,16 @@ class Reader:
         Raises:
             httptools.HttpParserError: this is no HTTP.
         """
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # which is no HttpParserError
+            raise httptools.HttpParserError("it turns to another protocol") from None
+        return self.answer
+
+    def end(self) -> Answer | None:
+        """Return the answer that the end of the connection completes, if there is one."""
+        if self._in_body and not any(name.decode() in self._headers for name in _ENDS):
+            self.on_message_complete()
         return self.answer
 
     def begin(self) -> None:
@@ -58,7 +70,7 @@ class Reader:
 
     def on_message_begin(self) -> None:
         """Do what `httptools` calls for."""
-        self._headers, self._parts = {}, []
+        self._headers, self._parts, self._in_body = {}, [], False
         if self.answer is not None:  # nobody has asked for it
             self.reusable = False
 
@@ -68,13 +80,17 @@ class Reader:
         if lower in _KEPT:
             self._headers[lower.decode()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        """Do what `httptools` calls for."""
+        self._in_body = True
+
     def on_body(self, part: bytes) -> None:
         """Do what `httptools` calls for."""
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
         """Do what `httptools` calls for."""
-        status = self._parser.get_status_code()
+        self._in_body, status = False, self._parser.get_status_code()
         if status < 200 or self.answer is not None:  # "continue", or more than was asked for
             return
         self.reusable = self.reusable and self._parser.should_keep_alive()

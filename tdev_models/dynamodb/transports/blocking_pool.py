@@ -73,7 +73,7 @@ class BlockingPool:
             sock = socket.create_connection((target.host, target.port), seconds)
         except TimeoutError:
             raise Unavailable(f"{where}: no connection in time") from None
-        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+        except (OSError, ValueError) as error:  # the latter: no name that DNS could know
             raise Unavailable(f"{where}: {error}") from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -129,9 +129,9 @@ class _Connection:
                 raise TimeoutError
             self._socket.settimeout(left)
             part = self._socket.recv(_PART_BYTES)
-            if not part:
+            answer = self._reader.feed(part) if part else self._reader.end()
+            if not part and answer is None:
                 raise ConnectionError("closed by the server")
-            answer = self._reader.feed(part)
         self.reusable = self._reader.reusable
         return answer
 

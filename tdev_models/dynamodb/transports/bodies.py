@@ -77,15 +77,26 @@ def _make_binaries(members: dict[str, Any]) -> None:
                     inside.append(part)
                 elif name == "B" and isinstance(part, str):
                     value[name] = b64decode(part)
-                elif name == "BS" and isinstance(part, list):
-                    value[name] = [b64decode(one) for one in part]
                 elif isinstance(part, list):
-                    inside.append(part)
+                    # A table, too, may be named BS: of those some members are lists of objects.
+                    if name == "BS" and all(isinstance(one, str) for one in part):
+                        value[name] = [b64decode(one) for one in part]
+                    else:
+                        inside.append(part)
 
 
 def _error(answer: Answer, request: Mapping[str, Any]) -> TdevError:
+    try:
+        return from_response(_refusal(answer), tables_of(request))
+    except Exception:  # whatever a proxy, or what is damaged, leads botocore's parser to
+        problem = {"Code": str(answer.status), "Message": "the answer is not the JSON of DynamoDB"}
+        status = {"HTTPStatusCode": answer.status}
+        return from_response({"Error": problem, "ResponseMetadata": status})
+
+
+def _refusal(answer: Answer) -> dict[str, Any]:
     with quiet():
-        response = _PARSER.parse(
+        response: dict[str, Any] = _PARSER.parse(
             {"status_code": answer.status, "headers": answer.headers, "body": answer.body}, None
         )
     if b"Item" in answer.body or b"CancellationReasons" in answer.body:
@@ -96,4 +107,4 @@ def _error(answer: Answer, request: Mapping[str, Any]) -> TdevError:
         for name in ("Item", "CancellationReasons"):
             if name in members:
                 response[name] = members[name]
-    return from_response(response, tables_of(request))
+    return response

@@ -117,7 +117,7 @@ class Pool:
         except ssl.SSLCertVerificationError as error:
             problem = error
             self._fail_waiting(lambda: untrusted(self._where(), problem))
-        except (OSError, UnicodeError) as error:  # the latter: no name that DNS could know
+        except (OSError, ValueError) as error:  # the latter: no name that DNS could know
             self._cannot_connect(str(error) or type(error).__name__)
         else:
             self._open.add(connection)
@@ -232,8 +232,12 @@ class Connection(asyncio.Protocol):
         """Take note that the connection has ended."""
         self.reusable, self._transport = False, None
         if self._waiter is not None and not self._waiter.done():
-            problem = f": {error}" if error else ""
-            self._waiter.set_exception(
-                Unavailable(f"the connection ended before the answer{problem}")
-            )
+            answer = None if error else self._reader.end()
+            if answer is not None:
+                self._waiter.set_result(answer)
+            else:
+                problem = f": {error}" if error else ""
+                self._waiter.set_exception(
+                    Unavailable(f"the connection ended before the answer{problem}")
+                )
         self._pool.forget(self)

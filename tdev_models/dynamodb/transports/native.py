@@ -49,13 +49,14 @@ class NativeTransport(ABC):
         if target is None or operation not in OPERATIONS or targets.intercepted():
             return await self._by_botocore(operation, request)
         credentials = target.credentials() or await self._aside(target.renewed_credentials)
-        body = encoded(request)
+        body, skew = encoded(request), target.signer.skew_seconds
         head = target.signer.head(operation, body, credentials)
         answer = await self._exchange(target, head + body)
         try:
             return decoded(answer, request)
         except TdevError as error:
-            if error.code in _OF_CLOCKS and target.signer.corrects(answer.headers.get("date")):
+            date = answer.headers.get("date")
+            if error.code in _OF_CLOCKS and target.signer.corrects(date, skew):
                 raise Unavailable(
                     f"this machine's clock is {-target.signer.skew_seconds:+.0f} s off, "
                     "so DynamoDB refused a signature; the next one has its time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -25,7 +26,8 @@ class Signer:
 
     def __init__(self, host: str, region: str, service: str, user_agent: str) -> None:
         self._host, self._scope, self.skew_seconds = host, f"{region}/{service}/aws4_request", 0.0
-        self._agent = user_agent
+        # AWS_EXECUTION_ENV stands in it as it is, be it with line breaks.
+        self._agent = re.sub(r"[^ -~]", "-", user_agent)
         self._second: tuple[int, str] = (-1, "")
         self._key: tuple[tuple[str | None, ...], bytes] = ((), b"")
 
@@ -33,9 +35,10 @@ class Signer:
         """Return the head of the request that sends `body` now, with the empty line at its end.
 
         Raises:
-            ConfigurationError: a credential holds a line break.
+            ConfigurationError: a credential holds a line break, or what is no text.
         """
         stamp = self._stamp()
+        key = self._signing_key(stamp[:8], credentials)
         target, token = f"DynamoDB_20120810.{operation}", credentials.token
         names, signed_token, sent_token = _PLAIN, "", ""
         if token:
@@ -48,7 +51,6 @@ class Signer:
         )
         scope = f"{stamp[:8]}/{self._scope}"
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        key = self._signing_key(stamp[:8], credentials)
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
         return (
             f"POST / HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: {self._agent}\r\n"
@@ -59,17 +61,18 @@ class Signer:
             f"Signature={signature}\r\n\r\n"
         ).encode()
 
-    def corrects(self, date: str | None) -> bool:
+    def corrects(self, date: str | None, signed_with: float) -> bool:
         """Take the time of an answer's `Date` for the next signatures, and return whether.
 
-        It does where the clock that was signed with is off by more than a minute.
+        It does where the clock that was signed with is off by more than a minute. What it was off
+        by then is given: another request's answer may have corrected it since.
         """
         try:
             there = parsedate_to_datetime(date or "").timestamp()
         except ValueError:
             return False
         skew = there - time.time()
-        if abs(skew - self.skew_seconds) < _CLOCK_TOLERANCE_SECONDS:
+        if abs(skew - signed_with) < _CLOCK_TOLERANCE_SECONDS:
             return False
         self.skew_seconds = skew
         return True
@@ -86,8 +89,11 @@ class Signer:
         parts = (credentials.access_key, credentials.secret_key, credentials.token)
         known, key = self._key
         if known != (day, *parts):
-            if any(end in part for part in parts if part for end in "\r\n"):
-                raise ConfigurationError("the AWS credentials hold a line break; remove it")
+            # Bytes of a variable that are no UTF-8 become surrogates, which cannot be printed.
+            if not all(part.isprintable() for part in parts if part):
+                raise ConfigurationError(
+                    "the AWS credentials hold a line break, or what is no text; remove it"
+                )
             key = f"AWS4{credentials.secret_key}".encode()
             for part in (day, *self._scope.split("/")):
                 key = hmac.digest(key, part.encode(), "sha256")

@@ -17,17 +17,17 @@ import botocore.session
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.credentials import Credentials
 from botocore.endpoint_provider import EndpointProvider
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    InvalidConfigError,
-    NoCredentialsError,
-    NoRegionError,
-)
+from botocore.exceptions import InvalidConfigError, NoCredentialsError, NoRegionError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, validate_region_name
 
-from tdev_models.aws import certificates, error_of, refuse_clear_text, with_tls_floor
+from tdev_models.aws import (
+    certificates,
+    configuring,
+    refuse_clear_text,
+    with_tls_floor,
+    without_user,
+)
 from tdev_models.dynamodb.transports.signing import Signer
 from tdev_models.errors import ConfigurationError, shown
 from tdev_models.forks import after_fork_in_child
@@ -75,10 +75,8 @@ class Target:
         Raises:
             TdevError: whoever gives them out refused, or did not answer.
         """
-        try:
+        with configuring():
             return self._credentials.get_frozen_credentials()
-        except (ClientError, BotoCoreError) as error:
-            raise error_of(error) from error
 
 
 def opened(settings: Settings) -> Target | None:
@@ -87,7 +85,7 @@ def opened(settings: Settings) -> Target | None:
     It may block for seconds, at the first call.
 
     Raises:
-        ConfigurationError: region, credentials or certificates are missing.
+        ConfigurationError: region, credentials or certificates are missing, or not usable.
         TdevError: whoever gives out credentials refused, or did not answer.
     """
     if settings.transport == "botocore":
@@ -95,10 +93,8 @@ def opened(settings: Settings) -> Target | None:
     key = settings.region, settings.endpoint, settings.allow_http
     with _lock:
         if key not in _opened:
-            try:
+            with configuring():
                 _opened[key] = _open(settings)
-            except (ClientError, BotoCoreError) as error:
-                raise error_of(error) from error
         return _opened[key]
 
 
@@ -132,8 +128,9 @@ def _open(settings: Settings) -> Target | None:
     parts = urlsplit(endpoint.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"the endpoint {shown(endpoint.url)} is not a URL such as http://127.0.0.1:8000; "
-            "AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's endpoint_url names it"
+            f"the endpoint {shown(without_user(endpoint.url))} is not a URL such as "
+            "http://127.0.0.1:8000; AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL or the profile's "
+            "endpoint_url names it"
         )
     refuse_clear_text(endpoint.url, settings)
     only_botocore = (

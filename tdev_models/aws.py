@@ -20,12 +20,15 @@ from botocore.exceptions import (
     ChecksumError,
     ClientError,
     ConnectionError as NotConnected,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.utils import get_environ_proxies
 
@@ -42,6 +45,9 @@ _WITHOUT_ANSWER = (
     MetadataRetrievalError,
     NotConnected,
 )
+
+# Once there were credentials: whoever renews them may be there again, or somebody logs in again.
+_OF_RENEWAL = (CredentialRetrievalError, SSOError, TokenRetrievalError)
 
 # How OpenSSL and, of another host's certificate, urllib3 say that they refuse a certificate.
 _OF_CERTIFICATES = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
@@ -156,8 +162,10 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
         TdevError: whoever gives out credentials refused, or did not answer.
     """
     session = botocore.session.get_session()
-    if session.get_credentials() is None:
+    credentials = session.get_credentials()
+    if credentials is None:
         raise NoCredentialsError()
+    credentials.get_frozen_credentials()  # which fetches them, where it must
     config = Config(
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
@@ -252,10 +260,15 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def sending() -> Iterator[None]:
-    """Send quietly, and let what botocore raises that is none of its own errors be Unavailable."""
+    """Send quietly, and let what says nothing of AWS's own answer be Unavailable.
+
+    That is what botocore raises besides its own errors, and credentials that it cannot renew.
+    """
     try:
         with quiet():
             yield
+    except _OF_RENEWAL as error:
+        raise Unavailable(without_user(str(error))) from error
     except (TdevError, ClientError, BotoCoreError):
         raise
     except Exception as error:  # of credentials, or of an answer that is none of AWS's

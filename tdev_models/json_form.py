@@ -25,6 +25,7 @@ TOO_LARGE = "store a reference to it instead"
 
 _LEAST_PIECE = 1024
 _JOINED = 4096
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAME = re.compile(r"[A-Za-z_]\w{0,60}")
 _c_encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
@@ -35,6 +36,8 @@ def text_of(
     field: str, value: Any, most_bytes: int = JSON_BYTES, too_large: str = TOO_LARGE
 ) -> str:
     """Return the JSON text of a value; a string is JSON text already, and is kept as it is.
+
+    But for escaped surrogates and what JSON has no number for: those become what `encode` makes.
 
     Raises:
         InvalidRequest: the string is no JSON text, or as for `encode`.
@@ -61,7 +64,9 @@ def text_of(
             f"a string must be JSON text ({error}); "
             "pass the object itself, or json.dumps(...) of it",
         ) from None
-    return encode(field, decoded, most_bytes, too_large) if constants else value
+    if constants or _ESCAPED_SURROGATE.search(value):
+        return encode(field, decoded, most_bytes, too_large)
+    return value
 
 
 def encode(field: str, value: Any, most_bytes: int = JSON_BYTES, too_large: str = TOO_LARGE) -> str:

@@ -173,7 +173,7 @@ class Settings:
             _check_number("retention_days", self.retention_days)
         for field in _SECONDS_FROM_0:
             _check_number(field, getattr(self, field), zero=True)
-        if not (isinstance(self.max_connections, int) and 1 <= self.max_connections <= 10_000):
+        if not (type(self.max_connections) is int and 1 <= self.max_connections <= 10_000):
             problem = f"must be a whole number from 1 to 10000, not {shown(self.max_connections)}"
             raise InvalidRequest("max_connections", problem)
         self._check_kinds()

@@ -132,7 +132,7 @@ def _answer(chosen: Settings) -> tuple[dict[str, Any], float]:
     """Return the headers of DynamoDB's answer to a small request, whatever it says, and its time.
 
     Raises:
-        BotoCoreError, TdevError: there is no answer.
+        TdevError: there is no answer.
     """
     client = aws.dynamodb(chosen)
     begun = time.perf_counter()
@@ -144,6 +144,8 @@ def _answer(chosen: Settings) -> tuple[dict[str, Any], float]:
             )
     except ClientError as error:
         answer = error.response
+    except BotoCoreError as error:
+        raise aws.error_of(error) from error
     return answer["ResponseMetadata"], time.perf_counter() - begun
 
 
@@ -152,7 +154,7 @@ def _endpoint(chosen: Settings) -> Finding:
         url = aws.dynamodb(chosen).meta.endpoint_url
         metadata, _ = _answer(chosen)
         _, seconds = _answer(chosen)  # without connecting
-    except (BotoCoreError, TdevError) as error:
+    except TdevError as error:
         return Finding(
             "endpoint",
             WRONG,

@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from botocore import httpsession
@@ -30,7 +31,7 @@ from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import signing, target
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.dynamodb.transports.loop import LoopTransport
-from tdev_models.errors import ConfigurationError, NotFound, TdevError
+from tdev_models.errors import ConfigurationError, NotFound, TdevError, Unavailable
 from tdev_models.migrations import calls
 from tdev_models.models import PipelineSession
 from tests.transport.conformance import GET
@@ -379,13 +380,35 @@ async def test_credentials_near_their_end_are_renewed_while_the_loop_runs_on(iss
         assert keys_used(wire)[-1] == f"KEY{before + 1}".encode()
 
 
-async def test_credentials_that_cannot_be_renewed_are_an_error(issuer: Any) -> None:
-    issuer(1, 0.5)
+_TRANSPORTS = pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
+
+
+@_TRANSPORTS
+async def test_credentials_that_cannot_be_renewed_are_tried_again(
+    issuer: Any, transport: Literal["botocore"] | None
+) -> None:
+    count = issuer(99, 60)  # botocore must renew what ends within ten minutes
     with wired() as wire:
-        transport = LoopTransport(wire.settings())
-        with pytest.raises(TdevError):
-            await transport("GetItem", GET)
-            await asyncio.sleep(1)
-            await transport("GetItem", GET)
+        chosen = replace(wire.settings(), transport=transport)
+        awaited, blocking = LoopTransport(chosen), BlockingTransport(chosen)
+        await awaited("GetItem", GET)
+        count.write_text("99")
+        with pytest.raises(Unavailable, match="no more credentials"):
+            await awaited("GetItem", GET)
+        with pytest.raises(Unavailable, match="no more credentials"):
+            drive(blocking("GetItem", GET))
+        count.write_text("0")  # whoever gives them out is there again
+        await awaited("GetItem", GET)
+
+
+@_TRANSPORTS
+async def test_without_any_credentials_nothing_is_tried_again(
+    issuer: Any, transport: Literal["botocore"] | None
+) -> None:
+    issuer(0, 3600)
+    with wired() as wire:
+        chosen = replace(wire.settings(), transport=transport)
         with pytest.raises(ConfigurationError, match="no more credentials"):
-            drive(BlockingTransport(wire.settings())("GetItem", GET))
+            await LoopTransport(chosen)("GetItem", GET)
+        with pytest.raises(ConfigurationError, match="no more credentials"):
+            drive(BlockingTransport(chosen)("GetItem", GET))

@@ -216,10 +216,13 @@ def test_settings_convert_what_has_no_form_and_refuse_nan() -> None:
         Settings(json_nan="drop")  # type: ignore[arg-type]
 
 
-def test_json_text_is_kept_but_for_nan() -> None:
+def test_json_text_is_kept_but_for_nan_and_escaped_surrogates() -> None:
     text = '{"b" : 1, "a": "\\u00e9"}'
     assert text_of("f", text) == text
     assert text_of("f", '{"b" : NaN, "a": [-Infinity]}') == '{"b":null,"a":[null]}'
+    assert text_of("f", '["\\uD83D\\ude00"]') == '["😀"]'
+    with pytest.raises(InvalidRequest, match=r"f\.x: holds a lone surrogate"):
+        text_of("f", '{"x": "\\ud83d"}')
 
 
 def test_only_little_is_encoded_in_the_event_loop() -> None:

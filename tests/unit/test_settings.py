@@ -94,6 +94,7 @@ def test_the_environment_gives_the_settings() -> None:
         ("release", ""),
         ("release", 2.7),
         ("release", "2.7\udcff"),
+        ("max_connections", True),
         ("agents", 5),
         ("kms_fields", 5),
         ("allow_http", "off"),

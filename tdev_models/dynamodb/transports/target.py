@@ -29,7 +29,7 @@ from tdev_models.aws import (
     without_user,
 )
 from tdev_models.dynamodb.transports.signing import Signer
-from tdev_models.errors import ConfigurationError, shown
+from tdev_models.errors import ConfigurationError, Unavailable, shown
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
@@ -62,6 +62,7 @@ class Target:
         )
         self._credentials = credentials
         self._fixed = credentials if type(credentials) is Credentials else None
+        self._were_given = False
 
     def credentials(self) -> Any | None:
         """Return the credentials to sign with now, or None where new ones must be fetched first."""
@@ -73,10 +74,18 @@ class Target:
         """Return the credentials to sign with, new ones where needed; it may block for seconds.
 
         Raises:
+            Unavailable: there were some, and they cannot be renewed now.
             TdevError: whoever gives them out refused, or did not answer.
         """
-        with configuring():
-            return self._credentials.get_frozen_credentials()
+        try:
+            with configuring():
+                given = self._credentials.get_frozen_credentials()
+        except ConfigurationError as error:
+            if not self._were_given:
+                raise
+            raise Unavailable(f"the credentials cannot be renewed: {error}") from error
+        self._were_given = True
+        return given
 
 
 def opened(settings: Settings) -> Target | None:

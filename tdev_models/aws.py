@@ -165,7 +165,6 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     credentials = session.get_credentials()
     if credentials is None:
         raise NoCredentialsError()
-    credentials.get_frozen_credentials()  # which fetches them, where it must
     config = Config(
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=settings.read_timeout_seconds,
@@ -179,6 +178,7 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     )
     refuse_clear_text(client.meta.endpoint_url, settings)
     certificates(session)
+    credentials.get_frozen_credentials()  # fetches them; nothing of it may travel in clear
     _hold_tls_floor(client._endpoint.http_session)
     # Rules of the user's own, and the discovery of endpoints, decide with each request.
     client.meta.events.register_first(

@@ -138,6 +138,6 @@ def further(console: Console, engine: Engine, directory: Path, story: Story) -> 
         "python -c 'from tdev_models.sync import get_pipeline_session as get; "
         f'print(get("{story.session_id}"))\'\n'
         f"unzip -l {directory}/*.zip\n"
-        f"kill {engine.pid}; rm -r {directory}  # ends it",
+        f"kill {engine.pid}; rm -rf {directory}  # ends it",
         soft_wrap=True,
     )

@@ -268,7 +268,7 @@ def sending() -> Iterator[None]:
         with quiet():
             yield
     except _OF_RENEWAL as error:
-        raise Unavailable(without_user(str(error))) from error
+        raise Unavailable(without_user(str(error))[:1000]) from error  # a program's, however long
     except (TdevError, ClientError, BotoCoreError):
         raise
     except Exception as error:  # of credentials, or of an answer that is none of AWS's

@@ -15,7 +15,7 @@ from tdev_models.cli.screen import Screen, agreed
 from tdev_models.cli.tables import plain
 from tdev_models.errors import InvalidTransition
 from tdev_models.results import Session, SessionStatus
-from tdev_models.services.resume import FINAL_REASONS
+from tdev_models.services.resume import IS_COMPLETED
 
 _FORCED = "from whoever runs it now: that worker stops at its next write"
 
@@ -106,7 +106,7 @@ def _done(options: argparse.Namespace, session: Session, what: str) -> int:
 
 
 def _refused(reason: str | None, force: bool) -> int:
-    remedy = "" if force or reason in FINAL_REASONS else "; --force takes it over"
+    remedy = "" if force or reason == IS_COMPLETED else "; --force takes it over"
     sys.stderr.write(f"refused: {plain(reason or '')}{remedy}\n")
     return REFUSED
 

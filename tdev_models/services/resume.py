@@ -29,10 +29,9 @@ from tdev_models.workers.releases import why_too_old
 _log = logging.getLogger(__name__)
 
 _FORCED_CLAIMS = 5
-_EXPIRED = "it has expired"
 
-# Why a session is not resumed, where `force` changes nothing.
-FINAL_REASONS = (_EXPIRED, f"it is {SessionStatus.COMPLETED}")
+IS_COMPLETED = f"it is {SessionStatus.COMPLETED}"
+"""Why a session is not resumed, where `force` changes nothing."""
 
 
 class Resume(Tracker[C]):
@@ -221,7 +220,7 @@ async def _why_not_resumable(
 ) -> str | None:
     """Return why a session cannot be resumed, or None if it can: then its worker is dead."""
     if is_expired(client, session):
-        return _EXPIRED
+        return "it has expired"
     if not force and (reason := why_too_old(client, session)):
         return reason
     if session.status == SessionStatus.FAILED:

@@ -13,6 +13,7 @@ import pytest
 from tdev_models import Settings, settings, sync
 from tdev_models.results import Failure, SessionStatus
 from tdev_models.views.failure_groups import grouped
+from tests import raw
 from tests.cli.conftest import Printed, Tdev
 from tests.conftest import MONTH
 
@@ -319,6 +320,9 @@ def test_release_lets_the_next_worker_have_it_at_once(strict_store: Settings, td
     sync.save_pipeline_session(session_id="over", status="COMPLETED")
     over = tdev("release", "over")
     assert (over.code, over.err) == (3, "refused: it is COMPLETED\n")
+    sync.save_pipeline_session(session_id="late", status="FAILED")
+    raw.put_attribute(strict_store, "pipeline-sessions", "late", expires_at={"N": "1"})
+    assert tdev("release", "late").code == 4
     assert tdev("release", "nobody").code == 4
     sync.save_pipeline_session(session_id="gone", status="ABANDONED")
     assert tdev("release", "gone", "--force", "--yes").code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Any, Self, TypeVar, dataclass_transform
 
 from tdev_models.errors import TdevError
@@ -98,9 +99,12 @@ class Record(Mapping[str, Any]):
 
         For what is read from the store, where most fields may be missing: quicker than a call.
         """
-        record, value_of = cls.__new__(cls), values.get
-        names = cls.__dataclass_fields__  # type: ignore[attr-defined]
-        record.__dict__.update({name: value_of(name) for name in names})
+        record = cls.__new__(cls)
+        fields = record.__dict__
+        fields.update(_nothing_in(cls))
+        for name, value in values.items():
+            if name in fields:
+                fields[name] = value
         return record
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -130,6 +134,12 @@ class Record(Mapping[str, Any]):
             for name, value in self.items()
         )
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@cache
+def _nothing_in(kind: type[Record]) -> dict[str, None]:
+    """Return the fields of a result, each without a value."""
+    return dict.fromkeys(kind.__dataclass_fields__)  # type: ignore[attr-defined]
 
 
 # What results do not show in their repr, and so in logs: what users and their agents made.

@@ -332,14 +332,16 @@ async def _created_within(
             start=start,
             unreadable=[],
         )
+        if bounds == (None, None):
+            return page, start
         for session in page:
             if (first or 0) <= (session.created_at or 0) < (math.inf if end is None else end):
                 found.append(session)
                 if len(found) == limit:
                     more = start is not None or session is not page[-1]
                     return found, client.sessions.position(session, index) if more else None
-        if start is None or bounds == (None, None):
-            return found, start
+        if start is None:
+            return found, None
 
 
 def _not_before(index: Index[Any], first: float | None) -> Condition | None:
@@ -360,7 +362,7 @@ async def _fill_in_progress(client: Client, sessions: Sequence[PipelineSession])
         keys = [(session_id,) for session_id in ids[first : first + _TRANSACTION]]
         for stored in await client.sessions.get_many(keys, unreadable=[], only=_PROGRESS):
             if stored is not None:
-                active[stored.session_id].attribute_values |= stored.attribute_values
+                active[stored.session_id].attribute_values.update(stored.attribute_values)
 
 
 async def abandon_session(client: Client, session_id: str, reason: str) -> Session:

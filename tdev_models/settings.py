@@ -343,7 +343,7 @@ def _checked_agents(agents: Any) -> tuple[str, ...]:
             raise InvalidRequest(
                 "agents", f"{shown(name)} is not a name of 1 to 255 bytes without '#'"
             )
-    return names
+    return tuple(map(str.__str__, names))  # of an Enum that is a str, too, the values
 
 
 def _check_endpoint(endpoint: str) -> None:

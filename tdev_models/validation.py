@@ -70,7 +70,7 @@ def text(most_bytes: int) -> Rule:
             raise InvalidRequest(field, "holds a lone surrogate, which has no UTF-8 form") from None
         if size > most_bytes:
             raise InvalidRequest(field, f"has {size:,} bytes; at most {most_bytes:,}")
-        return value
+        return str.__str__(value)  # where an Enum is a str, too, str() would be its name
 
     return rule
 
@@ -80,11 +80,12 @@ def key(most_bytes: int = PARTITION_KEY_BYTES, *, part: bool = False) -> Rule:
     string = text(most_bytes)
 
     def rule(field: str, value: Any) -> str:
-        if not string(field, value):
+        found: str = string(field, value)
+        if not found:
             raise InvalidRequest(field, "must not be empty")
-        if part and "#" in value:
+        if part and "#" in found:
             raise InvalidRequest(field, "must not hold '#', which separates the parts of keys")
-        return str(value)
+        return found
 
     return rule
 
@@ -95,7 +96,7 @@ def choice(options: type[StrEnum]) -> Rule:
     def rule(field: str, value: Any) -> str:
         if not isinstance(value, str) or value not in list(options):
             raise InvalidRequest(field, f"{shown(value)} is not one of {', '.join(options)}")
-        return str(value)
+        return str.__str__(value)  # as of texts
 
     return rule
 

@@ -43,8 +43,7 @@ def assign_variant(experiment: str, unit_id: str, weights: Mapping[str, float]) 
     Raises:
         InvalidRequest: an empty name, or weights that are no weights.
     """
-    _TEXT("experiment", experiment)
-    _TEXT("unit_id", unit_id)
+    experiment, unit_id = _TEXT("experiment", experiment), _TEXT("unit_id", unit_id)
     line = sorted(_checked(weights).items())
     total = math.fsum(weight for _, weight in line)
     digest = hashlib.blake2b(f"{experiment}\0{unit_id}".encode(), digest_size=8).digest()
@@ -103,8 +102,10 @@ async def compare_variants(
         InvalidRequest: a wrong value.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    for field, value in (("agent", agent), ("a", a), ("b", b), ("metric", metric)):
+    agent, a, b, metric = (
         _PART(field, value)
+        for field, value in (("agent", agent), ("a", a), ("b", b), ("metric", metric))
+    )
     if a == b:
         raise InvalidRequest("b", "must be another variant than a")
     if not 0 < validation.number("effect", effect) <= 0.5:

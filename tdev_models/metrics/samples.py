@@ -114,11 +114,12 @@ async def query_metrics(
         InvalidRequest: a wrong value.
         Throttled, Unavailable: after all retries; safe to call again.
     """
-    _PART("name", name)
-    for field, value in (("agent_name", agent_name), ("dimension", dimension)):
+    name = _PART("name", name)
+    agent_name, dimension = (
         # By its kind first: comparing what a caller gave runs code of its own.
-        if value is not None and not (isinstance(value, str) and not value):
-            _PART(field, value)
+        value if value is None or (isinstance(value, str) and not value) else _PART(field, value)
+        for field, value in (("agent_name", agent_name), ("dimension", dimension))
+    )
     if not isinstance(group_by, str) or group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{shown(group_by)} is not one of {', '.join(_GROUPS)}")
     _check_percentiles(percentiles)

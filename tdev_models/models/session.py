@@ -32,9 +32,10 @@ _id_of_any_item = key(PARTITION_KEY_BYTES - 256)
 
 def _session_id(field: str, value: Any) -> str:
     """Return an id that is no worker's."""
-    if _id_of_any_item(field, value).startswith("#"):
+    found: str = _id_of_any_item(field, value)
+    if found.startswith("#"):
         raise InvalidRequest(field, "must not begin with '#', as the ids of workers do")
-    return str(value)
+    return found
 
 
 class StatusIndex(ListIndex["PipelineSession"], name="status-index"):

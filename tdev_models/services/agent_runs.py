@@ -77,6 +77,7 @@ class AgentRun(ClientContext[C, bool]):
         super().__init__(session.client)
         self.output: Any = None
         self.done = False
+        agent_name = executions.RULES["agent_name"]("agent_name", agent_name)
         execution_id = f"{session.session_id}-{agent_name}"
         self._execution_id, self.agent_name, _ = executions.execution_key(
             execution_id, name_with_key(agent_name, key)

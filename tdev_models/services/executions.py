@@ -46,7 +46,7 @@ def execution_key(
     Raises:
         InvalidRequest: no agent's name is given, and the id ends in no known one.
     """
-    RULES["execution_id"]("execution_id", execution_id)
+    execution_id = RULES["execution_id"]("execution_id", execution_id)
     if agent_name is None:
         known = [name for name in agents if execution_id.endswith(f"-{name}")]
         agent_name = max(known, key=len, default=None)
@@ -56,7 +56,7 @@ def execution_key(
                 f"{shown(execution_id)} ends in no known agent; give agent_name, or end the id in "
                 f"-{{agent}} with one of {', '.join(agents)} (the setting agents)",
             )
-    RULES["agent_name"]("agent_name", agent_name)
+    agent_name = RULES["agent_name"]("agent_name", agent_name)
     project_id = execution_id.removesuffix(f"-{agent_of(agent_name)}")
     return execution_id, agent_name, project_id or execution_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,10 @@ NOTHING = Usage()
 
 def check_budget(lease: Lease) -> None:
     """Raise BudgetSpent if the agents of a session have cost what they may."""
-    if lease.budget_usd is not None and lease.cost_usd >= lease.budget_usd:
+    spent, budget = lease.cost_usd, lease.budget_usd
+    # The sum of ten times 0.1 is a little less than 1.
+    if budget is not None and (spent >= budget or math.isclose(spent, budget)):
         raise BudgetSpent(
-            f"session {lease.session_id} has spent {lease.cost_usd:g} USD of its budget of "
-            f"{lease.budget_usd:g} USD; to go on, resume it with a larger budget_usd"
+            f"session {lease.session_id} has spent {spent:g} USD of its budget of {budget:g} USD; "
+            "to go on, resume it with a larger budget_usd"
         )

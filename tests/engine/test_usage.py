@@ -61,6 +61,17 @@ async def test_money_is_summed_up_without_the_errors_of_floats(strict_store: Set
     assert (await get_pipeline_session("s")).cost_usd == 1
 
 
+async def test_a_budget_is_spent_by_a_sum_of_floats_that_is_a_little_less(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(BudgetSpent):
+        async with track_session("s", budget_usd=1) as session:
+            for number in range(11):
+                async with session.agent("evaluator", key=number) as run:
+                    run.usage(cost_usd=0.1)
+    assert (await get_pipeline_session("s")).cost_usd == 1
+
+
 async def test_what_failed_attempts_used_counts_too(strict_store: Settings) -> None:
     with pytest.raises(KeyError):
         async with track_session("s") as session:

@@ -33,6 +33,7 @@ RULES: Mapping[str, validation.Rule] = {
     "error": validation.flag,
 }
 _GROUPS = ("hour", "day", "agent", "dimension")
+_HOURS = [f"{hour:02}" for hour in range(24)]
 _MOST_DAYS = 366
 _DAYS_AT_ONCE = 8
 
@@ -240,7 +241,7 @@ def _merge(
         name = item[cell]["S"]
         try:
             _, agent, hour, dimension, _ = name.split("#")
-            key, totals = (int(hour), agent, dimension), from_item(item)
+            key, totals = (_HOURS.index(hour), agent, dimension), from_item(item)
         except (PayloadDamaged, KeyError, ValueError) as error:
             # Of another program: it hides no other cell.
             _log.warning("metric %s of %s cannot be read: %s", name, day, logged(error))

@@ -20,6 +20,7 @@ _ONE = 4000
 _BELOW_ALL = -2 * _ONE
 _VERSION = b"\x01"
 _COUNT_BITS = 63
+_MOST_LOG = 139.0  # a little more than that of the largest value
 
 
 class Totals:
@@ -237,7 +238,7 @@ def from_item(item: Item) -> Totals:
     count, errors, total, least, most = _numbers_of(item)
     totals.count, totals.errors = int(count["N"]), int(errors["N"])
     totals.sum, totals.min, totals.max = float(total["N"]), float(least["N"]), float(most["N"])
-    counts_hold = 0 <= totals.errors <= totals.count <= LARGEST
+    counts_hold = 0 <= totals.errors <= totals.count <= LARGEST and totals.count > 0
     if not (counts_hold and -LARGEST <= totals.min <= totals.max <= LARGEST):
         raise PayloadDamaged("counts or extremes that no samples have")
     totals.buckets = unpack(item[_HISTOGRAM]["B"])
@@ -245,4 +246,8 @@ def from_item(item: Item) -> Totals:
         positives, logs, squares = _logs_of(item)
         totals.positives = int(positives["N"])
         totals.logs, totals.log_squares = float(logs["N"]), float(squares["N"])
+        most = _MOST_LOG * totals.positives
+        logs_hold = abs(totals.logs) <= most and 0 <= totals.log_squares <= _MOST_LOG * most
+        if not (logs_hold and totals.positives <= totals.count):
+            raise PayloadDamaged("logarithms that no samples have")
     return totals

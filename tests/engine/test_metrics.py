@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tdev_models import InvalidRequest, MetricRow, Settings, query_metrics, record_metric
+from tdev_models import (
+    InvalidRequest,
+    MetricRow,
+    Settings,
+    compare_variants,
+    query_metrics,
+    record_metric,
+)
 from tests import raw
 from tests.faults import Fault, injected
 
@@ -190,6 +197,7 @@ async def test_a_sample_of_long_ago_can_be_read(store: Settings) -> None:
         {"min": {"NULL": True}},
         {"max": {"N": "1E+99"}},
         {"count": {"N": "1E+99"}},
+        {"count": {"N": "0"}},
         {"error_count": {"N": "2"}},
         {"histogram": {"B": b"\x02"}},
         {"histogram": {"NULL": True}},
@@ -210,3 +218,32 @@ async def test_a_cell_that_cannot_be_read_hides_no_other(
     (row,) = await query_metrics("m", DAY, DAY + timedelta(hours=1), group_by="agent")
     assert (row.agent_name, row.count) == ("parser", 1)
     assert key[1] in caplog.text
+
+
+async def test_a_cell_of_no_hour_hides_no_other(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    await record_metric(metric_name="m", value=1, timestamp=DAY)
+    (cell,) = raw.everything(strict_store, "metrics")
+    date, name = cell.pop("date")["S"], cell.pop("metric_name")["S"]
+    for hour in ("24", "-1", ""):
+        other = name.replace("#00#", f"#{hour}#")
+        raw.put_attribute(strict_store, "metrics", date, other, **cell)
+        (row,) = await query_metrics("m", DAY, DAY + timedelta(days=1))
+        assert (row.hour, row.count) == (0, 1)
+        assert other in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage", [{"log_sum": "1E+9"}, {"log_sum_squares": "1E+99"}, {"log_count": "2"}]
+)
+async def test_a_comparison_leaves_out_logarithms_of_another_program(
+    strict_store: Settings, damage: dict[str, str]
+) -> None:
+    await record_metric(metric_name="m", value=2, agent_name="parser", dimension="A", timestamp=DAY)
+    (cell,) = raw.everything(strict_store, "metrics")
+    key = cell["date"]["S"], cell["metric_name"]["S"]
+    others = {name: {"N": number} for name, number in damage.items()}
+    raw.put_attribute(strict_store, "metrics", *key, **others)
+    found = await compare_variants("parser", "A", "B", "m", DAY, DAY + timedelta(hours=1))
+    assert found.a is None

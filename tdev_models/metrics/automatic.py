@@ -86,7 +86,7 @@ def session_claimed(
 @_harmless
 def session_saved(client: Client, session: PipelineSession, status: str | None) -> None:
     """Record what a bare call that gave this status changed; `session` is what it returned."""
-    if session.created_at == session.last_updated:
+    if _was_created(session, session.last_updated):
         _note(client, "sessions_started", dimension=session.pipeline_type)
     if status is not None and session.previous_status != status:
         failed_before = session.previous_status == SessionStatus.FAILED
@@ -120,7 +120,7 @@ def session_ended(
 @_harmless
 def project_saved(client: Client, project: UserProject) -> None:
     """Record the first 20 technologies of a project that this call created, a sample each."""
-    if project.created_at == project.last_accessed and isinstance(project.tech_stack, list):
+    if _was_created(project, project.last_accessed) and isinstance(project.tech_stack, list):
         names = dict.fromkeys(name for name in project.tech_stack if isinstance(name, str))
         for technology in [*names][:_MOST_TECHNOLOGIES]:  # each is an item of its own
             _note(client, "projects_saved", dimension=technology)
@@ -130,6 +130,11 @@ def project_saved(client: Client, project: UserProject) -> None:
 def project_downloaded(client: Client) -> None:
     """Record a download."""
     _note(client, "project_downloads")
+
+
+def _was_created(saved: PipelineSession | UserProject, last: float) -> bool:
+    """Return whether the last save made the item; more may come within one tick of a clock."""
+    return saved.created_at == last and saved.former_token == "NONE"
 
 
 def _note(

@@ -116,6 +116,17 @@ async def test_calls_of_the_plan_count_changes_and_no_repeats(counted: Settings)
     assert (await get_agent_execution("s-parser")).variant == "A"
 
 
+async def test_what_is_saved_again_within_one_tick_of_the_clock_counts_once(
+    counted: Settings,
+) -> None:
+    with settings.use(clock=lambda: DAY):
+        for _ in range(3):
+            await save_pipeline_session(session_id="s", status="ACTIVE")
+            await save_user_project(user_id="u", project_id="p", tech_stack=["React"])
+        assert await counts("sessions_started") == {"": 1}
+        assert await counts("projects_saved") == {"React": 1}
+
+
 async def test_a_change_of_status_whose_reply_was_lost_counts(counted: Settings) -> None:
     calls: tuple[tuple[Callable[[], Awaitable[object]], str], ...] = (
         (lambda: save_pipeline_session(session_id="s", status="FAILED"), "sessions_failed"),

@@ -20,7 +20,7 @@ from tdev_models.models.execution import FAILED_ATTEMPT, attempt_key
 from tdev_models.results import ExecutionStatus
 from tdev_models.security.fields import SUFFIX
 from tdev_models.services.execution_states import Change
-from tdev_models.services.sessions import real_error
+from tdev_models.services.sessions import error_text, real_error
 
 NO_ERROR: Mapping[str, str] = MappingProxyType({})
 
@@ -39,7 +39,11 @@ def facts_of(client: Client, error: BaseException) -> Mapping[str, str]:
     name = module + kind.__qualname__
     facts = {"error_class": _utf8(name)[:_CLASS_BYTES].decode(errors="ignore")}
     if client.settings.tracebacks:
-        text = _utf8("".join(traceback.format_exception(error, limit=-_FRAMES)))
+        try:
+            lines = traceback.format_exception(error, limit=-_FRAMES)
+        except Exception:  # of an error whose attributes are broken: a SyntaxError of a parser, say
+            lines = [*traceback.format_tb(error.__traceback__, -_FRAMES), error_text(error)]
+        text = _utf8("".join(lines))
         if len(text) > _TRACEBACK_BYTES:
             text = _CUT.encode() + text[len(_CUT) - _TRACEBACK_BYTES :]
         facts["traceback"] = text.decode(errors="ignore")

@@ -196,6 +196,18 @@ async def test_an_error_that_cannot_say_its_text_is_kept_all_the_same(store: Set
     assert (stored.status, stored.error_message) == ("FAILED", one.error_message)
 
 
+async def test_an_error_that_python_cannot_format_is_kept_all_the_same(
+    strict_store: Settings,
+) -> None:
+    place: Any = ("generated.py", 1, "3", "x = ")  # the column is a text
+    async with track_session("s") as session:
+        await failing(session, error=SyntaxError("no code", place))
+    (one,) = await get_failed_executions(session_id="s")
+    assert one.error_class == "SyntaxError"
+    assert "in failing\n" in (one.traceback or "")
+    assert (one.traceback or "").endswith("SyntaxError: no code (generated.py, line 1)")
+
+
 async def test_of_a_group_it_is_the_error_of_the_agent(store: Settings) -> None:
     async def broken() -> None:
         raise BrokenModel("inside")

@@ -127,8 +127,7 @@ class Recorder:
             TdevError: called from within a write of metrics (by a hook), which would wait for
                 itself.
         """
-        if _writing.get():
-            raise TdevError("a write of metrics cannot record metrics")
+        check_not_writing("record")
         with self._work:
             cell = self._cells.get(key) or self._opened(key, awaited)
             batch = cell.pending
@@ -259,6 +258,12 @@ class Recorder:
         await self._client.sender.send(
             *table.requests.update(*key, actions=set_fields(Metric, values), condition=condition)
         )
+
+
+def check_not_writing(what: str) -> None:
+    """Raise TdevError where a write of metrics calls this, by a hook: it would wait for itself."""
+    if _writing.get():
+        raise TdevError(f"a write of metrics cannot {what} metrics")
 
 
 def _at_exit() -> None:

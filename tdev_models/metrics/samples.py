@@ -16,7 +16,7 @@ from pynamodb.attributes import Attribute
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, PayloadDamaged, logged, shown
-from tdev_models.metrics.recorder import CellKey, Recorder
+from tdev_models.metrics.recorder import CellKey, Recorder, check_not_writing
 from tdev_models.metrics.totals import READ, Totals, from_item
 from tdev_models.models import Metric
 from tdev_models.results import MetricRow
@@ -79,7 +79,11 @@ async def flush_metrics(client: Client) -> None:
     They are written in the background, and for up to five seconds at the exit of the process.
     Needed only before reading them at once, or where a process ends without its exit handlers
     (`os._exit`, children of multiprocessing).
+
+    Raises:
+        TdevError: called from within a write of metrics (by a hook), which would wait for itself.
     """
+    check_not_writing("flush")
     for future in Recorder.for_settings(client.settings).unsettled():
         with suppress(Exception):  # the call that recorded it raised the error, or it was logged
             await client.wait_for(future)

@@ -429,6 +429,14 @@ def test_a_hook_that_records_what_it_sees_hangs_nobody(
     assert "a write of metrics cannot record metrics" in caplog.text
 
 
+def test_a_hook_that_waits_for_metrics_hangs_nobody(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with settings.use(strict_store, on_request=lambda event: sync.flush_metrics()):
+        sync.record_metric(metric_name="m", value=1, timestamp=NOW)
+    assert "a write of metrics cannot flush metrics" in caplog.text
+
+
 def test_settings_that_are_gone_keep_nothing(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,14 @@ from tdev_models.results import RequestEvent
 READS = ("GetItem", "Query", "TransactGetItems")
 
 
+class PipedConsole(Console):
+    """A console whose reader may go: `main` ends the command then, where Rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that Rich has caught."""
+        raise BrokenPipeError
+
+
 class Screen:
     """The screen of one command.
 
@@ -29,7 +37,7 @@ class Screen:
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
         # Names and messages are the users' own: nothing in them is markup.
-        self.console = Console(markup=False, emoji=False, highlight=False)
+        self.console = PipedConsole(markup=False, emoji=False, highlight=False)
         self._events: list[RequestEvent] = []
 
     @contextmanager

@@ -54,7 +54,7 @@ def resume(options: argparse.Namespace) -> int:
     if not _agreed(options, "Resume"):
         return _said_no()
     chosen = {"from_agent": options.from_agent, "force": options.force}
-    failure: Exception | None = None
+    failure: BaseException | None = None
     reason: str | None = None
     try:
         if inspect.iscoroutinefunction(runner):
@@ -65,7 +65,7 @@ def resume(options: argparse.Namespace) -> int:
             reason = sync.resume_pipeline(options.session, runner, **chosen).reason
     except tdev_models.TdevError:
         raise
-    except Exception as error:  # whatever the runner raises: it is stored, and shown below
+    except (Exception, SystemExit) as error:  # whatever the runner raises is shown below
         failure = error
     if reason is not None:
         return _refused(reason, options.force)

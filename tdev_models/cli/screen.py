@@ -36,8 +36,12 @@ class Screen:
 
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
+        # On a terminal `Live` would break lines of JSON at its width.
+        is_terminal = False if as_json else None
         # Names and messages are the users' own: nothing in them is markup.
-        self.console = PipedConsole(markup=False, emoji=False, highlight=False)
+        self.console = PipedConsole(
+            markup=False, emoji=False, highlight=False, force_terminal=is_terminal
+        )
         self._events: list[RequestEvent] = []
 
     @contextmanager

@@ -35,7 +35,7 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _watch_one(screen: Screen, options: argparse.Namespace) -> int:
-    live = not screen.json and screen.console.is_terminal
+    live = screen.console.is_terminal
     printed: Session | None = None
     with Live(console=screen.console, auto_refresh=False) as display:
         for session, executions in progress(options.session, options.poll):
@@ -66,7 +66,7 @@ def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Se
 
 def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
     seen: dict[str, Session] = {}
-    live = not screen.json and screen.console.is_terminal
+    live = screen.console.is_terminal
     with Live(console=screen.console, auto_refresh=False) as display:
         while True:
             page = list_pipeline_sessions(

@@ -241,6 +241,14 @@ def test_watch_follows_a_session_to_its_end(strict_store: Settings, tdev: Tdev) 
     assert tdev("watch", "nobody").code == 4
 
 
+def test_watch_writes_whole_lines_of_json_to_a_terminal_too(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync.save_pipeline_session(session_id="s", status="COMPLETED")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any output for a terminal then
+    assert [line["session_id"] for line in tdev("watch", "s", "--json").lines] == ["s"]
+
+
 def test_each_poll_of_watch_is_one_read_of_at_most_2_units(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +344,9 @@ def run(session):
 
 async def broken(session):
     raise RuntimeError("still broken")
+
+def leaves(session):
+    raise SystemExit(0)
 """
 
 
@@ -348,6 +359,8 @@ def test_resume_runs_the_rest_here(
     three_attempts("s")
     failed = tdev("resume", "s", "on_call_runners:broken")
     assert (failed.code, failed.out) == (1, "Session s is FAILED: RuntimeError: still broken.\n")
+    left = tdev("resume", "s", "on_call_runners:leaves")
+    assert (left.code, left.out) == (1, "Session s is ACTIVE: SystemExit: 0.\n")
     assert tdev("resume", "s", "on_call_runners:run", "--from-agent", "nl_input").code == 64
     again = tdev(
         "resume", "s", "on_call_runners:run", "--from-agent", "nl_input", "--yes", "--json"

@@ -140,8 +140,8 @@ def _widths(columns: Sequence[Column[Any]], cells: Cells, width: int) -> dict[st
                 left = width - _needed(widths)
                 more = min(left, natural[column.head] - widths[column.head])
                 widths[column.head] += max(0, more)
-    for column in reversed(kept):  # still too wide: names are folded, texts shortened
-        if column.kind in ("name", "text"):
+    for column in reversed(kept):  # still too wide: all is folded or shortened but numbers
+        if column.kind != "number":
             less = min(_needed(widths) - width, widths[column.head] - _NARROWEST)
             widths[column.head] -= max(0, less)
     return widths

@@ -124,6 +124,17 @@ def test_the_timeline_cuts_out_the_time_in_which_nothing_ran() -> None:
     assert lines[-1] == "No agent ran for 15m, 16m (:)."
 
 
+@pytest.mark.parametrize("width", [34, 40])
+def test_the_timeline_breaks_no_number_where_it_is_narrow(width: int) -> None:
+    one = Execution(
+        execution_id="a", agent_name="n" * 20, attempts=(attempt(1, "COMPLETED", 100, 112.3),)
+    )
+    lines = lines_of(Session(session_id="s", status="COMPLETED"), [one], width)
+    assert max(map(len, lines)) <= width
+    assert " ".join(lines).count("12.3") == 2  # of the axis, and of the attempt
+    assert "…" not in "".join(lines)
+
+
 def test_an_attempt_whose_worker_died_has_no_length() -> None:
     lost = Execution(
         execution_id="a",

@@ -12,7 +12,7 @@ from tdev_models.cli import timeline
 from tdev_models.cli.tables import Column, Table, plain
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Attempt, Execution, Session
-from tdev_models.views.moments import ago, due, duration, moment
+from tdev_models.views.moments import ago, due, duration, local, moment
 from tdev_models.views.numbers import short
 
 Row = tuple[str, str, str]
@@ -93,6 +93,16 @@ def test_durations_are_short() -> None:
     assert duration(5 * 86400) == "5d"
     assert (ago(None), due(None), due(time.time() - 1)) == ("", "", "now")
     assert due(time.time() + 3600) == "in 60m"
+
+
+def test_a_moment_is_shown_with_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as seoul:
+            seoul.setenv("TZ", "KST-9")
+            time.tzset()
+            assert local(1767225600) == "2026-01-01 09:00:00 KST"
+    finally:
+        time.tzset()
 
 
 def attempt(number: int, status: str, start: float, end: float | None) -> Attempt:

@@ -60,8 +60,12 @@ class Screen:
 
     def hint(self, text: str) -> None:
         """Print what to type next, in one line however long, so that it can be copied."""
+        self.whole(text, "dim")
+
+    def whole(self, text: str, style: str = "") -> None:
+        """Print lines as long as they are: to break them would change JSON, or code."""
         if not self.json:
-            self.console.print(Text(text, style="dim"), soft_wrap=True)
+            self.console.print(Text(text, style=style), soft_wrap=True)
 
     def print(self, *what: RenderableType) -> None:
         """Print for people."""

@@ -48,7 +48,7 @@ def show(options: argparse.Namespace) -> int:
         if options.tracebacks:
             for failure in found:
                 screen.line(failure.to_dict(), kind="failure")
-            screen.print(*_tracebacks(found))
+            _print_tracebacks(screen, found)
         for name in options.payloads or ():
             _print_payloads(screen, executions, session, name)
     return DONE
@@ -128,18 +128,18 @@ def errors(executions: Sequence[Execution], failures: Sequence[Failure] = ()) ->
         yield Text.assemble((f"{plain(name)} #{number} {ago(ended)} ago: ", "red"), plain(message))
 
 
-def _tracebacks(failures: Sequence[Failure]) -> Iterator[Text]:
+def _print_tracebacks(screen: Screen, failures: Sequence[Failure]) -> None:
     if not failures:
-        yield Text("\nNo failed attempt is kept.")
+        screen.print("\nNo failed attempt is kept.")
     for failure in reversed(failures):
-        yield Text(
+        title = (
             f"\n{plain(failure.agent_name)} #{failure.number}"
             f" by {plain(failure.worker or 'unknown')}"
-            f"{', recovered' * failure.recovered}",
-            style="bold",
+            f"{', recovered' * failure.recovered}"
         )
+        screen.print(Text(title, style="bold"))
         text = failure.traceback or failure.error_message or "(no message)"
-        yield Text("\n".join(map(plain, text.splitlines())))
+        screen.whole("\n".join(map(plain, text.splitlines())))
 
 
 def _print_payloads(
@@ -157,4 +157,4 @@ def _print_payloads(
     for field in ("input", "output"):
         screen.print(Text(f"\n{field} of {plain(name)}", style="bold"))
         text = json.dumps(execution[f"{field}_data"], indent=2, ensure_ascii=False)
-        screen.print(Text("\n".join(map(plain, text.splitlines()))))
+        screen.whole("\n".join(map(plain, text.splitlines())))

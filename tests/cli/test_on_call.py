@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -171,6 +172,20 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     assert tdev("show", "nobody") == Printed(
         4, tdev("show", "nobody").out, "error: there is no session nobody\n"
     )
+
+
+def test_payloads_and_tracebacks_keep_their_lines(strict_store: Settings, tdev: Tdev) -> None:
+    code = {"code": f"return 'a   b'{' word' * 40}"}
+    with pytest.raises(ValueError, match="word"):
+        with sync.track_session("s") as session:
+            with session.agent("parser", input_data=code) as run:
+                run.output = code
+            with session.agent("search"):
+                raise ValueError(code["code"])
+    shown = tdev("show", "s", "--payloads", "parser", "--tracebacks").out
+    assert f"\nValueError: {code['code']}\n" in shown
+    _, *printed, _ = re.split(r"\n\w+ of parser\n|\n\d+ requests", shown)
+    assert [json.loads(text) for text in printed] == [code, code]
 
 
 def test_failures_are_grouped_by_what_their_messages_mean(

@@ -63,7 +63,7 @@ def doctor(options: argparse.Namespace) -> int:
     remedies = dict.fromkeys(one.remedy for one in found if one.remedy)
     for remedy in remedies:
         checks = ", ".join(one.check for one in found if one.remedy == remedy)
-        screen.print(f"{checks}: {remedy}")
+        screen.whole(f"{checks}: {remedy}")
     wrong = sum(one.state == WRONG for one in found)
     screen.print(f"{wrong} of {len(found)} checks found something wrong." if wrong else "All well.")
     return FAILED if wrong else DONE

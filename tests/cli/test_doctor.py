@@ -74,7 +74,7 @@ def test_tables_are_as_the_file_of_environments_declares_them(
     (change,) = {one["found"] for one in tdev("doctor", "--json").lines if one["state"] == "wrong"}
     assert change == "is not as declared: + protection "
     command = f"tdev migrate apply --env {store.environment}"
-    assert f"'{command}'" in " ".join(tdev("doctor").out.split())
+    assert f"'{command}'" in tdev("doctor", width=60).out
     assert main([*command.split()[1:], "--yes"]) == 0
     assert set(states(tdev).values()) == {"ok"}
     file.write_text(f"{section}nonsense = true\n")

@@ -45,7 +45,7 @@ def load(name: str) -> Function:
     sys.path.insert(0, str(Path.cwd()))
     try:
         loaded: Function = getattr(import_module(module), function)
-    except Exception as error:  # a module may raise anything when it is loaded
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is loaded
         problem = f"{name!r} is no module:function: {type(error).__name__}: {error}"
         raise InvalidRequest("backfill", problem) from error
     return loaded

@@ -95,7 +95,7 @@ def load(name: str) -> Runner:
     sys.path.insert(0, str(Path.cwd()))
     try:
         runner: Runner = getattr(import_module(module_name), function_name)
-    except Exception as error:  # a module may raise anything when it is loaded
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is loaded
         problem = f"{name!r} cannot be loaded: {type(error).__name__}: {error}"
         raise InvalidRequest("runner", problem) from error
     return runner

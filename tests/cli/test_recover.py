@@ -73,10 +73,14 @@ def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
 
 @pytest.mark.parametrize(
     "runner",
-    ["runners", "runners:nothing", "nowhere:run", ":", "./runners.py:blocking", "broken:run"],
+    [
+        *("runners", "runners:nothing", "nowhere:run", ":", "./runners.py:blocking", "broken:run"),
+        "script:run",
+    ],
 )
 def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
     (place / "broken.py").write_text("def run(:")
+    (place / "script.py").write_text("raise SystemExit(0)")
     done = recover(place, runner)
     assert done.returncode == 64
     assert done.stderr.startswith("error: runner: ")

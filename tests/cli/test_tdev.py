@@ -240,6 +240,15 @@ def test_local_serves_the_tables_and_keeps_what_was_written(
                 assert get_pipeline_session("saved").status == "ACTIVE"
 
 
+def test_local_exports_what_names_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TDEV_ENV", "staging")
+    monkeypatch.setenv("TDEV_TABLE_PREFIX", "mine")
+    with local(tmp_path / "local.db") as exported:
+        assert (exported["TDEV_ENV"], exported["TDEV_TABLE_PREFIX"]) == ("staging", "mine")
+
+
 def test_local_says_whether_it_runs_and_ends(tmp_path: Path) -> None:
     def run(action: str) -> tuple[int, dict[str, object]]:
         done = subprocess.run(

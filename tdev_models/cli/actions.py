@@ -12,8 +12,7 @@ from tdev_models import sync
 from tdev_models.cli.codes import DONE, FAILED, REFUSED
 from tdev_models.cli.recover import load
 from tdev_models.cli.screen import Screen, agreed
-from tdev_models.cli.tables import plain
-from tdev_models.errors import InvalidTransition
+from tdev_models.errors import InvalidTransition, plain
 from tdev_models.results import Session, SessionStatus
 from tdev_models.services.resume import IS_COMPLETED
 

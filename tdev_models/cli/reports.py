@@ -12,8 +12,8 @@ from rich.console import RenderableType
 
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import Column, Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Column, Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import (
     Comparison,
     Difference,

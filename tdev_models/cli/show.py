@@ -14,7 +14,8 @@ from tdev_models import settings
 from tdev_models.cli import timeline
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import plain, status
+from tdev_models.cli.tables import status
+from tdev_models.errors import plain
 from tdev_models.results import Execution, Failure, Page, Session
 from tdev_models.sync import (
     get_agent_execution,

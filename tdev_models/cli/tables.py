@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tdev_models.errors import plain
+
 R = TypeVar("R")
 
 Cells: TypeAlias = Mapping[str, Sequence[Text]]
@@ -75,7 +77,7 @@ class Table(Generic[R]):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out for the width of the console."""
         if not self.rows and self.empty:
-            yield Text(self.empty)
+            yield Text(plain(self.empty))
             return
         cells = {
             column.head: [_text(column.cell(row)) for row in self.rows]
@@ -173,11 +175,3 @@ def status(value: str) -> Text:
 
 def _text(value: str | Text) -> Text:
     return value if isinstance(value, Text) else Text(plain(value))
-
-
-def plain(text: str) -> str:
-    """Return a text in one line, without characters that control the terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for character in " ".join(text.split("\n"))
-    )

@@ -14,8 +14,8 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.lists import COLUMNS
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.show import MOST_EXECUTIONS, facts
-from tdev_models.cli.tables import Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import Execution, Session, SessionStatus
 from tdev_models.sync import get_agent_executions, get_pipeline_session, list_pipeline_sessions
 from tdev_models.views.watched import Watched

@@ -169,6 +169,7 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     kinds = [line["kind"] for line in tdev("show", "s", "--tracebacks", "--json").lines]
     assert kinds == ["session", "execution", "execution", "failure", "failure", "failure"]
     assert tdev("show", "s", "--payloads", "download").code == 4
+    assert tdev("show", "no\x1b[31m").err == "error: there is no session no\ufffd[31m\n"
     assert tdev("show", "nobody") == Printed(
         4, tdev("show", "nobody").out, "error: there is no session nobody\n"
     )

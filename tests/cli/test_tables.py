@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from tdev_models.cli import timeline
-from tdev_models.cli.tables import Column, Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Column, Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import Attempt, Execution, Session
 from tdev_models.views.moments import ago, due, duration, local, moment
 from tdev_models.views.numbers import short
@@ -49,6 +49,13 @@ def test_the_least_needed_columns_go_first_and_are_named() -> None:
     assert drawn(rows, 46)[-1] == "Left out at this width: text"
     assert drawn(rows, 29)[-1] == "Left out at this width: text"
     assert " ".join(drawn(rows, 28)[-2:]) == "Left out at this width: count, text"
+
+
+def test_what_is_said_of_an_empty_table_controls_no_terminal() -> None:
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(Table("", COLUMNS, [], "User \x1b[31m has none."))
+    assert captured.get() == "User \ufffd[31m has none.\n"
 
 
 def test_a_column_of_which_nothing_is_known_is_left_out_in_silence() -> None:

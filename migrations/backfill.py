@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tdev_models.errors import ConditionFailed, InvalidRequest, StoreError, TdevError
+from tdev_models.errors import ConditionFailed, InvalidRequest, StoreError, TdevError, plain
 from tdev_models.migrations.calls import Busy, Calls, InProgress
 from tdev_models.migrations.declared import KEYS, Table
 from tdev_models.migrations.live import Live
@@ -45,7 +45,7 @@ def load(name: str) -> Function:
     sys.path.insert(0, str(Path.cwd()))
     try:
         loaded: Function = getattr(import_module(module), function)
-    except Exception as error:  # a module may raise anything when it is loaded
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is loaded
         problem = f"{name!r} is no module:function: {type(error).__name__}: {error}"
         raise InvalidRequest("backfill", problem) from error
     return loaded
@@ -167,7 +167,7 @@ class Backfill:
     def _sample(self, row: Row, text: str) -> None:
         if len(self.samples) < 3:
             keys = [key.name for key in self.live.state[KEYS]]
-            self.samples.append(f"{shown(row, keys)}: {text}")
+            self.samples.append(f"{shown(row, keys)}: {plain(text)}")
 
     def _pause(self, seconds: float) -> None:
         if time.monotonic() + seconds >= self.deadline:

@@ -56,6 +56,7 @@ exit codes:
     5  still in progress: run again
    64  wrong usage
   130  interrupted: run again to go on
+  141  who read the output has gone
 """
 
 
@@ -75,7 +76,13 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        return _run(options)
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output, as `head` does, has gone
+        # Python flushes what is left at its exit, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return report.NO_READER
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: nothing is half done; run again to go on\n")
         return report.INTERRUPTED

@@ -57,8 +57,9 @@ def runtime(
 ) -> dict[str, Any]:
     """Return the policy of the services: for one environment, or without settings for all."""
     arn = _partition(settings)
-    names = [f"table/{name}" for name in _tables(settings)] if settings else ["table/t-developer-*"]
+    names = [f"table/{current().prefix}-*"]
     if settings:
+        names = [f"table/{name}" for name in _tables(settings)]
         names += [f"{name}/index/*" for name in names]
     arns = [f"{arn}:dynamodb:*:*:{name}" for name in names]
     actions = [f"dynamodb:{action}" for action in RUNTIME_ACTIONS]

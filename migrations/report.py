@@ -22,6 +22,7 @@ from tdev_models.migrations.live import Live
 from tdev_models.migrations.plan import Planned
 
 CLEAN, ERROR, PENDING, REFUSED, IN_PROGRESS, USAGE, INTERRUPTED = 0, 1, 2, 3, 5, 64, 130
+NO_READER = 141
 """The exit codes."""
 
 _SECONDS_BETWEEN_LINES = 15.0

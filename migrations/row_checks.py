@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from tdev_models.errors import plain
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import CAPACITY, KEYS, TTL, Property, Table
 from tdev_models.migrations.diff import Change
@@ -203,5 +204,5 @@ def _expired(row: Row, attribute: str, now: float) -> Iterator[str]:
 
 
 def shown(row: Row, keys: Iterable[str]) -> str:
-    """Return how a message names a row: by its key."""
-    return ", ".join(f"{key}={next(iter(row[key].values()))}" for key in keys)
+    """Return how a message names a row: by its key, which is somebody's own text."""
+    return plain(", ".join(f"{key}={next(iter(row[key].values()))}" for key in keys))

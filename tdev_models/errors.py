@@ -53,6 +53,14 @@ def shown(value: object) -> str:
     return _shortly.repr(value)
 
 
+def plain(text: str) -> str:
+    """Return a text in one line, without characters that control the terminal."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in " ".join(text.split("\n"))
+    )
+
+
 class TdevError(Exception):
     """The root of every error of this package.
 

@@ -14,7 +14,7 @@ from typing import Any
 from tdev_models import settings
 from tdev_models.cli import codes
 from tdev_models.cli.commands import COMMANDS, FORWARDED, chosen_places, parser
-from tdev_models.errors import ConfigurationError, TdevError
+from tdev_models.errors import ConfigurationError, TdevError, plain
 
 _EXTRAS = {"rich": "cli", "shtab": "cli", "jinja2": "web", "starlette": "web", "uvicorn": "web"}
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     except (TdevError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             return _without_reader()
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {plain(str(error))}\n")
         return codes.code_of(error)
     except KeyboardInterrupt:
         return codes.INTERRUPTED

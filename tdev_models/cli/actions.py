@@ -12,8 +12,7 @@ from tdev_models import sync
 from tdev_models.cli.codes import DONE, FAILED, REFUSED
 from tdev_models.cli.recover import load
 from tdev_models.cli.screen import Screen, agreed
-from tdev_models.cli.tables import plain
-from tdev_models.errors import InvalidTransition
+from tdev_models.errors import InvalidTransition, plain
 from tdev_models.results import Session, SessionStatus
 from tdev_models.services.resume import IS_COMPLETED
 
@@ -54,7 +53,7 @@ def resume(options: argparse.Namespace) -> int:
     if not _agreed(options, "Resume"):
         return _said_no()
     chosen = {"from_agent": options.from_agent, "force": options.force}
-    failure: Exception | None = None
+    failure: BaseException | None = None
     reason: str | None = None
     try:
         if inspect.iscoroutinefunction(runner):
@@ -65,7 +64,7 @@ def resume(options: argparse.Namespace) -> int:
             reason = sync.resume_pipeline(options.session, runner, **chosen).reason
     except tdev_models.TdevError:
         raise
-    except Exception as error:  # whatever the runner raises: it is stored, and shown below
+    except (Exception, SystemExit) as error:  # whatever the runner raises is shown below
         failure = error
     if reason is not None:
         return _refused(reason, options.force)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,7 +22,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, TdevError
+from tdev_models.errors import AccessDenied, InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -30,7 +33,6 @@ from tdev_models.settings import Settings
 OK, WRONG, UNKNOWN = "ok", "wrong", "unknown"
 _MOST_SKEW_SECONDS = 5
 _MISSING = "does not exist"
-_POLICY = "print the policy with 'tdev iam' and attach it to the role"
 
 
 class Finding(NamedTuple):
@@ -61,7 +63,7 @@ def doctor(options: argparse.Namespace) -> int:
     remedies = dict.fromkeys(one.remedy for one in found if one.remedy)
     for remedy in remedies:
         checks = ", ".join(one.check for one in found if one.remedy == remedy)
-        screen.print(f"{checks}: {remedy}")
+        screen.whole(f"{checks}: {remedy}")
     wrong = sum(one.state == WRONG for one in found)
     screen.print(f"{wrong} of {len(found)} checks found something wrong." if wrong else "All well.")
     return FAILED if wrong else DONE
@@ -183,10 +185,17 @@ def _clock(chosen: Settings) -> Finding:
 
 def _tables(chosen: Settings) -> Iterator[Finding]:
     """Yield whether each table is as the models declare it, for its environment."""
-    name = chosen.environment
-    like = {} if name in environments.BUILT_IN else {"like": "dev"}
-    remedy = f"look with 'tdev migrate plan --env {name}', then 'tdev migrate apply --env {name}'"
-    for table in declared.tables(chosen, environments.load(name, None, like)):
+    look, change, ask = (
+        _command(chosen, f"migrate {what}") for what in ("plan", "apply", "status")
+    )
+    remedy = f"look with '{look}', then '{change}'"
+    try:
+        file = environments.find_file(Path.cwd())
+        environment = environments.load(chosen.environment, file, _undeclared(chosen))
+    except InvalidRequest as error:
+        yield Finding(environments.FILE, WRONG, str(error), "correct it")
+        return
+    for table in declared.tables(chosen, environment):
         what = f"table {table.short}"
         try:
             (planned,) = plan(Calls(chosen), [table], rows=False)
@@ -195,7 +204,7 @@ def _tables(chosen: Settings) -> Iterator[Finding]:
             continue
         if not planned.live.description:
             if denied := planned.live.denied:
-                hint = "migrations read tables by a role of their own: tdev migrate status"
+                hint = f"migrations read tables by a role of their own: '{ask}'"
                 yield Finding(what, UNKNOWN, denied[0], hint)
             else:
                 yield Finding(what, WRONG, _MISSING, remedy)
@@ -210,6 +219,32 @@ def _tables(chosen: Settings) -> Iterator[Finding]:
             yield Finding(what, OK, "as declared")
 
 
+def _undeclared(chosen: Settings) -> dict[str, str]:
+    """Return what migrations must be told of an environment that nobody declares."""
+    try:
+        environments.load(chosen.environment, environments.find_file(Path.cwd()))
+    except InvalidRequest as error:
+        return {"like": "dev"} if error.field == "environment" else {}
+    return {}
+
+
+def _command(chosen: Settings, command: str) -> str:
+    """Return a command about these tables; what takes no --region has it from its variable."""
+    places = {"AWS_REGION": chosen.region, "AWS_ENDPOINT_URL_DYNAMODB": chosen.endpoint}
+    elsewhere = [
+        f"{name}={shlex.quote(value)}"
+        for name, value in places.items()
+        if value and value != os.environ.get(name)
+    ]
+    more = [f"--set {name}={value}" for name, value in _undeclared(chosen).items()]
+    return " ".join([*elsewhere, f"tdev {command} --env {chosen.environment}", *more])
+
+
+def _policy(chosen: Settings) -> str:
+    command = _command(chosen, "iam runtime")
+    return f"print the policy with '{command}' and attach it to the role"
+
+
 def _permissions(chosen: Settings, missing: set[str]) -> Iterator[Finding]:
     """Yield which of the four permissions the credentials have on each table, by trying them."""
     for table, errors in tried(chosen).items():
@@ -219,7 +254,7 @@ def _permissions(chosen: Settings, missing: set[str]) -> Iterator[Finding]:
         denied = {action: one for action, one in errors.items() if isinstance(one, AccessDenied)}
         other = [str(one) for one in errors.values() if not isinstance(one, AccessDenied)]
         if denied:
-            yield Finding(what, WRONG, f"denied: {', '.join(denied)}", _POLICY)
+            yield Finding(what, WRONG, f"denied: {', '.join(denied)}", _policy(chosen))
         elif other:
             yield Finding(what, WRONG, other[0])
         else:
@@ -233,7 +268,7 @@ def _key(chosen: Settings, key: str) -> Finding:
         check_installed(chosen)
         kms.decrypted(key, kms.new_data_key(key, context).encrypted, context)
     except AccessDenied as error:
-        return Finding("encryption key", WRONG, str(error), _POLICY)
+        return Finding("encryption key", WRONG, str(error), _policy(chosen))
     except TdevError as error:
         return Finding("encryption key", WRONG, str(error))
     return Finding("encryption key", OK, "GenerateDataKey, Decrypt")

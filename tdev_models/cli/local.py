@@ -62,8 +62,12 @@ def _start(options: argparse.Namespace, state: LocalState) -> int:
 def _said(options: argparse.Namespace, engine: Engine) -> str:
     chosen = settings.current()
     kept = f"data in {options.data}" if engine.keeps_data else engine.notice
+    # Another terminal needs those that name the tables, too.
+    names = {name: os.environ.get(name) for name in ("TDEV_ENV", "TDEV_TABLE_PREFIX")}
     exports = "\n".join(
-        f"export {name}={shlex.quote(value)}" for name, value in engine.environ.items()
+        f"export {name}={shlex.quote(value)}"
+        for name, value in {**names, **engine.environ}.items()
+        if value
     )
     return (
         f"# {engine.name} with the tables {chosen.table_name('*')}; {kept}\n"

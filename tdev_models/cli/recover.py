@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tdev_models import recover_sessions, sync
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.services.draining import GRACE_SECONDS, begin_draining
 from tdev_models.services.resume import Runner
 from tdev_models.workers.presence import Presence
@@ -53,8 +53,7 @@ def run(given: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, drain)
     log = logging.getLogger("tdev_models")
     handler = logging.StreamHandler(sys.stdout)
-    if given.json:
-        handler.setFormatter(_AsJson())
+    handler.setFormatter(_AsJson() if given.json else _AsText())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     if inspect.iscoroutinefunction(runner):
@@ -64,6 +63,14 @@ def run(given: argparse.Namespace) -> int:
     counts = {part: len(value) for part, value in vars(done).items()}
     sys.stdout.write((json.dumps(counts) if given.json else summary(counts)) + "\n")
     return 1 if done.failed and not given.watch else 0
+
+
+class _AsText(logging.Formatter):
+    """Formats what the log says as a line: ids are the users' own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return plain(super().formatMessage(record))
 
 
 class _AsJson(logging.Formatter):
@@ -95,7 +102,7 @@ def load(name: str) -> Runner:
     sys.path.insert(0, str(Path.cwd()))
     try:
         runner: Runner = getattr(import_module(module_name), function_name)
-    except Exception as error:  # a module may raise anything when it is loaded
+    except (Exception, SystemExit) as error:  # a module may raise anything when it is loaded
         problem = f"{name!r} cannot be loaded: {type(error).__name__}: {error}"
         raise InvalidRequest("runner", problem) from error
     return runner

@@ -13,7 +13,7 @@ from tdev_models import settings
 from tdev_models.cli.codes import DONE, FAILED, REFUSED
 from tdev_models.cli.screen import READS, Screen, agreed, cost, place
 from tdev_models.dynamodb.blocking_client import drive
-from tdev_models.errors import PayloadDamaged, TdevError
+from tdev_models.errors import PayloadDamaged, TdevError, plain
 from tdev_models.migrations import declared
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import CAPACITY
@@ -65,7 +65,7 @@ def rekey(options: argparse.Namespace) -> int:
             if not any(one.failed for one in passes):
                 run.delete_old_chunks()
     for sample in (sample for one in passes for sample in one.samples):
-        screen.print(f"left as it is: {sample}")
+        screen.print(f"left as it is: {plain(sample)}")
     screen.print(cost(events))
     return FAILED if any(one.failed for one in passes) else DONE
 

@@ -12,8 +12,8 @@ from rich.console import RenderableType
 
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import Column, Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Column, Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import (
     Comparison,
     Difference,
@@ -93,7 +93,8 @@ def _metrics(
     ]
     if not rows:
         return rows, [f"No samples of {plain(options.name)} there."]
-    return rows, [_table(options.name, options.by, "count", *values, "failed %", lines=lines)]
+    group = options.by + " (UTC)" * (options.by in ("hour", "day"))
+    return rows, [_table(options.name, group, "count", *values, "failed %", lines=lines)]
 
 
 def _group(row: MetricRow, by: str) -> str:
@@ -119,7 +120,7 @@ def _usage(
     made = [[name, str(count)] for name, count in report.technologies.items()]
     return report, [
         waiting,
-        _sessions(f"Sessions by day: {rates}", "day", [*report.by_day, all_of]),
+        _sessions(f"Sessions by day (UTC): {rates}", "day", [*report.by_day, all_of]),
         _sessions("Sessions by hour of the day (UTC)", "hour", report.by_hour),
         _sessions("Sessions by pipeline type", "type", report.by_type),
         _table("How far runs get", "agent", "completed", "stopped here", lines=funnel),

@@ -18,6 +18,14 @@ from tdev_models.results import RequestEvent
 READS = ("GetItem", "Query", "TransactGetItems")
 
 
+class PipedConsole(Console):
+    """A console whose reader may go: `main` ends the command then, where Rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that Rich has caught."""
+        raise BrokenPipeError
+
+
 class Screen:
     """The screen of one command.
 
@@ -28,8 +36,12 @@ class Screen:
 
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
+        # On a terminal `Live` would break lines of JSON at its width.
+        is_terminal = False if as_json else None
         # Names and messages are the users' own: nothing in them is markup.
-        self.console = Console(markup=False, emoji=False, highlight=False)
+        self.console = PipedConsole(
+            markup=False, emoji=False, highlight=False, force_terminal=is_terminal
+        )
         self._events: list[RequestEvent] = []
 
     @contextmanager
@@ -48,8 +60,12 @@ class Screen:
 
     def hint(self, text: str) -> None:
         """Print what to type next, in one line however long, so that it can be copied."""
+        self.whole(text, "dim")
+
+    def whole(self, text: str, style: str = "") -> None:
+        """Print lines as long as they are: to break them would change JSON, or code."""
         if not self.json:
-            self.console.print(Text(text, style="dim"), soft_wrap=True)
+            self.console.print(Text(text, style=style), soft_wrap=True)
 
     def print(self, *what: RenderableType) -> None:
         """Print for people."""

@@ -14,7 +14,8 @@ from tdev_models import settings
 from tdev_models.cli import timeline
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen
-from tdev_models.cli.tables import plain, status
+from tdev_models.cli.tables import status
+from tdev_models.errors import plain
 from tdev_models.results import Execution, Failure, Page, Session
 from tdev_models.sync import (
     get_agent_execution,
@@ -48,7 +49,7 @@ def show(options: argparse.Namespace) -> int:
         if options.tracebacks:
             for failure in found:
                 screen.line(failure.to_dict(), kind="failure")
-            screen.print(*_tracebacks(found))
+            _print_tracebacks(screen, found)
         for name in options.payloads or ():
             _print_payloads(screen, executions, session, name)
     return DONE
@@ -128,18 +129,18 @@ def errors(executions: Sequence[Execution], failures: Sequence[Failure] = ()) ->
         yield Text.assemble((f"{plain(name)} #{number} {ago(ended)} ago: ", "red"), plain(message))
 
 
-def _tracebacks(failures: Sequence[Failure]) -> Iterator[Text]:
+def _print_tracebacks(screen: Screen, failures: Sequence[Failure]) -> None:
     if not failures:
-        yield Text("\nNo failed attempt is kept.")
+        screen.print("\nNo failed attempt is kept.")
     for failure in reversed(failures):
-        yield Text(
+        title = (
             f"\n{plain(failure.agent_name)} #{failure.number}"
             f" by {plain(failure.worker or 'unknown')}"
-            f"{', recovered' * failure.recovered}",
-            style="bold",
+            f"{', recovered' * failure.recovered}"
         )
+        screen.print(Text(title, style="bold"))
         text = failure.traceback or failure.error_message or "(no message)"
-        yield Text("\n".join(map(plain, text.splitlines())))
+        screen.whole("\n".join(map(plain, text.splitlines())))
 
 
 def _print_payloads(
@@ -157,4 +158,4 @@ def _print_payloads(
     for field in ("input", "output"):
         screen.print(Text(f"\n{field} of {plain(name)}", style="bold"))
         text = json.dumps(execution[f"{field}_data"], indent=2, ensure_ascii=False)
-        screen.print(Text("\n".join(map(plain, text.splitlines()))))
+        screen.whole("\n".join(map(plain, text.splitlines())))

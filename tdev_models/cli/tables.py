@@ -16,6 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tdev_models.errors import plain
+
 R = TypeVar("R")
 
 Cells: TypeAlias = Mapping[str, Sequence[Text]]
@@ -75,7 +77,7 @@ class Table(Generic[R]):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out for the width of the console."""
         if not self.rows and self.empty:
-            yield Text(self.empty)
+            yield Text(plain(self.empty))
             return
         cells = {
             column.head: [_text(column.cell(row)) for row in self.rows]
@@ -140,8 +142,8 @@ def _widths(columns: Sequence[Column[Any]], cells: Cells, width: int) -> dict[st
                 left = width - _needed(widths)
                 more = min(left, natural[column.head] - widths[column.head])
                 widths[column.head] += max(0, more)
-    for column in reversed(kept):  # still too wide: names are folded, texts shortened
-        if column.kind in ("name", "text"):
+    for column in reversed(kept):  # still too wide: all is folded or shortened but numbers
+        if column.kind != "number":
             less = min(_needed(widths) - width, widths[column.head] - _NARROWEST)
             widths[column.head] -= max(0, less)
     return widths
@@ -173,11 +175,3 @@ def status(value: str) -> Text:
 
 def _text(value: str | Text) -> Text:
     return value if isinstance(value, Text) else Text(plain(value))
-
-
-def plain(text: str) -> str:
-    """Return a text in one line, without characters that control the terminal."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for character in " ".join(text.split("\n"))
-    )

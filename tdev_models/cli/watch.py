@@ -14,8 +14,8 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.lists import COLUMNS
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.show import MOST_EXECUTIONS, facts
-from tdev_models.cli.tables import Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import Execution, Session, SessionStatus
 from tdev_models.sync import get_agent_executions, get_pipeline_session, list_pipeline_sessions
 from tdev_models.views.watched import Watched
@@ -35,7 +35,7 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _watch_one(screen: Screen, options: argparse.Namespace) -> int:
-    live = not screen.json and screen.console.is_terminal
+    live = screen.console.is_terminal
     printed: Session | None = None
     with Live(console=screen.console, auto_refresh=False) as display:
         for session, executions in progress(options.session, options.poll):
@@ -66,7 +66,7 @@ def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Se
 
 def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
     seen: dict[str, Session] = {}
-    live = not screen.json and screen.console.is_terminal
+    live = screen.console.is_terminal
     with Live(console=screen.console, auto_refresh=False) as display:
         while True:
             page = list_pipeline_sessions(

@@ -62,7 +62,7 @@ def due(moment: float | None) -> str:
 
 
 def local(moment: float | None) -> str:
-    """Return a moment as a local date and time; empty without one."""
+    """Return a moment as a local date and time, with its zone; empty without one."""
     if moment is None:
         return ""
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

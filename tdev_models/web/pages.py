@@ -15,7 +15,7 @@ import tdev_models
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.results import Execution, Page, Session, SessionStatus
 from tdev_models.views import attempts, failure_groups
-from tdev_models.views.moments import moment
+from tdev_models.views.moments import fixed
 from tdev_models.web.access import check_sees_all, reader, shown_to, site
 from tdev_models.web.api import following, stream, tagged
 from tdev_models.web.charts import columns, gantt, lines
@@ -99,27 +99,21 @@ def _asked(request: Request, user_id: str | None) -> dict[str, Any]:
     return asked
 
 
-async def _pages(asked: Mapping[str, Any]) -> list[tuple[str, Page[Session]]]:
-    """Return each list that is asked for, with its status."""
+async def _pages(asked: Mapping[str, Any]) -> list[tuple[str, Page[Session], dict[str, str]]]:
+    """Return each list that is asked for, with its status, and the ages that its cursor is of."""
     paging: dict[str, Any] = {"limit": asked["limit"], "cursor": asked["cursor"] or None}
+    ages = {name: asked[name] and fixed(name, asked[name]) for name in ("since", "older_than")}
     if asked["show"] == "due" and not asked["user_id"]:
-        return [("due", await tdev_models.get_failed_sessions(**paging))]
-    ages: dict[str, Any] = {
-        "created_after": moment("since", asked["since"]) if asked["since"] else None,
-        "created_before": moment("older_than", asked["older_than"])
-        if asked["older_than"]
-        else None,
-    }
-    if asked["user_id"]:
-        of = {"user_id": asked["user_id"]}
-        return [("", await tdev_models.list_pipeline_sessions(**of, **paging, **ages))]
+        return [("due", await tdev_models.get_failed_sessions(**paging), ages)]
+    paging |= {"created_after": ages["since"] or None, "created_before": ages["older_than"] or None}
+    if user_id := asked["user_id"]:
+        return [("", await tdev_models.list_pipeline_sessions(user_id=user_id, **paging), ages)]
     statuses = _LISTS[asked["show"]]
     if paging["cursor"] and len(statuses) > 1:
         raise InvalidRequest("cursor", "belongs to a list of one status, or of one user")
-    lists = [
-        tdev_models.list_pipeline_sessions(status=status, **paging, **ages) for status in statuses
-    ]
-    return list(zip(map(str, statuses), await asyncio.gather(*lists), strict=True))
+    lists = [tdev_models.list_pipeline_sessions(status=status, **paging) for status in statuses]
+    found = await asyncio.gather(*lists)
+    return [(str(status), one, ages) for status, one in zip(statuses, found, strict=True)]
 
 
 async def session(request: Request) -> Response:
@@ -187,8 +181,9 @@ async def failures(request: Request) -> Response:
     given = request.query_params
     since = given.get("since") or "24 hours ago"
     agent_name, is_open = given.get("agent_name", ""), bool(given.get("open"))
+    of_cursor = fixed("since", since)
     found = await tdev_models.get_failed_executions(
-        moment("since", since),
+        of_cursor,
         agent_name or None,
         include_recovered=not is_open,
         limit=_FAILURES,
@@ -198,6 +193,7 @@ async def failures(request: Request) -> Response:
         request,
         "failures.html",
         since=since,
+        of_cursor=of_cursor,
         agent_name=agent_name,
         is_open=is_open,
         groups=failure_groups.grouped(found),

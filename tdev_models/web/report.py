@@ -6,15 +6,18 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import tdev_models
-from tdev_models.results import Session, SessionStatus
+from tdev_models.results import MetricRow, Session, SessionStatus
 from tdev_models.views import attempts, failure_groups
-from tdev_models.web.charts import gantt
+from tdev_models.web.charts import gantt, lines
 from tdev_models.web.languages import translate
-from tdev_models.web.pages import over_time, usage_facts
+from tdev_models.web.pages import PERCENTILES, over_time, usage_facts
 from tdev_models.web.rendering import STATIC, rendered
 
 _SESSIONS, _DRAWN, _FAILURES = 100, 20, 1000
@@ -45,7 +48,11 @@ async def report(
     """
     agents = await tdev_models.agent_performance(start, end)
     names = [agent.agent_name for agent in agents.agents]
-    drawn = [await over_time(name, start, end) for name in names]
+    if end - start <= 2 * 86400:
+        drawn = [await over_time(name, start, end) for name in names]
+    else:
+        by_day = await _by_day(start, end)
+        drawn = [(lines(by_day[name], PERCENTILES), by_day[name]) for name in names]
     compared = [
         await tdev_models.compare_variants(*one, "agent_execution_time", start, end)
         for one in comparisons
@@ -88,6 +95,20 @@ async def report(
         "made": time.time(),
     }
     return rendered("report.html", translate(language), url, values)
+
+
+async def _by_day(start: float, end: float) -> Mapping[str, list[MetricRow]]:
+    """Return the rows of `over_time` of all agents: a Query a day instead of one for each agent."""
+    rows = defaultdict[str, list[MetricRow]](list)
+    while start < end:
+        midnight = min(end, (start // 86400 + 1) * 86400)
+        day = datetime.fromtimestamp(start, UTC).date().isoformat()
+        for row in await tdev_models.query_metrics(
+            "agent_execution_time", start, midnight, group_by="agent", percentiles=PERCENTILES
+        ):
+            rows[row.agent_name or ""].append(replace(row, day=day))
+        start = midnight
+    return rows
 
 
 async def _drawn(session: Session) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def test_it_ticks_every_claim_and_what_it_kept_can_be_read(
         assert printed.count("✓") == TICKS
         for name in ("AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, exported[name])
+        assert exported["TDEV_ENV"] == "dev"
         with settings.use(endpoint=exported["AWS_ENDPOINT_URL_DYNAMODB"]):
             (project,) = list_user_projects("demo-user")
             assert get_pipeline_session(project.project_id).status == "COMPLETED"

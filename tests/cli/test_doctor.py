@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tdev_models import Settings, aws, settings
-from tdev_models.cli import doctor
+from tdev_models.cli import doctor, main
 from tdev_models.errors import AccessDenied
 from tdev_models.migrations.apply import apply_all
 from tests.cli.conftest import Tdev
@@ -55,11 +56,54 @@ def test_missing_and_outdated_tables_are_wrong_and_have_their_remedy(
     text = " ".join(printed.out.split())
     assert "table metrics wrong does not exist" in text
     assert "table user-projects wrong is not as declared: + index recent-index" in text
-    remedy = f"'tdev migrate apply --env {store.environment}'"
+    remedy = f" tdev migrate apply --env {store.environment} --set like=dev'"
     assert "table user-projects, table metrics: look with" in text
     assert remedy in text
     assert states(tdev)["access user-projects"] == "wrong"  # the index cannot be queried
     assert "access metrics" not in states(tdev)
+
+
+def test_tables_are_as_the_file_of_environments_declares_them(
+    store: Settings, tdev: Tdev, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable, value in (("REGION", store.region), ("ENDPOINT_URL_DYNAMODB", store.endpoint)):
+        monkeypatch.setenv(f"AWS_{variable}", str(value))
+    file, section = tmp_path / "tdev.toml", f'[{store.environment}]\nlike = "dev"\n'
+    file.write_text(f"{section}deletion_protection = true\n")
+    (change,) = {one["found"] for one in tdev("doctor", "--json").lines if one["state"] == "wrong"}
+    assert change == "is not as declared: + protection "
+    command = f"tdev migrate apply --env {store.environment}"
+    assert f"'{command}'" in tdev("doctor", width=60).out
+    assert main([*command.split()[1:], "--yes"]) == 0
+    assert set(states(tdev).values()) == {"ok"}
+    file.write_text(f"{section}nonsense = true\n")
+    assert states(tdev)["tdev.toml"] == "wrong"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_remedy_acts_where_the_doctor_looked(
+    store: Settings,
+    tdev: Tdev,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    declared: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")
+    other = f"{store.environment}-{declared}".lower()
+    (tmp_path / "tdev.toml").write_text(f'[{other}]\nlike = "dev"\n' * declared)
+    printed = tdev("doctor", "--env", other, "--json").lines
+    (remedy,) = {one["remedy"] for one in printed if one["state"] == "wrong"}
+    assert remedy.count("AWS_REGION=us-east-1") == 2
+    words = shlex.split(remedy.split("'")[3])
+    place = dict(word.split("=", 1) for word in words if word.startswith("AWS_"))
+    monkeypatch.setattr(settings, "_configured", None)
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    assert main([*words[len(place) + 1 :], "--yes"]) == 0
+    assert set(states(tdev, "--env", other).values()) == {"ok"}
 
 
 def test_each_denied_permission_is_named(
@@ -75,7 +119,7 @@ def test_each_denied_permission_is_named(
     found = {one["check"]: one for one in tdev("doctor", "--json").lines}
     assert found["access pipeline-sessions"]["found"] == "denied: Query on status-index, UpdateItem"
     assert found["access metrics"]["found"] == "denied: UpdateItem"
-    assert "tdev iam" in found["access metrics"]["remedy"]
+    assert f"tdev iam runtime --env {store.environment}" in found["access metrics"]["remedy"]
 
 
 def test_a_clock_that_is_off_is_wrong(

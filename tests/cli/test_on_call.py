@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -168,9 +169,24 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     kinds = [line["kind"] for line in tdev("show", "s", "--tracebacks", "--json").lines]
     assert kinds == ["session", "execution", "execution", "failure", "failure", "failure"]
     assert tdev("show", "s", "--payloads", "download").code == 4
+    assert tdev("show", "no\x1b[31m").err == "error: there is no session no\ufffd[31m\n"
     assert tdev("show", "nobody") == Printed(
         4, tdev("show", "nobody").out, "error: there is no session nobody\n"
     )
+
+
+def test_payloads_and_tracebacks_keep_their_lines(strict_store: Settings, tdev: Tdev) -> None:
+    code = {"code": f"return 'a   b'{' word' * 40}"}
+    with pytest.raises(ValueError, match="word"):
+        with sync.track_session("s") as session:
+            with session.agent("parser", input_data=code) as run:
+                run.output = code
+            with session.agent("search"):
+                raise ValueError(code["code"])
+    shown = tdev("show", "s", "--payloads", "parser", "--tracebacks").out
+    assert f"\nValueError: {code['code']}\n" in shown
+    _, *printed, _ = re.split(r"\n\w+ of parser\n|\n\d+ requests", shown)
+    assert [json.loads(text) for text in printed] == [code, code]
 
 
 def test_failures_are_grouped_by_what_their_messages_mean(
@@ -239,6 +255,14 @@ def test_watch_follows_a_session_to_its_end(strict_store: Settings, tdev: Tdev) 
     sync.save_pipeline_session(session_id="f", status="FAILED")
     assert tdev("watch", "f", "--poll", "0.1").code == 1
     assert tdev("watch", "nobody").code == 4
+
+
+def test_watch_writes_whole_lines_of_json_to_a_terminal_too(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync.save_pipeline_session(session_id="s", status="COMPLETED")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any output for a terminal then
+    assert [line["session_id"] for line in tdev("watch", "s", "--json").lines] == ["s"]
 
 
 def test_each_poll_of_watch_is_one_read_of_at_most_2_units(
@@ -336,6 +360,9 @@ def run(session):
 
 async def broken(session):
     raise RuntimeError("still broken")
+
+def leaves(session):
+    raise SystemExit(0)
 """
 
 
@@ -348,6 +375,8 @@ def test_resume_runs_the_rest_here(
     three_attempts("s")
     failed = tdev("resume", "s", "on_call_runners:broken")
     assert (failed.code, failed.out) == (1, "Session s is FAILED: RuntimeError: still broken.\n")
+    left = tdev("resume", "s", "on_call_runners:leaves")
+    assert (left.code, left.out) == (1, "Session s is ACTIVE: SystemExit: 0.\n")
     assert tdev("resume", "s", "on_call_runners:run", "--from-agent", "nl_input").code == 64
     again = tdev(
         "resume", "s", "on_call_runners:run", "--from-agent", "nl_input", "--yes", "--json"

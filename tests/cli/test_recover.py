@@ -57,6 +57,14 @@ def test_it_resumes_what_it_finds_once(place: Path, runner: str) -> None:
     assert sync.get_agent_execution("good-nl_input").output_data == 1
 
 
+def test_a_session_s_id_writes_no_line_of_its_own(place: Path) -> None:
+    sync.save_pipeline_session(session_id="s\nsession t: completed\x1b[2J", status="FAILED")
+    assert recover(place, "runners:blocking").stdout.splitlines() == [
+        "session s session t: completed\ufffd[2J: completed",
+        "1 completed, 0 failed, 0 abandoned, 0 lost",
+    ]
+
+
 def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
     sync.save_pipeline_session(session_id="bad", status="FAILED")
     once = recover(place, "runners:blocking", "--max-attempts", "1", "--backoff", "0.001")
@@ -73,10 +81,14 @@ def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
 
 @pytest.mark.parametrize(
     "runner",
-    ["runners", "runners:nothing", "nowhere:run", ":", "./runners.py:blocking", "broken:run"],
+    [
+        *("runners", "runners:nothing", "nowhere:run", ":", "./runners.py:blocking", "broken:run"),
+        "script:run",
+    ],
 )
 def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
     (place / "broken.py").write_text("def run(:")
+    (place / "script.py").write_text("raise SystemExit(0)")
     done = recover(place, runner)
     assert done.returncode == 64
     assert done.stderr.startswith("error: runner: ")

@@ -74,6 +74,12 @@ def test_every_table_fits_80_columns_and_has_its_json(printed: Printed) -> None:
         assert lines_of(printed(*command, "--json"))
 
 
+def test_hours_and_days_are_said_to_be_utc(printed: Printed) -> None:
+    for group in ("hour", "day"):
+        assert f"\n{group} (UTC) " in printed("metrics", "agent_execution_time", "--by", group)
+    assert "Sessions by day (UTC): " in printed("usage")
+
+
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
     assert "100.0 % of those that ended completed, 0.0 % abandoned" in " ".join(usage.split())

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tdev_models.cli import timeline
-from tdev_models.cli.tables import Column, Table, plain
-from tdev_models.errors import InvalidRequest
+from tdev_models.cli.tables import Column, Table
+from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import Attempt, Execution, Session
-from tdev_models.views.moments import ago, due, duration, moment
+from tdev_models.views.moments import ago, due, duration, local, moment
 from tdev_models.views.numbers import short
 
 Row = tuple[str, str, str]
@@ -49,6 +49,13 @@ def test_the_least_needed_columns_go_first_and_are_named() -> None:
     assert drawn(rows, 46)[-1] == "Left out at this width: text"
     assert drawn(rows, 29)[-1] == "Left out at this width: text"
     assert " ".join(drawn(rows, 28)[-2:]) == "Left out at this width: count, text"
+
+
+def test_what_is_said_of_an_empty_table_controls_no_terminal() -> None:
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(Table("", COLUMNS, [], "User \x1b[31m has none."))
+    assert captured.get() == "User \ufffd[31m has none.\n"
 
 
 def test_a_column_of_which_nothing_is_known_is_left_out_in_silence() -> None:
@@ -95,6 +102,16 @@ def test_durations_are_short() -> None:
     assert due(time.time() + 3600) == "in 60m"
 
 
+def test_a_moment_is_shown_with_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as seoul:
+            seoul.setenv("TZ", "KST-9")
+            time.tzset()
+            assert local(1767225600) == "2026-01-01 09:00:00 KST"
+    finally:
+        time.tzset()
+
+
 def attempt(number: int, status: str, start: float, end: float | None) -> Attempt:
     return Attempt(number=number, status=status, start_time=start, end_time=end, worker="h:1:x")
 
@@ -122,6 +139,17 @@ def test_the_timeline_cuts_out_the_time_in_which_nothing_ran() -> None:
     bars = [line.count(mark) for line, mark in zip(lines[-4:-1], "▓█▒", strict=True)]
     assert max(bars) - min(bars) <= 2  # ten seconds each
     assert lines[-1] == "No agent ran for 15m, 16m (:)."
+
+
+@pytest.mark.parametrize("width", [34, 40])
+def test_the_timeline_breaks_no_number_where_it_is_narrow(width: int) -> None:
+    one = Execution(
+        execution_id="a", agent_name="n" * 20, attempts=(attempt(1, "COMPLETED", 100, 112.3),)
+    )
+    lines = lines_of(Session(session_id="s", status="COMPLETED"), [one], width)
+    assert max(map(len, lines)) <= width
+    assert " ".join(lines).count("12.3") == 2  # of the axis, and of the attempt
+    assert "…" not in "".join(lines)
 
 
 def test_an_attempt_whose_worker_died_has_no_length() -> None:

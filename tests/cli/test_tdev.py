@@ -116,8 +116,17 @@ def test_each_expected_error_has_its_exit_code(
     assert printed.err.count("\n") == (code != 130)
 
 
-def test_a_reader_that_has_gone_is_no_error(strict_store: Settings) -> None:
-    for number in range(50):
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*TDEV, "sessions", "--limit", "50", "--json"],
+        [*TDEV, "sessions", "--limit", "50"],
+        [*TDEV, "migrate", "plan", "--set", "like=dev"],
+        [sys.executable, "-m", "tdev_models.migrations", "export", "--set", "like=prod"],
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(strict_store: Settings, command: list[str]) -> None:
+    for number in range(50 * ("sessions" in command)):
         save_pipeline_session(session_id=f"{'s' * 1500}{number}")
     environ = {
         **os.environ,
@@ -126,14 +135,12 @@ def test_a_reader_that_has_gone_is_no_error(strict_store: Settings) -> None:
         "AWS_ENDPOINT_URL_DYNAMODB": str(strict_store.endpoint),
     }
     with subprocess.Popen(
-        [*TDEV, "sessions", "--limit", "50", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environ,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
     ) as process:
         assert process.stdout
         assert process.stderr
-        process.stdout.readline()
+        if "sessions" in command:
+            process.stdout.readline()
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
@@ -231,6 +238,15 @@ def test_local_serves_the_tables_and_keeps_what_was_written(
                 if "nothing is kept" in exported["printed"]:
                     pytest.skip("moto stands in")
                 assert get_pipeline_session("saved").status == "ACTIVE"
+
+
+def test_local_exports_what_names_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TDEV_ENV", "staging")
+    monkeypatch.setenv("TDEV_TABLE_PREFIX", "mine")
+    with local(tmp_path / "local.db") as exported:
+        assert (exported["TDEV_ENV"], exported["TDEV_TABLE_PREFIX"]) == ("staging", "mine")
 
 
 def test_local_says_whether_it_runs_and_ends(tmp_path: Path) -> None:

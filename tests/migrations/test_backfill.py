@@ -170,7 +170,7 @@ def test_rows_that_fail_are_named_and_the_others_are_filled(
     (tmp_path / "fill_some.py").write_text(
         "def fill(row):\n"
         "    name = row['session_id']['S']\n"
-        "    if name == 'a': raise RuntimeError('odd')\n"
+        "    if name == 'a': raise RuntimeError('odd\\n')\n"
         "    if name == 'b': return {'session_id': {'S': 'x'}}\n"
         "    if name == 'c': return {'due_at': {'S': 'late'}}\n"
         "    return {'due_at': {'N': '1'}}\n"
@@ -179,7 +179,7 @@ def test_rows_that_fail_are_named_and_the_others_are_filled(
     assert backfill(store, SESSIONS, "fill_some:fill") == 1
     shown = capsys.readouterr().err
     assert "3 rows failed" in shown
-    for text in ("session_id=a: RuntimeError: odd", "session_id=b: ValueError: a key cannot"):
+    for text in ("session_id=a: RuntimeError: odd ", "session_id=b: ValueError: a key cannot"):
         assert text in shown
     assert (raw.item(store, SESSIONS, "d") or {})["due_at"] == {"N": "1"}
 
@@ -192,11 +192,16 @@ def test_rows_that_fail_are_named_and_the_others_are_filled(
         ["metrics", "nothing"],
         ["metrics", "no_such:module"],
         ["metrics", f"{MODULE}:no_such"],
+        ["metrics", "script:run"],
         ["metric", f"{MODULE}:session_due_at"],
         ["metrics", f"{MODULE}:session_due_at", "more"],
     ],
 )
-def test_a_typo_is_wrong_usage_before_anything_is_sent(aws: StrictAws, more: list[str]) -> None:
+def test_a_typo_is_wrong_usage_before_anything_is_sent(
+    aws: StrictAws, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(0)")  # one that is to be run by itself
+    monkeypatch.chdir(tmp_path)
     assert main(["backfill", "--env", "dev", "--yes", *more]) == 64
     assert main(["plan", "--env", "dev", "metrics"]) == 64
     assert aws.calls == []

@@ -47,6 +47,14 @@ def test_the_runtime_policy_is_the_plans_word_for_word(capsys: pytest.CaptureFix
     }
 
 
+def test_the_runtime_policy_of_all_environments_has_the_tables_of_the_prefix(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TDEV_TABLE_PREFIX", "mine")
+    (statement,) = policy(capsys, "runtime")["Statement"]
+    assert statement["Resource"] == "arn:aws:dynamodb:*:*:table/mine-*"
+
+
 @pytest.mark.parametrize("role", ["runtime", "migrations", "plan"])
 def test_the_policy_of_an_environment_reaches_its_tables_and_none_of_another_of_like_name(
     capsys: pytest.CaptureFixture[str], role: str

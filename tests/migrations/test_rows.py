@@ -55,6 +55,16 @@ class Big:
         ]
 
 
+def test_the_key_of_a_row_neither_begins_a_line_nor_controls_the_terminal(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings, **UNITS)
+    item = {"thing_id": {"S": "x\n::stop-commands::y\x1b[31m"}, "c": {"N": "1"}}
+    aws.by_hand("dynamodb", "PutItem", TableName=big.name, Item=item)
+    said = note(Calls(settings), big.new)
+    assert "such as thing_id=x ::stop-commands::y\ufffd[31m; correct" in said
+
+
 def note(calls: Calls, tables: list[Table]) -> str:
     (planned,) = plan(calls, tables)
     return next(c.note for c in planned.changes if c.target.kind == "index")

@@ -17,6 +17,7 @@ import pytest
 from tdev_models import Settings, sync
 from tdev_models.cli import main
 from tdev_models.views.moments import moment
+from tdev_models.views.numbers import percent, short
 
 
 def test_the_page_is_served_on_loopback_until_ctrl_c(strict_store: Settings) -> None:
@@ -75,7 +76,8 @@ def test_the_report_has_the_numbers_of_the_calls(
     out.write_text("what was there before")
     command = ["report", "--days", "30", "--out", str(out), "--ab", "search", "old", "new"]
     assert main(command) == 0
-    assert re.search(r"report\.html: \d+ kB", capsys.readouterr().out.replace("\n", ""))
+    said = capsys.readouterr().out.replace("\n", "")
+    assert re.search(r"report\.html: \d+ kB", said)
     text = out.read_text()
     end = moment("end", "0s")
     report = sync.usage_report(end - 30 * 86400, end)
@@ -84,9 +86,30 @@ def test_the_report_has_the_numbers_of_the_calls(
     assert all(one.session_id in text for one in failed)
     for agent in sync.agent_performance(end - 30 * 86400, end).agents:
         assert f"<bdi>{agent.agent_name}</bdi> over time" in text
+    assert every_row(text) == [
+        (row.day, f"{row.count:,}", *map(short, row.percentiles.values()), percent(row.error_rate))
+        for agent in sync.agent_performance(end - 30 * 86400, end).agents
+        for row in sync.query_metrics(
+            "agent_execution_time",
+            end - 30 * 86400,
+            end,
+            agent_name=agent.agent_name,
+            group_by="day",
+            percentiles=(50, 95, 99),
+        )
+    ]
+    (requests,) = re.findall(r"(\d+) requests", said)
+    assert int(requests) < 31 * 18 + 50  # a day's Queries are as many for any number of agents
     assert not re.search(r"<script|https?://(?!127\.0\.0\.1)|src=|style=", text)
     assert main(["report", "--out", str(tmp_path), "--days", "1"]) == 1
     assert main(["report", "--out", str(out), "--days", "0"]) == 64
+
+
+def every_row(text: str) -> list[tuple[str, ...]]:
+    """Return the rows of every agent over time."""
+    tables = re.findall(r"<th[^>]*>p99 s</th><th[^>]*>failed %</th></tr></thead>\n(.*)", text)
+    rows = [row for table in tables for row in re.findall(r"<tr>(.*?)</tr>", table)]
+    return [tuple(re.findall(r"<t[hd][^>]*>([^<]*)", row)) for row in rows]
 
 
 def test_without_the_extra_the_remedy_is_said(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from starlette.requests import Request
+from starlette.testclient import TestClient
 
 from tdev_models import ConfigurationError, Settings, settings, sync, web
 from tdev_models.metrics.experiments import compared
@@ -15,6 +16,7 @@ from tdev_models.metrics.totals import Totals
 from tdev_models.results import Execution
 from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
+from tdev_models.web import pages
 from tdev_models.web.languages import language, translate
 from tests import raw
 from tests.web.conftest import Client, every_session
@@ -104,6 +106,27 @@ def test_the_next_page_follows(month: Settings, client: Client) -> None:
         found = re.search(r'rel="next" href="([^"]*)"', text)
         path = html.unescape(found[1]) if found else ""
     assert seen == every_session("COMPLETED")
+
+
+@pytest.mark.parametrize(
+    "path", ["/?show=COMPLETED&since=40d&limit=2", "/?user_id=u001&older_than=1m&limit=2"]
+)
+def test_the_next_page_of_an_age_follows(month: Settings, client: Client, path: str) -> None:
+    assert_next(client(), path)
+
+
+def test_the_next_page_of_failures_follows(
+    month: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_FAILURES", 2)
+    assert_next(client(), "/failures?since=40d")
+
+
+def assert_next(asking: TestClient, path: str) -> None:
+    """Assert that a page links to one that is there, though its age is of another moment."""
+    (following,) = re.findall(r'rel="next" href="([^"]*)"', asking.get(path).text)
+    answer = asking.get(html.unescape(following))
+    assert (answer.status_code, "<tbody>" in answer.text) == (200, True)
 
 
 def test_a_session_shows_each_attempt_with_its_time_and_cost(

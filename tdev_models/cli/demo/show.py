@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from tdev_models import settings
 from tdev_models.cli import timeline
 from tdev_models.cli.demo import bill
 from tdev_models.cli.demo.checks import Check, Facts, Story
@@ -132,7 +133,8 @@ def checked(console: Console, checks: Sequence[Check]) -> bool:
 
 def further(console: Console, engine: Engine, directory: Path, story: Story) -> None:
     """Print how to look further at what is left running."""
-    exports = "\n".join(f"export {name}={value}" for name, value in engine.environ.items())
+    environ = {"TDEV_ENV": settings.current().environment, **engine.environ}
+    exports = "\n".join(f"export {name}={value}" for name, value in environ.items())
     console.print(
         f"\nThe engine runs on, pid {engine.pid}. To look further:\n\n{exports}\n"
         "python -c 'from tdev_models.sync import get_pipeline_session as get; "

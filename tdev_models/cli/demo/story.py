@@ -28,6 +28,7 @@ from tdev_models.cli.demo.bill import Bill
 from tdev_models.cli.demo.checks import Check, Facts, Story, check
 from tdev_models.cli.engine import Engine
 from tdev_models.cli.local import prepare
+from tdev_models.cli.screen import PipedConsole
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.sync import (
     get_agent_execution,
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     for name, price in prices.items():
         if not 0 <= price < 1e6:
             raise InvalidRequest(f"--{name}-price", "must be USD of a million units, from 0")
-    console = Console(highlight=False, quiet=options.json)
+    console = PipedConsole(highlight=False, quiet=options.json)
     directory = Path(tempfile.mkdtemp(prefix="tdev-demo-"))
     kept = False
     try:

@@ -17,10 +17,9 @@ from tdev_models.sync import (
     list_user_projects,
     list_workers,
 )
-from tdev_models.views.moments import ago, due, fixed, local
+from tdev_models.views.moments import OPEN, ago, due, fixed, local, resumable
 from tdev_models.views.numbers import short
 
-OPEN = (SessionStatus.ACTIVE, SessionStatus.FAILED)
 _AGES, _PLACES = ("since", "older_than"), ("env", "region", "endpoint")
 
 
@@ -111,12 +110,6 @@ def _done(session: Session) -> str:
     return "" if session.progress is None else f"{int(session.progress)}"
 
 
-def _due(session: Session) -> str:
-    """Return when it can be resumed; the owner of a live one moves that on."""
-    when = due(session.due_at) if session.status in OPEN else ""
-    return when if session.status == SessionStatus.FAILED or when == "now" else ""
-
-
 def _at(session: Session) -> str:
     return session.failed_agent or session.current_agent or ""
 
@@ -127,7 +120,7 @@ COLUMNS: list[Column[Session]] = [
     Column(head="age", cell=lambda one: ago(one.created_at), kind="number"),
     Column(head="at", cell=lambda one: _at(one), drop=1),
     Column(head="done", cell=_done, kind="number", drop=3),
-    Column(head="due", cell=_due, kind="number", drop=2),
+    Column(head="due", cell=resumable, kind="number", drop=2),
     Column(head="resumes", cell=lambda one: _count(one.resume_count), kind="number", drop=6),
     Column(head="user", cell=lambda one: one.user_id or "", drop=5),
     Column(head="project", cell=lambda one: one.project_name or "", drop=7),

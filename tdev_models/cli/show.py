@@ -23,7 +23,7 @@ from tdev_models.sync import (
     get_failed_executions,
     get_pipeline_session,
 )
-from tdev_models.views.moments import ago, due, duration, local
+from tdev_models.views.moments import OPEN, ago, due, duration, local, resumable
 from tdev_models.views.numbers import short
 
 MOST_EXECUTIONS = 1000
@@ -77,7 +77,7 @@ def facts(session: Session) -> Iterator[RenderableType]:
         session.pipeline_type,
         session.release and f"release {session.release}",
     )
-    if session.status in ("ACTIVE", "FAILED"):
+    if session.status in OPEN:
         yield from _work(session)
     yield from _joined(
         session.input_tokens and f"{int(session.input_tokens)} tokens in",
@@ -94,7 +94,7 @@ def _work(session: Session) -> Iterator[Text]:
     """Yield who runs it, or when it can be resumed."""
     yield from _joined(
         session.current_agent and f"at {session.current_agent}",
-        session.due_at and f"due {due(session.due_at)}",
+        (when := resumable(session)) and f"due {when}",
         session.deadline and f"its agent's time is over {due(session.deadline)}",
         session.lease_owner and f"worker {session.lease_owner}",
         session.fence and f"claim {int(session.fence)}",

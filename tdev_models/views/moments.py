@@ -7,7 +7,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from tdev_models.errors import InvalidRequest, shown
+from tdev_models.results import Session, SessionStatus
 from tdev_models.validation import instant
+
+OPEN = (SessionStatus.ACTIVE, SessionStatus.FAILED)
+"""The statuses of sessions that go on, or can."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(
@@ -59,6 +63,12 @@ def due(moment: float | None) -> str:
         return ""
     left = moment - time.time()
     return f"in {duration(left)}" if left > 0 else "now"
+
+
+def resumable(session: Session) -> str:
+    """Return when a session can be resumed; empty while its owner moves that on, and at its end."""
+    when = due(session.due_at) if session.status in OPEN else ""
+    return when if session.status == SessionStatus.FAILED or when == "now" else ""
 
 
 def local(moment: float | None) -> str:

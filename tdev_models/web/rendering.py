@@ -90,6 +90,7 @@ _environment.filters.update(
     duration=moments.duration,
     payload=payload,
     percent=percent,
+    resumable=moments.resumable,
     short=short,
     time=_time,
     worker=worker,

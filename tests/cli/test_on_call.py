@@ -159,6 +159,19 @@ def test_show_has_attempts_errors_workers_tokens_and_cost(
     assert "\x1b" not in wide + narrow
 
 
+def test_show_says_of_what_has_failed_alone_when_it_can_be_resumed(
+    strict_store: Settings, tdev: Tdev
+) -> None:
+    with pytest.raises(KeyError), sync.track_session("s") as session:
+        with session.agent("parser", timeout=60):
+            # Whose worker dies is due within a lease, whose agent hangs at its deadline.
+            alive = tdev("show", "s").out
+            raise KeyError
+    assert "due" not in alive
+    assert "its agent's time is over in " in alive
+    assert re.search(r"\bdue (now|in \d+s)\b", tdev("show", "s").out)
+
+
 def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev: Tdev) -> None:
     three_attempts("s")
     assert "for parser" not in tdev("show", "s").out

@@ -169,10 +169,14 @@ class _LoopTimeLimit:
     def __init__(self, seconds: float | None) -> None:
         import asyncio
 
-        self._timeout = asyncio.timeout(seconds)
+        self._seconds, self._timeout = seconds, asyncio.Timeout(None)
 
     async def __aenter__(self) -> None:
+        import asyncio
+
         await self._timeout.__aenter__()
+        if self._seconds is not None:  # from now on, and not since the block was made
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
 
     async def __aexit__(self, *error: Any) -> None:
         await self._timeout.__aexit__(*error)

@@ -453,7 +453,7 @@ class AgentRun(ClientContext[C, bool]):
                 at=at,
                 # Ending the session inside its last agent's block keeps what the agent made.
                 alone=lease.over,
-                retry_seconds=self._session.seconds_for(error),
+                retry_seconds=self._session.seconds_for(error, of_agent=True),
                 usage=NOTHING if seconds is None else self._usage,
                 error=NO_ERROR if error is None else facts_of(self._client, error),
             )

@@ -348,6 +348,38 @@ async def test_cancelling_during_an_outage_takes_two_seconds(strict_store: Setti
     assert time.monotonic() - begun < 3
 
 
+async def test_each_cancellation_has_two_seconds_of_its_own(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the first of a session that goes on after it."""
+    monkeypatch.setattr("tdev_models.services.session_run.CANCELLED_SECONDS", 1.0)
+    outage, waits = Outage(0.3), asyncio.Event()
+
+    async def pipeline() -> None:
+        async with track_session("s") as session:
+            for name, pause in (("parser", 1.2), ("search", 2.2)):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2), session.agent(name) as run:
+                        run.usage(input_tokens=1)
+                        await asyncio.sleep(0.1)  # its begin is stored meanwhile
+                        outage.begin()
+                        await asyncio.sleep(30)
+                await asyncio.sleep(pause)
+            outage.begin()
+            waits.set()
+            await asyncio.sleep(30)
+
+    with settings.use(strict_store, transport=outage.wrap):
+        task = asyncio.create_task(pipeline())
+        await waits.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    session = await get_pipeline_session("s")
+    assert (session.input_tokens, session.lease_owner) == (2, None)
+    assert (await get_agent_execution("s-search")).status == "PENDING"
+
+
 async def test_a_claim_that_is_cancelled_is_handed_back(strict_store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     entered: asyncio.Task[Any] | None = None

@@ -94,7 +94,7 @@ class AgentRun(ClientContext[C, bool]):
         self._usage = NOTHING
         self._span = telemetry.Span()
         self._effects: set[str] = set()
-        self._runs = False
+        self._begun = self._runs = False
 
     @property
     def status(self) -> str | None:
@@ -228,6 +228,9 @@ class AgentRun(ClientContext[C, bool]):
     async def __aenter__(self) -> Self:
         await self._client.turn()
         lease, name = self._session.owned, self.agent_name
+        if self._begun:
+            problem = f"this block of {name!r} was entered before; make another with agent(...)"
+            raise InvalidRequest("agent_name", problem)
         await self._find_ended()
         before = begin_block(lease, name)
         try:
@@ -260,6 +263,7 @@ class AgentRun(ClientContext[C, bool]):
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
+        self._begun = True
         self._span = telemetry.active.agent(
             self._session.span, self._session.session_id, agent_of(self.agent_name)
         )

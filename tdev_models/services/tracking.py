@@ -83,7 +83,8 @@ class Tracker(OwnedSession[C]):
     ) -> AgentRun[C]:
         """Return the block in which one agent runs.
 
-        A block of the same agent and key is entered once under a claim, and again where it raised.
+        A block of the same agent and key is entered once under a claim, and another one where it
+        raised.
 
         Args:
             agent_name: one of the pipeline's (the setting `agents`), or one of your own.

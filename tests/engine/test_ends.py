@@ -19,6 +19,7 @@ from tdev_models import (
     Settings,
     Unavailable,
     WrongUser,
+    abandon_session,
     get_agent_execution,
     get_pipeline_session,
     query_metrics,
@@ -230,6 +231,23 @@ async def test_a_block_that_ends_late_writes_nothing_once_its_session_was_claime
             assert await resume_pipeline("s")  # which has not come to this agent yet
     assert (await get_agent_execution("s-download")).status == "RUNNING"
     assert (await get_pipeline_session("s")).cost_usd is None
+
+
+async def test_who_has_lost_the_session_while_he_failed_is_not_called_again(
+    strict_store: Settings,
+) -> None:
+    calls: list[int] = []
+
+    async def fails() -> None:
+        calls.append(1)
+        outside = contextvars.Context()
+        await asyncio.create_task(abandon_session("s", "enough"), context=outside)
+        raise ValueError
+
+    with pytest.raises(LeaseLost):
+        async with track_session("s") as session:
+            await session.run("parser", fails, attempts=3)
+    assert calls == [1]
 
 
 async def test_an_outage_after_the_session_was_ended_in_its_last_agent_loses_nothing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Any, NoReturn, TypeVar
@@ -48,6 +48,9 @@ class BlockingClient(Client):
                 threads.submit(copy_context().run, lambda job=job: drive(job())) for job in jobs
             ]
             try:
+                done, _ = wait(runs, return_when=FIRST_EXCEPTION)
+                for run in done:
+                    run.result()  # raises, though those before it go on
                 return [run.result() for run in runs]
             except BaseException:  # Ctrl-C, too: no further job may begin
                 if end is not None:

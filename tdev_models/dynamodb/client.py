@@ -87,6 +87,11 @@ class Client(ABC):
             client = cls._open.setdefault(chosen, cls(chosen))
         return client
 
+    @property
+    def thread(self) -> int:
+        """The thread that waits for what is called here: for a job, that of the call."""
+        return threading.get_ident()
+
     @abstractmethod
     def _standard_transport(self) -> Transport: ...
 

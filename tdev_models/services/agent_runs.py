@@ -325,7 +325,9 @@ class AgentRun(ClientContext[C, bool]):
                 error = await self._end_block(kind, error, traceback)
         finally:
             lease.blocks[self.agent_name] = Block.RAISED
-        goes_on = await self._leave(error)
+        leave = self._leave(error)
+        # A cancellation waits for what the agent has made, large as it may be, as for a small one.
+        goes_on = await (leave if error or was_done else self._client.shielded(leave))
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
@@ -340,14 +342,13 @@ class AgentRun(ClientContext[C, bool]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> BaseException | None:
-        """Wait for the begin, too; return the error with which the block ends."""
+        """Return the error with which the block ends."""
         try:
             await self._block.__aexit__(kind, error, traceback)
         except TimeoutError:
             caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
             error = self._beginning.refused or TimeoutError(late)
             error.__cause__ = caught  # its traceback says where
-        await self._beginning.end(self._session.is_interruption(error))
         return error
 
     @property
@@ -355,7 +356,9 @@ class AgentRun(ClientContext[C, bool]):
         return self.status == ExecutionStatus.FAILED and not self._critical
 
     async def _leave(self, error: BaseException | None) -> bool:
-        """Record the end; return whether the session goes on though the agent failed."""
+        """Record the end, after the begin; return whether the session goes on though it failed."""
+        if not self.done:
+            await self._beginning.end(self._session.is_interruption(error))
         if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
         if self._session.owned.over and self._session.left:

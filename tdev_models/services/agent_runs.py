@@ -325,9 +325,11 @@ class AgentRun(ClientContext[C, bool]):
                 error = await self._end_block(kind, error, traceback)
         finally:
             lease.blocks[self.agent_name] = Block.RAISED
-        leave = self._leave(error)
-        # A cancellation waits for what the agent has made, large as it may be, as for a small one.
-        goes_on = await (leave if error or was_done else self._client.shielded(leave))
+        goes_on = False
+        if not was_done:
+            leave = self._leave_after_begin(error)
+            # A cancellation waits for what the agent has made, however large it is.
+            goes_on = await (leave if error is not None else self._client.shielded(leave))
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
@@ -355,11 +357,13 @@ class AgentRun(ClientContext[C, bool]):
     def _failed_optionally(self) -> bool:
         return self.status == ExecutionStatus.FAILED and not self._critical
 
+    async def _leave_after_begin(self, error: BaseException | None) -> bool:
+        await self._beginning.end(self._session.is_interruption(error))
+        return await self._leave(error)
+
     async def _leave(self, error: BaseException | None) -> bool:
-        """Record the end, after the begin; return whether the session goes on though it failed."""
-        if not self.done:
-            await self._beginning.end(self._session.is_interruption(error))
-        if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
+        """Record the end; return whether the session goes on though the agent failed."""
+        if isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.

@@ -391,7 +391,7 @@ class AgentRun(ClientContext[C, bool]):
             return {"status": ExecutionStatus.COMPLETED}
         if self._session.is_interruption(error):
             return {"status": ExecutionStatus.PENDING}
-        self._reason = error_text(error) if error else self._reason
+        self._reason = self._reason if error is None else error_text(error)
         failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
         optional = not self._critical and (error is None or isinstance(error, Exception))
         return {**failed, "critical": False} if optional else failed

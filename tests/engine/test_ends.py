@@ -123,6 +123,17 @@ async def test_an_agent_fails_without_an_exception(store: Settings, critical: bo
     )
 
 
+async def test_an_error_that_counts_as_false_is_stored_as_any_other(strict_store: Settings) -> None:
+    class NoProblems(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(NoProblems):
+        async with track_session("s") as session, session.agent("parser"):
+            raise NoProblems("but one")
+    assert (await get_agent_execution("s-parser")).error_message == "NoProblems: but one"
+
+
 async def test_a_session_fails_without_an_exception(store: Settings) -> None:
     async with track_session("s") as session:
         async with session.agent("search") as run:

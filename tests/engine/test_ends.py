@@ -292,6 +292,22 @@ async def test_a_nested_block_of_the_same_session_joins_it(store: Settings) -> N
     assert (session.status, session.progress, session.fence) == ("COMPLETED", 3, 1)
 
 
+async def test_a_block_that_is_entered_again_inside_itself_joins_itself(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def runner(resume: Any) -> None:
+        joined, canceller = track_session("s"), resume.owned.canceller
+        for number, block in enumerate((resume, joined, joined)):
+            async with block as session, session.agent("evaluator", key=number) as run:
+                run.output = number
+            assert (await get_pipeline_session("s")).status == "ACTIVE"
+        assert resume.owned.canceller is canceller  # of the task that owns it
+
+    assert await resume_pipeline("s", runner)
+    session = await get_pipeline_session("s")
+    assert (session.status, session.fence) == ("COMPLETED", 1)
+
+
 async def test_a_nested_block_can_fail_the_session_and_must_name_its_user(store: Settings) -> None:
     async with track_session("s", user_id="u1"):
         with pytest.raises(WrongUser):

@@ -66,6 +66,8 @@ CANCELLED_SECONDS: Final = 2.0
 
 # How often to look whether something in this process has changed that sends no signal.
 LOCK_POLL_SECONDS: Final = 0.005
+# So many wait for one lock before each of them looks less often.
+LOCK_POLLERS: Final = 10
 STOP_POLL_SECONDS: Final = 0.2
 
 
@@ -135,3 +137,16 @@ async def wait_until(
             return False
         await sleep(min(poll_seconds, left))
     return True
+
+
+async def wait_among(
+    waiters: set[object], ready: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Wait until `ready()` is true; the more wait for the same, the less often each one looks."""
+    me = object()
+    waiters.add(me)
+    try:
+        while not ready():
+            await sleep(LOCK_POLL_SECONDS * max(1.0, len(waiters) / LOCK_POLLERS))
+    finally:
+        waiters.discard(me)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
+from weakref import WeakSet
 
 from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
@@ -24,6 +25,7 @@ class AsyncClient(Client):
     """Suspends the task while it waits."""
 
     in_event_loop = True
+    _shielding: ClassVar[WeakSet[Any]] = WeakSet()  # the tasks of `shielded`
 
     def _standard_transport(self) -> Transport:
         from tdev_models.dynamodb.transports import loop, pace
@@ -74,10 +76,13 @@ class AsyncClient(Client):
         """Finish the work before being cancelled, where that takes no longer than two seconds."""
         import asyncio
 
+        if seconds is None and asyncio.current_task() in self._shielding:
+            return await work  # as a part of what is shielded: two seconds are for all of it
         loop = asyncio.get_running_loop()
         task: asyncio.Future[T]
         if inspect.iscoroutine(work):
             task = asyncio.ensure_future(self._in_turn(work))
+            self._shielding.add(task)
             task.add_done_callback(lambda _: work.close())  # cancelled before it has begun
         else:
             task = asyncio.ensure_future(work)
@@ -169,10 +174,14 @@ class _LoopTimeLimit:
     def __init__(self, seconds: float | None) -> None:
         import asyncio
 
-        self._timeout = asyncio.timeout(seconds)
+        self._seconds, self._timeout = seconds, asyncio.Timeout(None)
 
     async def __aenter__(self) -> None:
+        import asyncio
+
         await self._timeout.__aenter__()
+        if self._seconds is not None:  # from now on, and not since the block was made
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
 
     async def __aexit__(self, *error: Any) -> None:
         await self._timeout.__aexit__(*error)

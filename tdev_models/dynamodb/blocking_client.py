@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, NoReturn, TypeVar
 
 from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
@@ -17,6 +17,8 @@ from tdev_models.settings import Transport
 
 T = TypeVar("T")
 
+_caller: ContextVar[int | None] = ContextVar("tdev_caller", default=None)
+
 
 class BlockingClient(Client):
     """Blocks the thread while it waits."""
@@ -25,6 +27,11 @@ class BlockingClient(Client):
 
     def _standard_transport(self) -> Transport:
         return BlockingTransport(self.settings)
+
+    @property
+    def thread(self) -> int:
+        """The thread that waits: of the job of a call, whichever thread runs it, the call's."""
+        return _caller.get() or super().thread
 
     async def turn(self) -> None:
         """Go on: other threads run meanwhile."""
@@ -42,12 +49,19 @@ class BlockingClient(Client):
         """Run jobs in threads, or one after the other."""
         if concurrency == 1 or len(jobs) < 2:
             return [copy_context().run(drive, job()) for job in jobs]
+        caller = self.thread
+
+        def run_job(job: Callable[[], Awaitable[T]]) -> T:
+            _caller.set(caller)
+            return drive(job())
+
         with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
             # Each thread sees the settings and leases that are in force here.
-            runs = [
-                threads.submit(copy_context().run, lambda job=job: drive(job())) for job in jobs
-            ]
+            runs = [threads.submit(copy_context().run, run_job, job) for job in jobs]
             try:
+                done, _ = wait(runs, return_when=FIRST_EXCEPTION)
+                for run in done:
+                    run.result()  # raises, though those before it go on
                 return [run.result() for run in runs]
             except BaseException:  # Ctrl-C, too: no further job may begin
                 if end is not None:

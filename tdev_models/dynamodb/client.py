@@ -26,7 +26,7 @@ from tdev_models.models import (
     UserProject,
     WorkerItem,
 )
-from tdev_models.retry import LOCK_POLL_SECONDS, wait_until
+from tdev_models.retry import wait_among
 from tdev_models.security.fields import check_installed
 from tdev_models.settings import Settings, Transport
 
@@ -86,6 +86,11 @@ class Client(ABC):
                 cls._open.clear()  # it holds no connection: those are in pools of the process
             client = cls._open.setdefault(chosen, cls(chosen))
         return client
+
+    @property
+    def thread(self) -> int:
+        """The thread that waits for what is called here: for a job, that of the call."""
+        return threading.get_ident()
 
     @abstractmethod
     def _standard_transport(self) -> Transport: ...
@@ -168,9 +173,9 @@ class Client(ABC):
         """Return whether an error is a cancellation that nobody requested of this task."""
         return False
 
-    async def acquire(self, lock: threading.Lock) -> None:
-        """Take a lock that a thread may hold for the time of a request."""
-        await wait_until(lambda: lock.acquire(blocking=False), self.sleep, LOCK_POLL_SECONDS)
+    async def acquire(self, lock: threading.Lock, waiters: set[object]) -> None:
+        """Take a lock that a thread may hold for the time of a request, and others wait for."""
+        await wait_among(waiters, lambda: lock.acquire(blocking=False), self.sleep)
 
     @cached_property
     def sessions(self) -> Table[PipelineSession]:

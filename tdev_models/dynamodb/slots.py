@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,12 +27,20 @@ class Slots:
     def _reset(self) -> None:
         self._lock, self._free = threading.Lock(), self._count
         self._waiting, self._succeeded_at = deque[SharedFuture](), 0.0
+        self._tasks = Counter[int]()  # that have a slot, or wait for one, by their loop's thread
 
     @asynccontextmanager
     async def taken(self, client: Client) -> AsyncIterator[None]:
-        """Wait for a slot, and keep it inside the block."""
-        turn = SharedFuture()
+        """Wait for a slot, and keep it inside the block.
+
+        A blocking call in an event loop takes none: that loop's tasks could not give theirs back.
+        """
+        turn, thread = SharedFuture(), client.thread
+        if not client.in_event_loop and self._tasks[thread] > 0:
+            yield
+            return
         with self._lock:
+            self._tasks[thread] += client.in_event_loop
             if self._free:
                 self._free -= 1
                 turn.settle(None)
@@ -43,7 +51,9 @@ class Slots:
             yield
             self._succeeded_at = time.monotonic()
         finally:
-            self._give_back(turn)
+            with self._lock:
+                self._tasks[thread] -= client.in_event_loop
+                self._give_back(turn)
 
     def seconds_left(self, budget_seconds: float, begun: float) -> float:
         """Return what is left of a budget that each block which succeeds gives to all others anew.
@@ -53,10 +63,9 @@ class Slots:
         return max(begun, self._succeeded_at) + budget_seconds - time.monotonic()
 
     def _give_back(self, turn: SharedFuture) -> None:
-        with self._lock:
-            if turn in self._waiting:  # cancelled before it came
-                self._waiting.remove(turn)
-            elif self._waiting:
-                self._waiting.popleft().settle(None)
-            else:
-                self._free += 1
+        if turn in self._waiting:  # cancelled before it came
+            self._waiting.remove(turn)
+        elif self._waiting:
+            self._waiting.popleft().settle(None)
+        else:
+            self._free += 1

@@ -24,6 +24,11 @@ def in_thread(function: Callable[..., T], *arguments: Any) -> Future[T]:
     def work() -> None:
         try:
             result = context.run(function, *arguments)
+        except StopIteration as error:
+            # As of a coroutine: no task can be woken with it, and would wait for ever.
+            stopped = RuntimeError("the function raised StopIteration")
+            stopped.__cause__ = error
+            future.set_exception(stopped)
         except BaseException as error:
             future.set_exception(error)
         else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client_context import C
+from tdev_models.errors import LeaseLost
 from tdev_models.retry import AGENT_FIRST_PAUSE_SECONDS, AGENT_LONGEST_PAUSE_SECONDS, Backoff
 from tdev_models.services.agent_runs import OUTPUT, AgentRun
 
@@ -60,8 +61,8 @@ async def run_agent(
                     run.usage(**usage(result))
                 run.output = await client.compute(_json_form, result)
             return run.output  # None where the last attempt failed and the session goes on
-        except Exception:
-            if pause is None:
+        except Exception as error:
+            if pause is None or isinstance(error, LeaseLost):  # its end was refused
                 raise
         await client.sleep(pause)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from tdev_models import validation
 from tdev_models.errors import InvalidRequest
-from tdev_models.models.execution import KEY_MARK
+from tdev_models.models.execution import KEY_MARK, AgentExecution
 from tdev_models.workers.lease import Block, Lease
 
-_KEY = validation.key(200, part=True)
+_NAME, _KEY = AgentExecution.rules()["agent_name"], validation.key(200, part=True)
 
 
 def name_with_key(agent_name: str, key: str | int | None) -> str:
     """Return the agent's name, or `agent@key`."""
-    if isinstance(agent_name, str) and KEY_MARK in agent_name:
+    if KEY_MARK in _NAME("agent_name", agent_name):
         raise InvalidRequest("agent_name", f"must not hold {KEY_MARK!r}; give key= beside it")
     if key is None:
         return agent_name

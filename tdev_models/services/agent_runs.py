@@ -95,7 +95,7 @@ class AgentRun(ClientContext[C, bool]):
         self._usage = NOTHING
         self._span = telemetry.Span()
         self._effects: set[str] = set()
-        self._runs = False
+        self._begun = self._runs = False
 
     @property
     def status(self) -> str | None:
@@ -229,6 +229,9 @@ class AgentRun(ClientContext[C, bool]):
     async def __aenter__(self) -> Self:
         await self._client.turn()
         lease, name = self._session.owned, self.agent_name
+        if self._begun:
+            problem = f"this block of {name!r} was entered before; make another with agent(...)"
+            raise InvalidRequest("agent_name", problem)
         await self._find_ended()
         before = begin_block(lease, name)
         try:
@@ -261,6 +264,7 @@ class AgentRun(ClientContext[C, bool]):
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
+        self._begun = True
         self._span = telemetry.active.agent(
             self._session.span, self._session.session_id, agent_of(self.agent_name)
         )
@@ -322,7 +326,11 @@ class AgentRun(ClientContext[C, bool]):
                 error = await self._end_block(kind, error, traceback)
         finally:
             lease.blocks[self.agent_name] = Block.RAISED
-        goes_on = await self._leave(error)
+        goes_on = False
+        if not was_done:
+            leave = self._leave_after_begin(error)
+            # A cancellation waits for what the agent has made, however large it is.
+            goes_on = await (leave if error is not None else self._client.shielded(leave))
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
@@ -337,23 +345,26 @@ class AgentRun(ClientContext[C, bool]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> BaseException | None:
-        """Wait for the begin, too; return the error with which the block ends."""
+        """Return the error with which the block ends."""
         try:
             await self._block.__aexit__(kind, error, traceback)
         except TimeoutError:
             caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
             error = self._beginning.refused or TimeoutError(late)
             error.__cause__ = caught  # its traceback says where
-        await self._beginning.end(self._session.is_interruption(error))
         return error
 
     @property
     def _failed_optionally(self) -> bool:
         return self.status == ExecutionStatus.FAILED and not self._critical
 
+    async def _leave_after_begin(self, error: BaseException | None) -> bool:
+        await self._beginning.end(self._session.is_interruption(error))
+        return await self._leave(error)
+
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""
-        if self.done or isinstance(error, LeaseLost) or self._session.owned.inherited:
+        if isinstance(error, LeaseLost) or self._session.owned.inherited:
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.
@@ -381,7 +392,7 @@ class AgentRun(ClientContext[C, bool]):
             return {"status": ExecutionStatus.COMPLETED}
         if self._session.is_interruption(error):
             return {"status": ExecutionStatus.PENDING}
-        self._reason = error_text(error) if error else self._reason
+        self._reason = self._reason if error is None else error_text(error)
         failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
         optional = not self._critical and (error is None or isinstance(error, Exception))
         return {**failed, "critical": False} if optional else failed
@@ -454,7 +465,7 @@ class AgentRun(ClientContext[C, bool]):
                 at=at,
                 # Ending the session inside its last agent's block keeps what the agent made.
                 alone=lease.over,
-                retry_seconds=self._session.seconds_for(error),
+                retry_seconds=self._session.seconds_for(error, of_agent=True),
                 usage=NOTHING if seconds is None else self._usage,
                 error=NO_ERROR if error is None else facts_of(self._client, error),
             )

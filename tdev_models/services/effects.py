@@ -75,7 +75,8 @@ class Effect:
             found = await self._reserve(token, found.write_token)
         skipped = seen is not None and in_doubt == "skip"
         result = None if skipped else await self.client.call(function)
-        return await self._store(token, result)
+        # It has happened: a cancellation must not leave it in doubt.
+        return await self.client.shielded(self._store(token, result))
 
     @property
     def _sort_key(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Generic
@@ -34,7 +35,7 @@ class SessionRun(Generic[C]):
     left: bool = False
     interrupted: bool = False
     span: telemetry.Span = field(default_factory=telemetry.Span)
-    _cancelled_until: float | None = None
+    _interrupted_at: float = -math.inf  # monotonic
 
     @property
     def owned(self) -> Lease:
@@ -55,16 +56,18 @@ class SessionRun(Generic[C]):
             or self.client.is_stray_cancellation(cause)
         )
 
-    def seconds_for(self, error: BaseException | None) -> float | None:
+    def seconds_for(self, error: BaseException | None, *, of_agent: bool = False) -> float | None:
         """Return for how long an end may be tried: None for as long as an owner's write is.
 
-        Who cancels a task, or ends the process, waits two seconds for all of it.
+        Who cancels a task, or ends the process, waits two seconds for all of it: its agents' ends,
+        and that of the session after them. What was cancelled before, and went on, is over.
         """
         if not self.is_interruption(error):
             return None
-        if self._cancelled_until is None:
-            self._cancelled_until = time.monotonic() + CANCELLED_SECONDS
-        return max(0.0, self._cancelled_until - time.monotonic())
+        now = time.monotonic()
+        if of_agent or now > self._interrupted_at + 2 * CANCELLED_SECONDS:
+            self._interrupted_at = now
+        return max(0.0, self._interrupted_at + CANCELLED_SECONDS - now)
 
     def begin_span(self, pipeline_type: str | None) -> None:
         """Let telemetry see that a run begins, if it does not yet."""

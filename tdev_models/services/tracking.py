@@ -68,7 +68,7 @@ class Tracker(OwnedSession[C]):
     def __init__(self, client: C, session_id: str, values: Mapping[str, Any]) -> None:
         super().__init__(client, session_id)
         self._values = values
-        self._joined = False
+        self._joined = 0  # how many blocks have joined an outer one
 
     def agent(
         self,
@@ -83,7 +83,8 @@ class Tracker(OwnedSession[C]):
     ) -> AgentRun[C]:
         """Return the block in which one agent runs.
 
-        A block of the same agent and key is entered once under a claim, and again where it raised.
+        A block of the same agent and key is entered once under a claim, and another one where it
+        raised.
 
         Args:
             agent_name: one of the pipeline's (the setting `agents`), or one of your own.
@@ -215,8 +216,8 @@ class Tracker(OwnedSession[C]):
         self.owned.reason = shortened(reason)
 
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
-        outer = current_lease(self._client, self.session_id)
-        if self._run.lease is None and outer is not None and not outer.over:
+        outer, mine = current_lease(self._client, self.session_id), self._run.lease
+        if outer is not None and not outer.over and (mine is None or mine is outer):
             return self._join(outer)
         # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
         self._canceller = self._client.task_canceller()
@@ -229,7 +230,8 @@ class Tracker(OwnedSession[C]):
     async def _join(self, outer: Lease) -> Self:
         if (user_id := self._values.get("user_id")) is not None:
             check_user(await self._client.sessions.get(self.session_id), user_id)
-        self._joined, self._run.lease, self.start_agent = True, outer, outer.start_agent
+        self._joined += 1
+        self._run.lease, self.start_agent = outer, outer.start_agent
         return self
 
     async def _enter(self, binding: Binding) -> Self:
@@ -256,6 +258,7 @@ class Tracker(OwnedSession[C]):
         traceback: TracebackType | None,
     ) -> Literal[False]:
         if self._joined:
+            self._joined -= 1
             return False
         lease = self.owned
         if lease.inherited:

@@ -108,6 +108,7 @@ class Lease:
     canceller: TaskCanceller | None = field(default=None, repr=False)
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     write_lock_thread: int = 0  # the thread that holds it
+    write_lock_waiters: set[object] = field(default_factory=set, repr=False)
 
     @property
     def over(self) -> bool:

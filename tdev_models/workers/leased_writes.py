@@ -220,7 +220,7 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
     if not client.in_event_loop and lease.write_lock_thread == threading.get_ident():
         # Of a task in this thread's event loop, which cannot go on before this call returns.
         raise RuntimeError(MIXED)
-    await client.acquire(lease.write_lock)
+    await client.acquire(lease.write_lock, lease.write_lock_waiters)
     lease.write_lock_thread = threading.get_ident()
     try:
         yield

@@ -145,26 +145,35 @@ class Presence:
                 "a blocking call met an awaitable one that makes this process a worker; "
                 "use the awaitable functions in an event loop"
             )
+        deadline = time.monotonic() + self._settings.retry_seconds
         while not self._beats:
             with self._state:
                 others, mine = self._registration, SharedFuture()
                 if others is None:
                     self._registration = mine
             if others is not None:
-                await client.wait_for(others)  # whether it has succeeded or not
+                try:
+                    await client.wait_for(others)
+                except TdevError:
+                    if time.monotonic() >= deadline:  # else this call may be luckier
+                        raise
                 await client.turn()  # a thousand may have been woken at once
                 continue
+            error: TdevError | None = None
             try:
-                await self._register_and_beat(client)
+                await self._register_and_beat(client, deadline - time.monotonic())
+            except TdevError as refused:
+                error = refused
+                raise
             finally:
                 with self._state:
                     self._registration = None
-                mine.settle(None)
+                mine.settle(error)
 
-    async def _register_and_beat(self, client: Client) -> None:
+    async def _register_and_beat(self, client: Client, retry_seconds: float) -> None:
         self._registering_thread = threading.get_ident()
         try:
-            await self._register(client, self._settings.retry_seconds)
+            await self._register(client, retry_seconds)
         finally:
             self._registering_thread = 0
         self._started, self._beats = time.monotonic(), True

@@ -230,6 +230,19 @@ async def test_a_timeout_of_the_functions_own_is_raised_as_it_is(strict_store: S
         blocking.run("parser", lambda: 1)
 
 
+async def test_a_plain_function_that_raises_stop_iteration_has_failed(
+    strict_store: Settings,
+) -> None:
+    """Python 3.11 would not wake the task that waits for its thread."""
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        async with asyncio.timeout(10), track_session("s") as session:
+            await session.run("parser", next, iter(()))
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        with sync.track_session("t") as blocking:
+            blocking.run("parser", next, iter(()), timeout=10)
+    assert (await get_pipeline_session("s")).status == "FAILED"
+
+
 async def test_a_plain_function_acts_under_the_lease_in_its_thread(strict_store: Settings) -> None:
     def agent() -> str:
         return sync.save_pipeline_session(session_id="s", project_name="inside").status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -125,6 +126,20 @@ async def test_a_block_that_could_not_begin_may_be_tried_again(strict_store: Set
                 run.output = 1
 
 
+@pytest.mark.parametrize("critical", [True, False])
+async def test_a_block_is_entered_once(strict_store: Settings, critical: bool) -> None:
+    async with track_session("s") as session:
+        block = session.agent("parser", critical=critical)
+        with suppress(ValueError):
+            async with block:
+                raise ValueError
+        with pytest.raises(InvalidRequest, match="this block of 'parser' was entered before"):
+            await block.__aenter__()
+        async with session.agent("parser") as run:
+            run.output = 1
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
 async def test_a_killed_run_of_a_key_runs_again_and_the_others_do_not(
     strict_store: Settings,
 ) -> None:
@@ -180,6 +195,8 @@ async def test_a_bare_call_reaches_the_run_of_a_key(strict_store: Settings) -> N
         ("a", True, "key"),
         ("a" * 100, "k" * 200, "agent_name"),
         (7, None, "agent_name"),
+        (None, 1, "agent_name"),
+        ("", 1, "agent_name"),
     ],
 )
 def test_a_wrong_key_is_refused(strict_store: Settings, name: str, key: str, field: str) -> None:

@@ -53,6 +53,36 @@ async def test_an_agent_whose_end_was_cut_short_hands_back_what_it_stored(
                 assert run.output == {"text": "important"}
 
 
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_is_made_is_stored_though_its_task_is_cancelled_meanwhile(
+    strict_store: Settings, once: bool
+) -> None:
+    async def pipeline() -> None:
+        async with track_session("s") as session, session.agent("nl_input") as run:
+            if once:
+                await run.once("mail", lambda: "large" * 1000)
+            run.usage(input_tokens=3)
+            run.output = "large" * 1000
+
+    # While its first chunk is stored.
+    fault = Fault(
+        "before",
+        operation="UpdateItem",
+        table="agent-executions",
+        between=lambda: task.cancel() and asyncio.sleep(0),
+    )
+    with injected(fault):
+        task = asyncio.create_task(pipeline())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with track_session("s") as session, session.agent("nl_input") as run:
+        if once:
+            assert await run.once("mail", lambda: "again") == "large" * 1000
+        else:
+            assert (run.done, run.output) == (True, "large" * 1000)
+    assert (await get_pipeline_session("s")).input_tokens == (None if once else 3)
+
+
 async def test_an_agent_that_a_call_ended_hands_back_what_the_call_stored(
     strict_store: Settings,
 ) -> None:

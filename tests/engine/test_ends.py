@@ -19,6 +19,7 @@ from tdev_models import (
     Settings,
     Unavailable,
     WrongUser,
+    abandon_session,
     get_agent_execution,
     get_pipeline_session,
     query_metrics,
@@ -120,6 +121,17 @@ async def test_an_agent_fails_without_an_exception(store: Settings, critical: bo
         "nothing found",
         None,
     )
+
+
+async def test_an_error_that_counts_as_false_is_stored_as_any_other(strict_store: Settings) -> None:
+    class NoProblems(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(NoProblems):
+        async with track_session("s") as session, session.agent("parser"):
+            raise NoProblems("but one")
+    assert (await get_agent_execution("s-parser")).error_message == "NoProblems: but one"
 
 
 async def test_a_session_fails_without_an_exception(store: Settings) -> None:
@@ -232,6 +244,23 @@ async def test_a_block_that_ends_late_writes_nothing_once_its_session_was_claime
     assert (await get_pipeline_session("s")).cost_usd is None
 
 
+async def test_who_has_lost_the_session_while_he_failed_is_not_called_again(
+    strict_store: Settings,
+) -> None:
+    calls: list[int] = []
+
+    async def fails() -> None:
+        calls.append(1)
+        outside = contextvars.Context()
+        await asyncio.create_task(abandon_session("s", "enough"), context=outside)
+        raise ValueError
+
+    with pytest.raises(LeaseLost):
+        async with track_session("s") as session:
+            await session.run("parser", fails, attempts=3)
+    assert calls == [1]
+
+
 async def test_an_outage_after_the_session_was_ended_in_its_last_agent_loses_nothing(
     strict_store: Settings,
 ) -> None:
@@ -261,6 +290,22 @@ async def test_a_nested_block_of_the_same_session_joins_it(store: Settings) -> N
     assert resume
     session = await get_pipeline_session("s")
     assert (session.status, session.progress, session.fence) == ("COMPLETED", 3, 1)
+
+
+async def test_a_block_that_is_entered_again_inside_itself_joins_itself(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def runner(resume: Any) -> None:
+        joined, canceller = track_session("s"), resume.owned.canceller
+        for number, block in enumerate((resume, joined, joined)):
+            async with block as session, session.agent("evaluator", key=number) as run:
+                run.output = number
+            assert (await get_pipeline_session("s")).status == "ACTIVE"
+        assert resume.owned.canceller is canceller  # of the task that owns it
+
+    assert await resume_pipeline("s", runner)
+    session = await get_pipeline_session("s")
+    assert (session.status, session.fence) == ("COMPLETED", 1)
 
 
 async def test_a_nested_block_can_fail_the_session_and_must_name_its_user(store: Settings) -> None:
@@ -346,6 +391,38 @@ async def test_cancelling_during_an_outage_takes_two_seconds(strict_store: Setti
         with pytest.raises(asyncio.CancelledError):
             await task
     assert time.monotonic() - begun < 3
+
+
+async def test_each_cancellation_has_two_seconds_of_its_own(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the first of a session that goes on after it."""
+    monkeypatch.setattr("tdev_models.services.session_run.CANCELLED_SECONDS", 1.0)
+    outage, waits = Outage(0.3), asyncio.Event()
+
+    async def pipeline() -> None:
+        async with track_session("s") as session:
+            for name, pause in (("parser", 1.2), ("search", 2.2)):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2), session.agent(name) as run:
+                        run.usage(input_tokens=1)
+                        await asyncio.sleep(0.1)  # its begin is stored meanwhile
+                        outage.begin()
+                        await asyncio.sleep(30)
+                await asyncio.sleep(pause)
+            outage.begin()
+            waits.set()
+            await asyncio.sleep(30)
+
+    with settings.use(strict_store, transport=outage.wrap):
+        task = asyncio.create_task(pipeline())
+        await waits.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    session = await get_pipeline_session("s")
+    assert (session.input_tokens, session.lease_owner) == (2, None)
+    assert (await get_agent_execution("s-search")).status == "PENDING"
 
 
 async def test_a_claim_that_is_cancelled_is_handed_back(strict_store: Settings) -> None:

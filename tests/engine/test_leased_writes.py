@@ -26,6 +26,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
+from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.settings import Transport
 from tests.faults import Fault, injected
 
@@ -115,6 +116,28 @@ async def test_abandoning_inside_the_block_waits_for_a_write_under_way(
             assert (await get_pipeline_session("s")).status == "ACTIVE"
         await abandoning
     assert (await get_pipeline_session("s")).status == "ABANDONED"
+
+
+async def test_hundreds_that_wait_for_their_write_do_not_look_for_it_all_the_time(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    async def sleep(self: AsyncClient, seconds: float) -> None:
+        looks.append(seconds)
+        await asyncio.sleep(seconds)
+
+    async with track_session("s") as session:
+        with session.owned.write_lock, monkeypatch.context() as patched:
+            patched.setattr(AsyncClient, "sleep", sleep)
+            writes = [
+                asyncio.create_task(save_pipeline_session(session_id="s", metadata=[number]))
+                for number in range(300)
+            ]
+            await asyncio.sleep(1)
+            looked = len(looks)
+        await asyncio.gather(*writes)
+    assert 300 < looked < 5000
 
 
 async def test_an_owner_that_abandons_what_another_has_abandoned_has_lost_it(

@@ -375,6 +375,27 @@ async def test_a_worker_whose_thread_cannot_start_has_not_begun(
         assert not await resume_pipeline("s")
 
 
+async def test_sessions_that_begin_at_once_do_not_wait_for_a_worker_one_after_the_other(
+    strict_store: Settings,
+) -> None:
+    def throttling(send: Transport) -> Transport:
+        async def throttled(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if operation == "UpdateItem" and "#worker:" in str(request["Key"]):
+                raise Throttled("injected")
+            return await send(operation, request)
+
+        return throttled
+
+    async def refused(number: int) -> None:
+        with pytest.raises(Throttled):
+            await track_session(f"s{number}").__aenter__()
+
+    begun = time.monotonic()
+    with settings.use(strict_store, transport=throttling, retry_seconds=0.5):
+        await asyncio.gather(*map(refused, range(20)))
+    assert time.monotonic() - begun < 3
+
+
 async def test_sessions_of_a_former_id_are_not_asked_for_without_a_pause(
     strict_store: Settings,
 ) -> None:

@@ -116,6 +116,26 @@ async def test_who_waits_while_others_are_stored_is_not_given_up(
     await check(*names)
 
 
+def test_a_blocking_call_in_an_event_loop_does_not_wait_for_its_tasks(slow: Store) -> None:
+    output = {"code": incompressible("bare", OUTPUT_BYTES)}
+
+    async def mixed() -> None:
+        tasks = [asyncio.create_task(large(f"s{number}")) for number in range(6)]
+        await all_slots_taken(slow)
+        slow.answers.set()
+        sync.update_agent_execution(
+            execution_id="bare-parser", status="COMPLETED", output_data=output
+        )
+        assert sync.get_agent_execution("bare-parser").output_data == output
+        await asyncio.gather(*tasks)
+        await check("s0", "s5")
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=asyncio.run, args=[mixed()], daemon=True).start()
+    assert ended.wait(20)
+
+
 async def test_threads_and_tasks_wait_alike_and_who_is_cancelled_keeps_no_slot(
     slow: Store,
 ) -> None:

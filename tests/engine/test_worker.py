@@ -244,6 +244,27 @@ def test_slots_of_a_blocking_worker_go_on_while_one_is_slow(strict_store: Settin
     assert done[-1] == "slow"
 
 
+def test_what_ends_one_slot_of_a_blocking_worker_ends_them_all(strict_store: Settings) -> None:
+    class Aborted(BaseException):
+        pass
+
+    for name in "ab":
+        sync.save_pipeline_session(session_id=name, status="FAILED")
+    stop, both = threading.Event(), threading.Barrier(2)
+    too_late = threading.Timer(20, stop.set)
+    too_late.start()
+
+    def runner(session: Resume) -> None:
+        both.wait(10)
+        if threading.current_thread().name == "tdev-job_1":
+            raise Aborted
+
+    with pytest.raises(Aborted):
+        sync.recover_sessions(runner, concurrency=2, stop=stop, poll_seconds=0.1)
+    too_late.cancel()
+    assert not stop.is_set()
+
+
 def end(how: str, number: int, frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # is no longer registered when it exits
     sys.exit(f"{how} by signal {number}")

@@ -51,7 +51,7 @@ class SimulatedClient(AsyncClient):
             raise Died
         await asyncio.sleep(seconds)
 
-    async def acquire(self, lock: threading.Lock) -> None:
+    async def acquire(self, lock: threading.Lock, waiters: set[object]) -> None:
         """Take a lock, looking less and less often while it is taken."""
         pause = 0.002
         while not lock.acquire(blocking=False):

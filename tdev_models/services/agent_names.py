@@ -12,12 +12,13 @@ _NAME, _KEY = AgentExecution.rules()["agent_name"], validation.key(200, part=Tru
 
 def name_with_key(agent_name: str, key: str | int | None) -> str:
     """Return the agent's name, or `agent@key`."""
-    if KEY_MARK in _NAME("agent_name", agent_name):
+    name: str = _NAME("agent_name", agent_name)
+    if KEY_MARK in name:
         raise InvalidRequest("agent_name", f"must not hold {KEY_MARK!r}; give key= beside it")
     if key is None:
-        return agent_name
+        return name
     text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
-    return f"{agent_name}{KEY_MARK}{_KEY('key', text)}"
+    return f"{name}{KEY_MARK}{_KEY('key', text)}"
 
 
 def begin_block(lease: Lease, agent_name: str) -> Block | None:

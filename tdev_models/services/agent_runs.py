@@ -77,11 +77,9 @@ class AgentRun(ClientContext[C, bool]):
         super().__init__(session.client)
         self.output: Any = None
         self.done = False
-        agent_name = executions.RULES["agent_name"]("agent_name", agent_name)
-        execution_id = f"{session.session_id}-{agent_name}"
-        self._execution_id, self.agent_name, _ = executions.execution_key(
-            execution_id, name_with_key(agent_name, key)
-        )
+        name = name_with_key(agent_name, key)
+        execution_id = f"{session.session_id}-{agent_of(name)}"
+        self._execution_id, self.agent_name, _ = executions.execution_key(execution_id, name)
         self._begins_with: dict[str, Any] = {"status": ExecutionStatus.RUNNING}
         self._input = input_data
         if variant is not None:

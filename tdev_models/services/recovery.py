@@ -60,8 +60,8 @@ class Recovery:
     """What a worker did: ids of sessions by how they ended, the last 10,000 of each.
 
     Lost: another worker was quicker or took it over, or the store failed while it was read, run or
-    ended: it was left or handed back, and will be found again. Unreadable: the session, or an
-    output that it needs, is not what this release writes; it is left as it is.
+    ended: it was left or handed back, and will be found again. Unreadable (all of them, each once):
+    the session, or an output that it needs, is not what this release writes; it is left as it is.
     """
 
     completed: list[str] = field(default_factory=list)

@@ -40,6 +40,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+# So many settings have a worker each before those that have ended are forgotten.
+_MOST_KEPT = 256
+
 KEPT_SECONDS = 3600.0
 """How long the item of a dead worker stays, and its sessions are looked for."""
 CALM_LEASES = 1.0
@@ -79,7 +82,14 @@ class Presence:
     @classmethod
     def of(cls, settings: Settings) -> Presence:
         """Return the process's worker under some settings."""
-        return cls._all.get(settings) or cls._all.setdefault(settings, cls(settings))
+        presence = cls._all.get(settings)
+        if presence is None:
+            if len(cls._all) >= _MOST_KEPT:
+                for key, one in [*cls._all.items()]:
+                    if not (one._beats or one._users):
+                        cls._all.pop(key, None)
+            presence = cls._all.setdefault(settings, cls(settings))
+        return presence
 
     @classmethod
     def all_held(cls) -> list[Lease]:

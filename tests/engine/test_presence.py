@@ -33,6 +33,7 @@ from tdev_models import (
 )
 from tdev_models.errors import Unavailable
 from tdev_models.retry import wait_until
+from tdev_models.workers import presence
 from tests import raw
 from tests.dying import kill_worker, worker_of
 from tests.engine.pipelines import clock, finish
@@ -439,6 +440,31 @@ async def test_a_worker_that_has_nothing_to_run_says_that_it_has_ended(store: Se
         assert await wait_until(has_ended, asyncio.sleep, 0.05, 10)
         async with track_session("t"):
             assert worker_of(store, "t") != worker_id
+
+
+async def test_workers_of_settings_that_are_gone_are_forgotten(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "_MOST_KEPT", 5)
+    made = presence.Presence._all
+
+    async def tracked(session_id: str) -> None:
+        short = elsewhere(strict_store, lease_seconds=0.3)
+        with settings.use(short, on_request=lambda event: None):
+            async with track_session(session_id):
+                pass
+
+    async with track_session("kept"):
+        for number in range(8):
+            await tracked(f"s-{number}")
+
+        def only_one_beats() -> bool:
+            return sum(one._beats for one in made.values()) == 1
+
+        assert await wait_until(only_one_beats, asyncio.sleep, 0.05, 10)
+        await tracked("last")
+        assert len(made) == 2
+        assert [lease.session_id for lease in presence.Presence.all_held()] == ["kept"]
 
 
 _ENDS_AFTER_IT_WAS_DECLARED_DEAD = """

@@ -363,13 +363,24 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 _configured: Settings | None = None
+_read: tuple[dict[Any, Any], Settings] | None = None
 _override: ContextVar[Settings | None] = ContextVar("tdev_settings", default=None)
 _FIELDS = {field.name for field in fields(Settings)}
 
 
 def current() -> Settings:
     """Return the settings in force: of `use`, else of `configure`, else of the environment."""
-    return _override.get() or _configured or Settings.from_env()
+    return _override.get() or _configured or _of_environment()
+
+
+def _of_environment() -> Settings:
+    """Return what the environment gives, read again only where it has changed."""
+    global _read
+    # Its dictionary itself: to ask `os.environ` for each variable takes as long as a request does.
+    variables = getattr(os.environ, "_data", None)
+    if _read is None or variables is None or _read[0] != variables:
+        _read = dict(variables or ()), Settings.from_env()
+    return _read[1]
 
 
 def configure(settings: Settings | None = None, /, **changes: Any) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import dataclass, fields
 from typing import Any
@@ -158,6 +159,26 @@ def test_use_overrides_configure_which_overrides_the_environment(
         assert (chosen.environment, chosen.region) == ("inner", "r")
         assert PipelineSession.Meta.table_name == "t-developer-inner-pipeline-sessions"
     assert settings.current().environment == "configured"
+
+
+def test_the_environment_is_read_again_where_it_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "_configured", None)
+    monkeypatch.setenv("TDEV_ENV", "one")
+    first = settings.current()
+    assert settings.current() is first
+    monkeypatch.setenv("TDEV_ENV", "two")
+    assert settings.current().environment == "two"
+    os.environ["TDEV_ENV"] = "one"
+    assert settings.current() == first
+    with monkeypatch.context() as inner:
+        inner.setattr(os, "environ", {"TDEV_ENV": "of another kind"})
+        assert settings.current() == settings.current() == Settings.from_env()
+    monkeypatch.setenv("TDEV_RETRY_SECONDS", "no number")
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match="TDEV_RETRY_SECONDS"):
+            settings.current()
 
 
 def test_the_agents_are_names_in_their_order() -> None:

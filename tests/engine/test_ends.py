@@ -397,12 +397,12 @@ async def test_each_cancellation_has_two_seconds_of_its_own(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only the first of a session that goes on after it."""
-    monkeypatch.setattr("tdev_models.services.session_run.CANCELLED_SECONDS", 1.0)
-    outage, waits = Outage(0.3), asyncio.Event()
+    monkeypatch.setattr("tdev_models.services.session_run.CANCELLED_SECONDS", 1.5)
+    outage, waits = Outage(0.2), asyncio.Event()
 
     async def pipeline() -> None:
         async with track_session("s") as session:
-            for name, pause in (("parser", 1.2), ("search", 2.2)):
+            for name, pause in (("parser", 1.7), ("search", 3.2)):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2), session.agent(name) as run:
                         run.usage(input_tokens=1)

@@ -54,7 +54,7 @@ def environ(venv: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
         text=True,
     ) as local:
         assert local.stdout
-        lines = [local.stdout.readline() for _ in range(7)]
+        lines = [local.stdout.readline() for _ in range(8)]
         assert lines[0].startswith("# moto with the tables"), lines
         exports = dict(line.removeprefix("export ").strip().split("=") for line in lines[2:])
         yield {**alone, **exports}

@@ -63,9 +63,9 @@ async def test_a_timeout_of_an_agent_that_is_not_critical_lets_the_session_go_on
 async def test_a_timeout_counts_from_the_entry_of_its_block(strict_store: Settings) -> None:
     """Not since the block was made: others ran meanwhile, or the store was slow to read from."""
     async with track_session("s") as session:
-        for run in [session.agent(name, timeout=0.5) for name in ("parser", "search")]:
+        for run in [session.agent(name, timeout=1.5) for name in ("parser", "search")]:
             async with run:
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.8)
     assert (await get_agent_execution("s-search")).status == "COMPLETED"
 
 

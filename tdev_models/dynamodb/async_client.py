@@ -25,7 +25,7 @@ class AsyncClient(Client):
     """Suspends the task while it waits."""
 
     in_event_loop = True
-    _shielding: ClassVar[WeakSet[Any]] = WeakSet()  # the tasks of `shielded`
+    _shielding: ClassVar[WeakSet[Any]] = WeakSet()  # where `shielded` adds nothing
 
     def _standard_transport(self) -> Transport:
         from tdev_models.dynamodb.transports import loop, pace
@@ -67,10 +67,12 @@ class AsyncClient(Client):
         return [task.result() for task in tasks]
 
     async def start(self, work: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Begin the work as a task."""
+        """Begin the work as a task. Where that is cancelled, it is cut off at once."""
         import asyncio
 
-        return asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work)
+        self._shielding.add(task)
+        return task
 
     async def shielded(self, work: Awaitable[T], seconds: float | None = None) -> T:
         """Finish the work before being cancelled, where that takes no longer than two seconds."""

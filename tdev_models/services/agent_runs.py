@@ -268,7 +268,12 @@ class AgentRun(ClientContext[C, bool]):
         )
         self._span.enter()
         self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
-        await self._beginning.send(self._write(self._begins_with, at=self._started))
+        try:
+            await self._beginning.send(self._write(self._begins_with, at=self._started))
+        except BaseException as error:
+            if self._session.is_interruption(error):
+                await self._leave_after_begin(error)
+            raise
         await self._block.__aenter__()
 
     async def _find_ended(self) -> None:
@@ -357,7 +362,7 @@ class AgentRun(ClientContext[C, bool]):
         return self.status == ExecutionStatus.FAILED and not self._critical
 
     async def _leave_after_begin(self, error: BaseException | None) -> bool:
-        await self._beginning.end(self._session.is_interruption(error))
+        await self._beginning.end(self._session.seconds_for(error, anew=True))
         return await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> bool:
@@ -463,7 +468,7 @@ class AgentRun(ClientContext[C, bool]):
                 at=at,
                 # Ending the session inside its last agent's block keeps what the agent made.
                 alone=lease.over,
-                retry_seconds=self._session.seconds_for(error, of_agent=True),
+                retry_seconds=self._session.seconds_for(error),
                 usage=NOTHING if seconds is None else self._usage,
                 error=NO_ERROR if error is None else facts_of(self._client, error),
             )

@@ -37,11 +37,7 @@ class Beginning:
             await self._send(write)
         else:
             self._work = await self._client.start(self._send(write))
-            try:
-                await self._client.sleep(0)  # it leaves before what the agent sends
-            except BaseException:
-                await self.end(interrupted=True)
-                raise
+            await self._client.sleep(0)  # it leaves before what the agent sends
             if self.refused:
                 raise self.refused
 
@@ -56,12 +52,12 @@ class Beginning:
         finally:
             self._settle()
 
-    async def end(self, interrupted: bool) -> None:
-        """Wait until it is stored, or given up; at once where the agent was interrupted."""
+    async def end(self, seconds: float | None) -> None:
+        """Wait until it is stored, or given up: after `seconds` where the agent was interrupted."""
         try:
             if self._work is not None:
                 with suppress(Exception):  # the agent's end is stored, or refused, in its place
-                    await self._client.shielded(self._work, 0 if interrupted else None)
+                    await self._client.shielded(self._work, seconds)
         finally:
             self._settle()
 

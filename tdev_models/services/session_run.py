@@ -56,16 +56,17 @@ class SessionRun(Generic[C]):
             or self.client.is_stray_cancellation(cause)
         )
 
-    def seconds_for(self, error: BaseException | None, *, of_agent: bool = False) -> float | None:
+    def seconds_for(self, error: BaseException | None, *, anew: bool = False) -> float | None:
         """Return for how long an end may be tried: None for as long as an owner's write is.
 
-        Who cancels a task, or ends the process, waits two seconds for all of it: its agents' ends,
-        and that of the session after them. What was cancelled before, and went on, is over.
+        Who cancels a task, or ends the process, waits two seconds for all of it: its agents' begins
+        and ends, and that of the session after them. They are counted `anew` for each agent that is
+        left; what was cancelled before, and went on, is over.
         """
         if not self.is_interruption(error):
             return None
         now = time.monotonic()
-        if of_agent or now > self._interrupted_at + 2 * CANCELLED_SECONDS:
+        if anew or now > self._interrupted_at + 2 * CANCELLED_SECONDS:
             self._interrupted_at = now
         return max(0.0, self._interrupted_at + CANCELLED_SECONDS - now)
 

@@ -374,23 +374,55 @@ async def watched(refusals: list[str | None]) -> None:
         await asyncio.sleep(0.2)
 
 
-async def test_cancelling_during_an_outage_takes_two_seconds(strict_store: Settings) -> None:
-    outage, inside = Outage(60), asyncio.Event()
+@pytest.mark.parametrize("begins", ["begun", "still begins"])
+async def test_cancelling_during_an_outage_takes_two_seconds(
+    strict_store: Settings, begins: str
+) -> None:
+    """Also where the agent's begin is on its way: that waits no two seconds of its own."""
+    outage, waits = Outage(60), asyncio.Event()
 
     async def pipeline() -> None:
         async with track_session("s") as session, session.agent("search"):
-            inside.set()
+            if begins == "begun":
+                await asyncio.sleep(0.1)
+            outage.begin()
+            await asyncio.sleep(0.1)
+            waits.set()
             await asyncio.sleep(30)
 
     with settings.use(strict_store, transport=outage.wrap):
         task = asyncio.create_task(pipeline())
-        await inside.wait()
-        outage.begin()
+        await waits.wait()
         begun = time.monotonic()
-        task.cancel()
+        await cancelled(task)
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_an_agent_that_is_cancelled_while_it_begins_is_pending(
+    strict_store: Settings, moment: str, awaited: bool
+) -> None:
+    """Wherever its begin is: RUNNING, it would look as if its worker had died in it."""
+    begin = Fault(moment, operation="TransactWriteItems", between=lambda: task.cancel())
+
+    async def pipeline() -> None:
+        async with track_session("s") as session, session.agent("search"):
+            await asyncio.sleep(30)
+
+    with settings.use(strict_store, cancel_when_out_of_touch=awaited), injected(begin):
+        task = asyncio.create_task(pipeline())
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert time.monotonic() - begun < 3
+    execution = await get_agent_execution("s-search")
+    assert (execution.status, execution.attempts[-1].status) == ("PENDING", "CANCELLED")
+    assert (await get_pipeline_session("s")).lease_owner is None
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_each_cancellation_has_two_seconds_of_its_own(
@@ -417,9 +449,7 @@ async def test_each_cancellation_has_two_seconds_of_its_own(
     with settings.use(strict_store, transport=outage.wrap):
         task = asyncio.create_task(pipeline())
         await waits.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(task)
     session = await get_pipeline_session("s")
     assert (session.input_tokens, session.lease_owner) == (2, None)
     assert (await get_agent_execution("s-search")).status == "PENDING"

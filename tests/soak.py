@@ -27,7 +27,7 @@ from tdev_models import Settings, record_metric, settings
 from tdev_models.cli.engine import Engine
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.errors import TdevError, Throttled, Unavailable
-from tdev_models.metrics.samples import read_totals
+from tdev_models.metrics.hours import read_totals
 from tdev_models.metrics.totals import bucket
 from tdev_models.settings import Transport
 from tests.conftest import make_tables

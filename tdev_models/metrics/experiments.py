@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest
 from tdev_models.metrics.distributions import normal, student, student_quantile
-from tdev_models.metrics.samples import instants, read_totals
+from tdev_models.metrics.hours import grouped, instants, read_totals
 from tdev_models.metrics.totals import LOGS, READ, Totals
 from tdev_models.results import Comparison, Difference, Variant
 
@@ -118,12 +119,10 @@ async def compare_variants(
             raise InvalidRequest("weights", f"must be above 0 for {a} and {b}")
 
     async def totals_of(name: str) -> dict[str, Totals]:
-        totals = {a: Totals(), b: Totals()}
         first, last = instants(start, end)
-        for cell in await read_totals(client, name, first, last, agent, only=(*READ, *LOGS)):
-            if cell.dimension in totals:
-                totals[cell.dimension].add(cell.totals)
-        return totals
+        cells = await read_totals(client, name, first, last, agent, only=(*READ, *LOGS))
+        asked = (cell for cell in cells if cell.dimension in (a, b))
+        return {a: Totals(), b: Totals()} | await grouped(client, asked, attrgetter("dimension"))
 
     samples, retried = await totals_of(metric), (0, 0)
     if metric == "agent_execution_time":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pynamodb.expressions.condition import Condition
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.metrics.samples import HourTotals, instants, read_totals, row
+from tdev_models.metrics.hours import HourTotals, grouped, instants, read_totals
+from tdev_models.metrics.samples import row
 from tdev_models.metrics.totals import Totals
 from tdev_models.models import PipelineSession
 from tdev_models.results import (
@@ -23,6 +25,7 @@ from tdev_models.results import (
 )
 
 _MOST_COUNTED = 10_000
+_AGENT = attrgetter("agent_name")
 _EVENTS = ("started", "completed", "failed", "abandoned", "resumed")
 
 
@@ -57,10 +60,11 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
     }
     by_event = {event: read[f"sessions_{event}"] for event in _EVENTS}
     sessions = SessionCounts(
-        group="all", **{event: _total(cells).count for event, cells in by_event.items()}
+        group="all", **{event: _count(cells) for event, cells in by_event.items()}
     )
-    durations, runs = _total(read["session_duration"]), _by_agent(read["agent_execution_time"])
-    stopped = _by_agent([*read["sessions_failed"], *read["sessions_abandoned"]])
+    durations = (await grouped(client, read["session_duration"], lambda _: "all")).get("all")
+    runs = await grouped(client, read["agent_execution_time"], _AGENT)
+    stopped = await grouped(client, [*read["sessions_failed"], *read["sessions_abandoned"]], _AGENT)
     due_at = PipelineSession.due_at
     due = await _count_failed(client, due_at <= now, now)
     later = await _count_failed(client, due_at > now, now)
@@ -85,9 +89,9 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
             )
             for name in client.settings.agents
         ),
-        seconds=row("session_duration", durations, (50, 90, 99)) if durations.count else None,
+        seconds=row("session_duration", durations, (50, 90, 99)) if durations else None,
         technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),
-        downloads=_total(read["project_downloads"]).count,
+        downloads=_count(read["project_downloads"]),
     )
 
 
@@ -121,9 +125,13 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
     first, last = instants(start, end)
     first, last = first // 3600 * 3600, -(-last // 3600) * 3600
     before = validation.instant("start", 2 * first - last)
-    runs = _by_agent(await read_totals(client, "agent_execution_time", first, last))
-    former = _by_agent(await read_totals(client, "agent_execution_time", before, first))
-    retries = _by_agent(await read_totals(client, "agent_retries", first, last))
+
+    async def by_agent(name: str, start: float, end: float) -> dict[str, Totals]:
+        return await grouped(client, await read_totals(client, name, start, end), _AGENT)
+
+    runs = await by_agent("agent_execution_time", first, last)
+    former = await by_agent("agent_execution_time", before, first)
+    retries = await by_agent("agent_retries", first, last)
     known = client.settings.agents
     order = [*known, *sorted(set(runs) - set(known))]
     agents = [
@@ -168,15 +176,5 @@ def _grouped(
     )
 
 
-def _by_agent(cells: Iterable[HourTotals]) -> dict[str, Totals]:
-    totals: dict[str, Totals] = {}
-    for cell in cells:
-        totals.setdefault(cell.agent_name, Totals()).add(cell.totals)
-    return totals
-
-
-def _total(cells: Iterable[HourTotals]) -> Totals:
-    totals = Totals()
-    for cell in cells:
-        totals.add(cell.totals)
-    return totals
+def _count(cells: Iterable[HourTotals]) -> int:
+    return sum(cell.totals.count for cell in cells)

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
-
-from pynamodb.attributes import Attribute
+from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest, PayloadDamaged, logged, shown
+from tdev_models.errors import InvalidRequest, shown
+from tdev_models.metrics.hours import HourTotals, grouped, instants, read_totals
 from tdev_models.metrics.recorder import CellKey, Recorder, check_not_writing
-from tdev_models.metrics.totals import READ, Totals, from_item
-from tdev_models.models import Metric
+from tdev_models.metrics.totals import Totals
 from tdev_models.results import MetricRow
-
-_log = logging.getLogger(__name__)
 
 _PART = validation.key(200, part=True)
 RULES: Mapping[str, validation.Rule] = {
@@ -32,10 +24,12 @@ RULES: Mapping[str, validation.Rule] = {
     "timestamp": validation.instant,
     "error": validation.flag,
 }
-_GROUPS = ("hour", "day", "agent", "dimension")
-_HOURS = [f"{hour:02}" for hour in range(24)]
-_MOST_DAYS = 366
-_DAYS_AT_ONCE = 8
+_GROUPS: Mapping[str, Callable[[HourTotals], tuple[Any, ...]]] = {
+    "hour": lambda cell: (cell.day, cell.hour),
+    "day": lambda cell: (cell.day,),
+    "agent": lambda cell: (cell.agent_name,),
+    "dimension": lambda cell: (cell.dimension,),
+}
 
 
 async def record_metric(
@@ -128,16 +122,9 @@ async def query_metrics(
     if not isinstance(group_by, str) or group_by not in _GROUPS:
         raise InvalidRequest("group_by", f"{shown(group_by)} is not one of {', '.join(_GROUPS)}")
     _check_percentiles(percentiles)
-    groups: dict[tuple[Any, ...], Totals] = {}
-    for cell in await read_totals(client, name, *instants(start, end), agent_name):
-        if dimension in (None, cell.dimension):
-            key = {
-                "hour": (cell.day, cell.hour),
-                "day": (cell.day,),
-                "agent": (cell.agent_name,),
-                "dimension": (cell.dimension,),
-            }[group_by]
-            groups.setdefault(key, Totals()).add(cell.totals)
+    cells = await read_totals(client, name, *instants(start, end), agent_name)
+    asked = (cell for cell in cells if dimension in (None, cell.dimension))
+    groups = await grouped(client, asked, _GROUPS[group_by])
     return [
         row(
             name,
@@ -173,81 +160,3 @@ def row(name: str, totals: Totals, percentiles: Sequence[float], **group: Any) -
         percentiles={percent: totals.percentile(percent) for percent in percentiles},
         **group,
     )
-
-
-class HourTotals(NamedTuple):
-    """All writers' totals of one hour, agent and dimension; `day` and `hour` are UTC."""
-
-    day: str
-    hour: int
-    agent_name: str
-    dimension: str
-    totals: Totals
-
-
-async def read_totals(
-    client: Client,
-    name: str,
-    first: float,
-    last: float,
-    agent_name: str | None = None,
-    *,
-    only: Sequence[Attribute[Any]] = READ,
-) -> list[HourTotals]:
-    """Return the totals of every hour that [first, last) touches, as `query_metrics` reads them."""
-    prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
-    days = await client.gather(
-        [partial(_day, client, day, prefix, only) for day in _days(first, last)], _DAYS_AT_ONCE
-    )
-    cells = []
-    for cell in (cell for day in days for cell in day):
-        begun = datetime.fromisoformat(f"{cell.day}T{cell.hour:02}:00:00+00:00").timestamp()
-        if first - 3600 < begun < last:
-            cells.append(cell)
-    return cells
-
-
-def instants(start: Any, end: Any) -> tuple[float, float]:
-    """Return a checked range of time as epoch seconds."""
-    first, last = validation.instant("start", start), validation.instant("end", end)
-    if not 0 < last - first <= _MOST_DAYS * 86400:
-        raise InvalidRequest("end", f"must be after start, by at most {_MOST_DAYS} days")
-    return first, last
-
-
-def _days(first: float, last: float) -> list[str]:
-    """Return the UTC dates that [first, last) touches."""
-    numbers = range(int(first // 86400), -int(-last // 86400))
-    return [datetime.fromtimestamp(86400 * number, UTC).date().isoformat() for number in numbers]
-
-
-async def _day(
-    client: Client, day: str, prefix: str, only: Sequence[Attribute[Any]]
-) -> list[HourTotals]:
-    # Merged page by page: all cells of a day with many writers would take too much memory.
-    merged: defaultdict[tuple[int, str, str], Totals] = defaultdict(Totals)
-    start = None
-    while True:
-        page, start = await client.metrics.raw_page(
-            day, range_condition=Metric.cell.startswith(prefix), start=start, only=only
-        )
-        await client.compute(_merge, merged, day, page)
-        if start is None:
-            return [HourTotals(day, *cell, total) for cell, total in merged.items()]
-
-
-def _merge(
-    merged: defaultdict[tuple[int, str, str], Totals], day: str, page: Iterable[Mapping[str, Any]]
-) -> None:
-    """Add the writers' cells of a page to the totals of their hour, agent and dimension."""
-    cell = Metric.cell.attr_name
-    for item in page:
-        name = item[cell]["S"]
-        try:
-            _, agent, hour, dimension, _ = name.split("#")
-            key, totals = (_HOURS.index(hour), agent, dimension), from_item(item)
-        except (PayloadDamaged, KeyError, ValueError) as error:
-            # Of another program: it hides no other cell.
-            _log.warning("metric %s of %s cannot be read: %s", name, day, logged(error))
-            continue
-        merged[key].add(totals)

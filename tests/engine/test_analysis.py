@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,11 +17,14 @@ from tdev_models import (
     InvalidRequest,
     Settings,
     agent_performance,
+    compare_variants,
+    query_metrics,
     record_metric,
     settings,
     sync,
     usage_report,
 )
+from tdev_models.metrics.totals import Totals
 from tests.conftest import make_tables
 
 START = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
@@ -209,6 +213,30 @@ async def test_the_range_before_does_not_share_an_hour(store: Settings) -> None:
     report = await agent_performance(START + 3600 + 1800, START + 3600 + 1860)
     assert [(one.mean, one.trend) for one in report.agents] == [(3, 2)]
     assert (report.slowest, report.most_failing) == ("parser", None)
+
+
+@pytest.mark.usefixtures("seeded")
+async def test_nothing_is_added_up_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A month of it takes longer than anything else in the loop may wait."""
+    threads, add = set[int](), Totals.add
+
+    def noted(totals: Totals, more: Totals) -> None:
+        threads.add(threading.get_ident())
+        add(totals, more)
+
+    monkeypatch.setattr(Totals, "add", noted)
+    of_variant = {"metric_name": "tokens", "agent_name": "parser", "dimension": "a"}
+    await record_metric(of_variant, value=1, timestamp=START)
+    for call in (
+        usage_report(START, END),
+        agent_performance(START, END),
+        query_metrics("agent_execution_time", START, END),
+        compare_variants("parser", "a", "b", "tokens", START, END),
+    ):
+        threads.clear()
+        await call
+        assert threads
+        assert threading.get_ident() not in threads
 
 
 async def test_reports_of_nothing_are_empty(store: Settings) -> None:

@@ -8,12 +8,15 @@ import asyncio
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.reports import asked_range
 from tdev_models.cli.screen import Screen
+from tdev_models.errors import InvalidRequest
 from tdev_models.web.report import report as html
 
 
 def report(options: argparse.Namespace) -> int:
     """Write the file."""
     start, end = asked_range(options)
+    if options.out.is_dir() or not options.out.absolute().parent.is_dir():
+        raise InvalidRequest("out", f"{options.out} is no file in a folder that exists")
     screen = Screen(options.json)
     with screen.counting():
         text = asyncio.run(

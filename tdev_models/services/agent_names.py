@@ -8,6 +8,7 @@ from tdev_models.models.execution import KEY_MARK, AgentExecution
 from tdev_models.workers.lease import Block, Lease
 
 _NAME, _KEY = AgentExecution.rules()["agent_name"], validation.key(200, part=True)
+_NUMBER = validation.whole(-(2**63), 2**63 - 1)
 
 
 def name_with_key(agent_name: str, key: str | int | None) -> str:
@@ -17,7 +18,8 @@ def name_with_key(agent_name: str, key: str | int | None) -> str:
         raise InvalidRequest("agent_name", f"must not hold {KEY_MARK!r}; give key= beside it")
     if key is None:
         return name
-    text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    is_number = isinstance(key, int) and not isinstance(key, bool)
+    text = str(_NUMBER("key", key)) if is_number else key
     return f"{name}{KEY_MARK}{_KEY('key', text)}"
 
 

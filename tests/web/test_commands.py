@@ -101,7 +101,9 @@ def test_the_report_has_the_numbers_of_the_calls(
     (requests,) = re.findall(r"(\d+) requests", said)
     assert int(requests) < 31 * 18 + 50  # a day's Queries are as many for any number of agents
     assert not re.search(r"<script|https?://(?!127\.0\.0\.1)|src=|style=", text)
-    assert main(["report", "--out", str(tmp_path), "--days", "1"]) == 1
+    for nowhere in (tmp_path, tmp_path / "missing" / "report.html"):
+        assert main(["report", "--out", str(nowhere), "--days", "1"]) == 64
+        assert "is no file in a folder that exists" in capsys.readouterr().err
     assert main(["report", "--out", str(out), "--days", "0"]) == 64
 
 

@@ -16,6 +16,7 @@ from tdev_models.models.worker import WORKER
 from tdev_models.retry import DICE, LOCK_POLL_SECONDS, STOP_POLL_SECONDS
 from tdev_models.services.due import ACTIVE, FAILED, Bounds, Starts, candidates
 from tdev_models.services.gone_workers import is_any_gone
+from tdev_models.workers.lease import Lease, is_hung
 from tdev_models.workers.presence import Presence
 
 _log = logging.getLogger(__name__)
@@ -25,26 +26,39 @@ _LEAVE_ALONE_SECONDS = 600.0
 _MOST_LEFT_ALONE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """A session that a slot is to look at.
 
     Attributes:
         session_id: the session.
         bounds: which sessions were asked for.
-        alone: whether nothing else runs in this worker until it is done.
+        alone: whether nothing else is to run in this worker, until it has got on.
+        lease: the claim, once there is one.
     """
 
     session_id: str
     bounds: Bounds
     alone: bool = False
+    lease: Lease | None = None
+
+    def runs(self, now: float) -> bool:
+        """Return whether it gets on: what hangs, or was lost, may keep its slot for ever."""
+        lease = self.lease
+        return lease is None or not (lease.lost or is_hung(lease.deadline, now))
+
+    def runs_alone(self, now: float) -> bool:
+        """Return whether nothing else may run: once an agent has ended, it kills no worker."""
+        got_on = self.lease is not None and self.lease.got_on
+        return self.alone and not got_on and self.runs(now)
 
 
 class DueQueue:
     """Finds due sessions page by page, and again every poll.
 
     Each page is handed out in random order: workers that look at the same moment then seldom meet.
-    What may kill its worker is put off until the others of this look have ended, and runs alone.
+    What may kill its worker is put off until nothing else runs here, and runs alone. It keeps
+    nobody waiting before: others may have a worker that is free.
 
     Attributes:
         error: why the sessions could not be found, where that ends the queue.
@@ -67,8 +81,8 @@ class DueQueue:
         self._starts: Starts | None = None  # None before the first look, empty after its last page
         self._look_again = 0.0
         self._found: list[str] = []
-        self._suspects: list[str] = []
-        self._running, self._alone, self._closed = 0, False, False
+        self._suspects: dict[str, None] = {}
+        self._turns, self._closed = set[Turn](), False
         self._left_alone: dict[str, tuple[set[float | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
@@ -97,13 +111,12 @@ class DueQueue:
     def done(self, turn: Turn) -> None:
         """Say that a slot has done with a session."""
         with self._state:
-            self._running -= 1
-            self._alone = self._alone and not turn.alone
+            self._turns.discard(turn)
 
     def put_off(self, session_id: str) -> None:
         """Hand a session out again, alone, once nothing else runs."""
         with self._state:
-            self._suspects.append(session_id)
+            self._suspects[session_id] = None
 
     def leave_alone(self, session: PipelineSession, *, lives: bool = False) -> None:
         """Do not hand a session out for ten minutes, unless it is written, or hangs by then.
@@ -124,22 +137,29 @@ class DueQueue:
         self._closed = True
 
     def _next(self) -> Turn | None:
-        if self._alone:
+        now = self._client.now()
+        if any(turn.runs_alone(now) for turn in self._turns):
             return None
         if self._found:
-            self._running += 1
-            return Turn(self._found.pop(), self._bounds)
-        if self._suspects and not (self._running or self._starts):  # not in the middle of a look
-            self._running, self._alone = 1, True
-            return Turn(self._suspects.pop(0), self._bounds, alone=True)
-        return None
+            turn = Turn(self._found.pop(), self._bounds)
+        elif (
+            self._suspects
+            and not self._starts  # in the middle of a look
+            and not any(turn.runs(now) for turn in self._turns)
+        ):
+            first = next(iter(self._suspects))
+            del self._suspects[first]
+            turn = Turn(first, self._bounds, alone=True)
+        else:
+            return None
+        self._turns.add(turn)
+        return turn
 
     def _is_over(self) -> bool:
         if self.error is not None:
             return True
         with self._state:
-            left = self._found or self._suspects or self._starts or self._alone
-            left = left or self._awaits_calm
+            left = self._found or self._suspects or self._starts or self._awaits_calm
             return self._poll_seconds is None and self._starts is not None and not left
 
     async def _look(self) -> bool:
@@ -151,6 +171,9 @@ class DueQueue:
             if not self._starts:
                 self._bounds = Bounds.at(self._client.now(), self._older_than)
                 self._starts = await self._begin()
+                if self._poll_seconds is not None:
+                    with self._state:
+                        self._suspects.clear()  # found again, unless other workers have them now
             found, starts = await candidates(
                 self._client, self._bounds, self._starts, _PAGE, self._unreadable
             )
@@ -186,8 +209,7 @@ class DueQueue:
                 return True
             if self._awaits_calm:
                 return not self._presence.calm_seconds(self._client, from_start=True)
-            polls = self._poll_seconds is not None and time.monotonic() >= self._look_again
-            return polls and not self._suspects
+            return self._poll_seconds is not None and time.monotonic() >= self._look_again
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
         # Found by its worker, it shows no `due_at`.

@@ -225,7 +225,7 @@ class _Worker:
         elif is_suspect(session) and not turn.alone:
             self._queue.put_off(session.session_id)
         else:
-            await self._resume(session, in_vain)
+            await self._resume(session, in_vain, turn)
 
     async def _accepted(self, session: PipelineSession) -> bool:
         if self._accepts is None:
@@ -236,7 +236,7 @@ class _Worker:
                 raise value.error  # it cannot judge what it does not see
         return self._accepts(result)
 
-    async def _resume(self, session: PipelineSession, in_vain: int) -> None:
+    async def _resume(self, session: PipelineSession, in_vain: int, turn: Turn) -> None:
         longest = min(_LONGEST_BACKOFF_SECONDS, self._backoff * 2**in_vain)
         # At least half of it: so many attempts then last so long.
         backoff = DICE.uniform(longest / 2, longest)
@@ -248,6 +248,7 @@ class _Worker:
         if not resume:
             self._add_to_result(None, session.session_id)
             return
+        turn.lease = resume.owned
         try:
             await run(resume, self._guarded)
         except Exception as error:

@@ -54,6 +54,7 @@ class Lease:
         start_agent: the first of the nine agents that had to run when the session was claimed.
         executions: by agent, what former claims left.
         ended_agents: the agents that have ended, which `progress` counts.
+        got_on: an agent has ended under this claim, so that no death of a worker counts any more.
         outputs: what is known of their outputs.
         payloads: what is stored in chunks, by the hash of its text.
         failures: by critical agent, why it failed; without those tried again with success.
@@ -89,6 +90,7 @@ class Lease:
     start_agent: str | None = None
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
+    got_on: bool = False
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     payloads: Stored = field(default_factory=dict, repr=False)
     failures: dict[str, str] = field(default_factory=dict, repr=False)

@@ -160,7 +160,7 @@ async def leased_execution(
                     raise lease_lost_error(lease) from None
                 raise
             lease.last_write, lease.due_at = token, due_at
-            lease.ended_agents = agents
+            lease.ended_agents, lease.got_on = agents, lease.got_on or bool(ended)
 
     await _until_stored(client, attempt, retry_seconds)
 

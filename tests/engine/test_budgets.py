@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from tdev_models import (
     track_session,
 )
 from tests import raw
-from tests.engine.pipelines import clock, finish
+from tests.engine.pipelines import finish
 from tests.faults import Fault, injected
 
 
@@ -198,42 +197,3 @@ def test_a_session_that_kills_its_worker_takes_no_neighbour_with_it(
     assert states == dict.fromkeys(neighbours, "COMPLETED")
     killer = sync.get_pipeline_session("killer")
     assert (killer.status, deaths) == ("ABANDONED", 4)  # two with the others, two alone
-
-
-async def test_a_suspect_runs_alone_and_the_others_go_first(strict_store: Settings) -> None:
-    for name in ("a", "b", "suspect"):
-        await save_pipeline_session(session_id=name, status="FAILED")
-    dead = await resume_pipeline("suspect")
-    with settings.use(strict_store, clock=clock(4000)):
-        dead = await resume_pipeline("suspect")
-        assert dead
-    running: set[str] = set()
-    order: list[str] = []
-
-    async def runner(session: Resume) -> None:
-        running.add(session.session_id)
-        if session.session_id == "suspect":
-            assert running == {"suspect"}
-        order.append(session.session_id)
-        await asyncio.sleep(0.2)
-        assert session.session_id == "suspect" or "suspect" not in running
-        running.remove(session.session_id)
-
-    with settings.use(strict_store, clock=clock(8001)):
-        done = await recover_sessions(runner, concurrency=3)
-    assert sorted(done.completed) == ["a", "b", "suspect"]
-    assert order[-1] == "suspect"
-    del dead
-
-
-async def test_an_agent_that_ends_clears_a_suspect(strict_store: Settings) -> None:
-    await save_pipeline_session(session_id="s", status="FAILED")
-    dead = await resume_pipeline("s")
-    raw.put_attribute(strict_store, "pipeline-sessions", "s", worker_deaths={"N": "3"})
-    with settings.use(strict_store, clock=clock(4000)):
-        resume = await resume_pipeline("s")
-        assert (await get_pipeline_session("s")).worker_deaths == 4
-        async with resume, resume.agent("nl_input") as run:
-            run.output = 1
-    assert (await get_pipeline_session("s")).worker_deaths is None
-    del dead

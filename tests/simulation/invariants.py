@@ -59,6 +59,7 @@ class Invariants:
         if change.key[0].startswith("#"):
             self._workers.check(change, sent, now)
             return
+        self._workers.session_changes(old, now)
         record = self._records[change.key[0]]
         status, before = text(new, "status"), text(old, "status")
         if number(new, "fence") != number(old, "fence"):

@@ -44,6 +44,12 @@ class Workers:
         self.calm, self.quiet, self._skew = calm, quiet, clocks_may_differ_by
         self._lease, self._poll = lease_seconds, poll_seconds
         self._processes: dict[str, Process] = {}
+        self._ran_alone_at = -1e9
+
+    def session_changes(self, old: Item, now: float) -> None:
+        """Note that a worker has run a session alone until now."""
+        if _runs_alone(old):
+            self._ran_alone_at = now
 
     def check(self, change: Change, sent: Sent, now: float) -> None:
         """Check that a worker is declared dead for a reason, and renewed by itself until then."""
@@ -121,12 +127,15 @@ class Workers:
         def check() -> None:
             stored = self._sessions[(record.session_id,)]
             done = number(stored, "fence") != fence or text(stored, "status") != "ACTIVE"
-            # One that may kill its worker is run alone, whenever that may be.
-            suspect = any(number(item, "worker_deaths") for item in self._sessions.values())
+            # One that may kill its worker runs as soon as nothing else does, whenever that may be.
+            suspect = number(stored, "worker_deaths") > 0
             if done or suspect or (why == "its agent hangs" and not record.hangs):
                 return
             begun = self._loop.now - most
-            if any(one.born <= begun and not one.stop.is_set() for one in self.alive):
+            if any(_runs_alone(item) for item in self._sessions.values()):
+                self._ran_alone_at = self._loop.now
+            waits = self._ran_alone_at > begun
+            if not waits and any(one.born <= begun and not one.stop.is_set() for one in self.alive):
                 raise Violation(
                     f"{record.session_id}: {why}, and {most:.0f} s later nobody runs it"
                 )
@@ -150,3 +159,7 @@ class Workers:
 
         most = BEAT_SECONDS + _SLACK_SECONDS
         self._loop.call_later(most, check)
+
+
+def _runs_alone(session: Item) -> bool:
+    return text(session, "status") == "ACTIVE" and number(session, "worker_deaths") >= 2

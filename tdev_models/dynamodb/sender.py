@@ -10,7 +10,7 @@ from typing import Any
 
 from tdev_models import telemetry
 from tdev_models.aws import tables_of
-from tdev_models.errors import TdevError, Unavailable, logged
+from tdev_models.errors import TdevError, Unavailable, logged, shown
 from tdev_models.results import RequestEvent
 from tdev_models.retry import Backoff, retry
 from tdev_models.settings import Settings, Transport
@@ -80,6 +80,7 @@ class Sender:
     async def _attempt(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             response = await self._transport(operation, request)
+            _check_members(operation, request, response)
         except Unavailable:
             # How long it had been silent before is not known to a process that has just begun.
             since = time.monotonic() if self._was_answered else -math.inf
@@ -124,6 +125,25 @@ class Sender:
         request = {"TransactItems": parts, "ReturnConsumedCapacity": "TOTAL"}
         response = await self.send("TransactGetItems", request)
         return [answer.get("Item", {}) for answer in response["Responses"]]
+
+
+def _check_members(operation: str, request: Mapping[str, Any], response: Mapping[str, Any]) -> None:
+    """Raise Unavailable where an answer lacks what DynamoDB never leaves out: it is not its own."""
+    if operation == "Query":
+        member = "Count" if request.get("Select") == "COUNT" else "Items"
+    elif operation == "TransactGetItems":
+        member = "Responses"
+    elif request.get("ReturnValues") == "ALL_NEW":
+        member = "Attributes"
+    else:
+        return
+    if member not in response:
+        raise Unavailable(
+            f"the answer to {operation} lacks {member}, so it is not DynamoDB's; "
+            f"it has {shown([*response])}"
+        )
+    if member == "Responses" and len(response[member]) != len(request["TransactItems"]):
+        raise Unavailable(f"the answer to {operation} is not of as many items as were asked for")
 
 
 def _name(error: BaseException) -> str:

@@ -1,0 +1,75 @@
+"""Answers with status 200 that DynamoDB does not give: of whatever else listens there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from tdev_models import (
+    Unavailable,
+    save_pipeline_session,
+    settings,
+    sync,
+)
+from tdev_models.retry import is_retried
+from tests.transport.wire import ok, wired
+
+
+def save() -> None:
+    sync.save_pipeline_session(session_id="s", user_id="u")
+
+
+def save_in_a_loop() -> None:
+    asyncio.run(save_pipeline_session(session_id="s", user_id="u"))
+
+
+def save_execution() -> None:
+    sync.update_agent_execution(execution_id="e", agent_name="parser", project_id="s")
+
+
+def list_sessions() -> None:
+    sync.list_pipeline_sessions(user_id="u")
+
+
+@pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
+@pytest.mark.parametrize(
+    ("call", "lacks"),
+    [
+        (save, "lacks Attributes"),
+        (save_in_a_loop, "lacks Attributes"),
+        (list_sessions, "lacks Items"),
+        (save_execution, "lacks Responses"),
+    ],
+)
+@pytest.mark.parametrize("answer", [{"status": "up"}, {}], ids=["other JSON", "nothing"])
+def test_an_answer_without_what_was_asked_for_is_none(
+    answer: dict[str, Any],
+    call: Callable[[], None],
+    lacks: str,
+    transport: Literal["botocore"] | None,
+) -> None:
+    with wired() as wire:
+        wire.answer = lambda request: ok(answer)
+        with settings.use(wire.settings(retry_seconds=0, transport=transport)):
+            with pytest.raises(Unavailable, match=lacks) as raised:
+                call()
+    assert is_retried(raised.value)
+
+
+def test_a_count_that_counts_nothing_is_none() -> None:
+    with wired() as wire:
+        wire.answer = lambda request: ok({"Items": []})
+        with settings.use(wire.settings(retry_seconds=0)):
+            with pytest.raises(Unavailable, match="lacks Count"):
+                sync.usage_report("2031-05-01", "2031-05-02")
+
+
+def test_answers_of_fewer_items_than_were_asked_for_are_none() -> None:
+    with wired() as wire:
+        wire.answer = lambda request: ok({"Responses": [{}]})
+        with settings.use(wire.settings(retry_seconds=0)):
+            with pytest.raises(Unavailable, match="as many"):
+                save_execution()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -170,6 +171,21 @@ async def test_connections_idle_for_long_are_not_used(
         await asyncio.to_thread(get_blocking, blocking, number)
         await asyncio.sleep(0.2)
     assert wire.made == 4
+
+
+async def test_an_answer_later_than_a_connection_is_kept_is_an_answer(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_pool, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(blocking_pool, "IDLE_SECONDS", 0.05)
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        time.sleep(0.2)
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    await get(LoopTransport(wire.settings()), 1)
+    await asyncio.to_thread(get_blocking, BlockingTransport(wire.settings()), 1)
 
 
 async def test_bytes_that_nobody_asked_for_end_the_connection(wire: Wire) -> None:

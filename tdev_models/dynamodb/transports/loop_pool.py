@@ -92,7 +92,7 @@ class Pool:
                 turn.set_result(connection)
                 return
         self._idle.append(connection)
-        while not self._idle[0].is_fresh():
+        while self._idle and not self._idle[0].is_fresh():  # it may be so itself, after so long
             self._idle.popleft().close()
 
     def _make_more(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tdev_models import Settings
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports import blocking_pool, loop_pool
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
@@ -297,6 +301,42 @@ async def test_where_nobody_listens_all_that_wait_learn_it_at_once(
     )
     assert all(isinstance(result, Unavailable) for result in results), results[:3]
     assert tries < 50
+
+
+@pytest.fixture
+def two_addresses(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """An endpoint with two addresses, of which the first answers nobody who connects."""
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.2", wire.port))
+        silent.listen(0)
+        for _ in range(4):  # what it lets wait is full then
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", wire.port))
+        found = socket.getaddrinfo
+
+        def both(host: Any, port: Any, *more: Any, **named: Any) -> Any:
+            hosts = ("127.0.0.2", "127.0.0.1") if host == "localhost" else (host,)
+            return [one for host in hosts for one in found(host, port, *more, **named)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        endpoint = f"http://localhost:{wire.port}"
+        yield Settings(region="us-east-1", endpoint=endpoint, connect_timeout_seconds=0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its loopback has many addresses")
+async def test_an_address_that_nobody_answers_at_is_passed_over(two_addresses: Settings) -> None:
+    await get(LoopTransport(two_addresses), 1)
+    await asyncio.to_thread(get_blocking, BlockingTransport(two_addresses), 2)
+
+
+async def test_names_are_looked_up_where_the_loop_has_no_threads_any_more(wire: Wire) -> None:
+    """As in a thread's loop that goes on when the main thread has ended."""
+    chosen = Settings(region="us-east-1", endpoint=f"http://localhost:{wire.port}")
+    await asyncio.get_running_loop().shutdown_default_executor()
+    async with asyncio.timeout(20):
+        await get(LoopTransport(chosen), 1)
 
 
 async def test_answers_larger_than_one_read(wire: Wire) -> None:

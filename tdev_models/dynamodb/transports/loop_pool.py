@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -12,6 +13,7 @@ from typing import Any, Final, cast
 import httptools
 
 from tdev_models.aws import untrusted
+from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.errors import TdevError, Unavailable
@@ -106,22 +108,44 @@ class Pool:
             task.add_done_callback(self._made)
 
     async def _make(self) -> None:
-        target, loop = self._target, asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self), target.host, target.port, ssl=target.tls
-                )
+            connection = await self._connected()
         except TimeoutError:
             self._cannot_connect("no connection in time")
         except ssl.SSLCertVerificationError as error:
             problem = error
             self._fail_waiting(lambda: untrusted(self._where(), problem))
-        except (OSError, ValueError) as error:  # the latter: no name that DNS could know
+        # No name that DNS could know; no thread to ask it in.
+        except (OSError, ValueError, RuntimeError) as error:
             self._cannot_connect(str(error) or type(error).__name__)
         else:
             self._open.add(connection)
             self._give_back(connection)
+
+    async def _connected(self) -> Connection:
+        """Return a new connection to the first address of the endpoint that can be reached."""
+        target, seconds = self._target, self._settings.connect_timeout_seconds
+        # Not in the loop's own threads: these are gone where the main thread has ended before the
+        # loop, and the end of `asyncio.run` waits for them.
+        asked = in_thread(socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM)
+        async with asyncio.timeout(seconds):
+            found = await asyncio.wrap_future(asked)
+        addresses = [*dict.fromkeys(str(one[4][0]) for one in found)]
+        for address in addresses:
+            try:
+                async with asyncio.timeout(seconds):
+                    _, connection = await asyncio.get_running_loop().create_connection(
+                        lambda: Connection(self),
+                        address,
+                        target.port,
+                        ssl=target.tls,
+                        server_hostname=target.host if target.tls else None,
+                    )
+                return connection
+            except OSError as error:  # a TimeoutError, too
+                if address == addresses[-1] or isinstance(error, ssl.SSLError):
+                    raise
+        raise OSError("the name has no address")
 
     def _where(self) -> str:
         return f"{self._target.host}:{self._target.port}"

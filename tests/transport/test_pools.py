@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -374,6 +374,33 @@ def test_a_loop_that_ends_amid_requests_closes_its_connections(wire: Wire) -> No
     asyncio.run(main())
     wire.until(now=0)
     assert all(task.cancelled() for task in running)
+
+
+@pytest.mark.filterwarnings("ignore:asynchronous generator", "ignore:unclosed")
+def test_what_is_sent_while_a_loop_ends_is_answered_or_fails(wire: Wire) -> None:
+    """Also where it waits for a connection of the pool that is closed."""
+    transport, ended = LoopTransport(wire.settings(max_connections=2)), list[str]()
+
+    async def numbers(number: int) -> AsyncGenerator[int, None]:
+        try:
+            yield number
+        finally:
+            try:
+                async with asyncio.timeout(20):
+                    await get(transport, number)
+                ended.append("answered")
+            except Unavailable:
+                ended.append("failed")
+
+    async def main() -> None:
+        for number in range(20):
+            left.append(numbers(number))
+            await anext(left[-1])
+            await get(transport, number)
+
+    left: list[AsyncGenerator[int, None]] = []
+    asyncio.run(main())
+    assert len(ended) == 20
 
 
 def test_many_loops_in_threads_have_connections_of_their_own(wire: Wire) -> None:

@@ -175,6 +175,9 @@ class Pool:
                 task.cancel()
             for connection in [*self._open]:
                 connection.close()
+            # Other generators that end with the loop may send what they have left to do.
+            while self._waiting:
+                self._cannot_connect("the event loop ends")
             if making:
                 await asyncio.wait(making)
             if self._open:  # until the loop has closed their sockets

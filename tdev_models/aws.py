@@ -151,6 +151,14 @@ def dynamodb(settings: Settings) -> Any:
     return _clients[key]
 
 
+def session_of(settings: Settings) -> Any:
+    """Return a new session of botocore; who gives out credentials is asked in a region, too."""
+    session = botocore.session.get_session()
+    if settings.region and not session.get_config_variable("region"):
+        session.set_config_variable("region", settings.region)  # of AWS_REGION, which it ignores
+    return session
+
+
 @configuring()
 def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     """Return a new botocore client of one service. It sends each request once.
@@ -161,7 +169,7 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
             unencrypted; the certificates, or anything else, cannot be read.
         TdevError: whoever gives out credentials refused, or did not answer.
     """
-    session = botocore.session.get_session()
+    session = session_of(settings)
     credentials = session.get_credentials()
     if credentials is None:
         raise NoCredentialsError()

@@ -119,7 +119,7 @@ def _region(chosen: Settings) -> Finding:
 def _credentials(chosen: Settings) -> Finding:
     try:
         with aws.configuring():
-            credentials = botocore.session.get_session().get_credentials()
+            credentials = aws.session_of(chosen).get_credentials()
             if credentials is not None:
                 credentials.get_frozen_credentials()  # renews what has expired
     except TdevError as error:

@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
@@ -412,3 +413,67 @@ async def test_without_any_credentials_nothing_is_tried_again(
             await LoopTransport(chosen)("GetItem", GET)
         with pytest.raises(ConfigurationError, match="no more credentials"):
             drive(BlockingTransport(chosen)("GetItem", GET))
+
+
+@dataclass
+class Sts:
+    """Gives out credentials of a role that end in a minute, until it refuses with a code."""
+
+    refuses: str = ""
+
+    def answer(self) -> tuple[int, str]:
+        if self.refuses:
+            error = f"<Error><Code>{self.refuses}</Code><Message>said STS</Message></Error>"
+            return 403, f"<ErrorResponse>{error}</ErrorResponse>"
+        end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1)).isoformat()
+        given = (
+            "<AccessKeyId>KEY</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+            f"<SessionToken>t</SessionToken><Expiration>{end}</Expiration>"
+        )
+        result = f"<AssumeRoleResult><Credentials>{given}</Credentials></AssumeRoleResult>"
+        return 200, f"<AssumeRoleResponse>{result}</AssumeRoleResponse>"
+
+
+@pytest.fixture
+def sts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sts]:
+    """Let botocore take its credentials from a role."""
+    state = Sts()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            status, text = state.answer()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    (tmp_path / "config").write_text(
+        "[profile role]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = own\n"
+        "[profile own]\naws_access_key_id = a\naws_secret_access_key = b\n"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "role")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.delenv(name, raising=False)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield state
+        server.shutdown()
+        thread.join()
+
+
+@_TRANSPORTS
+async def test_a_role_is_asked_for_in_the_region_of_the_settings(
+    sts: Sts, transport: Literal["botocore"] | None
+) -> None:
+    """As AWS_REGION alone gives it, which botocore does not know."""
+    with wired() as wire:
+        chosen = replace(wire.settings(), transport=transport)
+        await LoopTransport(chosen)("GetItem", GET)
+        drive(BlockingTransport(chosen)("GetItem", GET))
+        assert {*keys_used(wire)} == {b"KEY"}

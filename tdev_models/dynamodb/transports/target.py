@@ -13,7 +13,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import botocore.handlers
-import botocore.session
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.credentials import Credentials
 from botocore.endpoint_provider import EndpointProvider
@@ -25,6 +24,7 @@ from tdev_models.aws import (
     certificates,
     configuring,
     refuse_clear_text,
+    session_of,
     with_tls_floor,
     without_user,
 )
@@ -129,7 +129,7 @@ _handlers_seen = 0
 
 
 def _open(settings: Settings) -> Target | None:
-    session = botocore.session.get_session()
+    session = session_of(settings)
     credentials = session.get_credentials()
     if credentials is None:
         raise NoCredentialsError()

@@ -33,7 +33,7 @@ from botocore.exceptions import (
 from botocore.utils import get_environ_proxies
 
 from tdev_models.endpoints import ALLOW, in_clear_to
-from tdev_models.errors import ConfigurationError, TdevError, Unavailable, from_response
+from tdev_models.errors import ConfigurationError, StoreError, TdevError, Unavailable, from_response
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
@@ -48,6 +48,7 @@ _WITHOUT_ANSWER = (
 
 # Once there were credentials: whoever renews them may be there again, or somebody logs in again.
 _OF_RENEWAL = (CredentialRetrievalError, SSOError, TokenRetrievalError)
+_GIVING_CREDENTIALS = ("AssumeRole", "CreateOAuth2Token", "CreateToken", "GetRoleCredentials")
 
 # How OpenSSL and, of another host's certificate, urllib3 say that they refuse a certificate.
 _OF_CERTIFICATES = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
@@ -111,7 +112,10 @@ def configuring() -> Iterator[None]:
     except TdevError:
         raise
     except (ClientError, BotoCoreError) as error:
-        raise error_of(error) from error
+        meaning = error_of(error)
+        if isinstance(meaning, StoreError):  # of STS or SSO, not of DynamoDB
+            meaning = ConfigurationError(f"there are no credentials: {without_user(str(error))}")
+        raise meaning from error
     except Exception as error:
         raise ConfigurationError(
             "the AWS configuration, or what gives out its credentials, is not usable: "
@@ -277,7 +281,11 @@ def sending() -> Iterator[None]:
             yield
     except _OF_RENEWAL as error:
         raise Unavailable(without_user(str(error))[:1000]) from error  # a program's, however long
-    except (TdevError, ClientError, BotoCoreError):
+    except ClientError as error:
+        if error.operation_name.startswith(_GIVING_CREDENTIALS):
+            raise Unavailable(f"the credentials cannot be renewed: {error}") from error
+        raise
+    except (TdevError, BotoCoreError):
         raise
     except Exception as error:  # of credentials, or of an answer that is none of AWS's
         raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error

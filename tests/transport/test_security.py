@@ -477,3 +477,35 @@ async def test_a_role_is_asked_for_in_the_region_of_the_settings(
         await LoopTransport(chosen)("GetItem", GET)
         drive(BlockingTransport(chosen)("GetItem", GET))
         assert {*keys_used(wire)} == {b"KEY"}
+
+
+@_TRANSPORTS
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "InvalidClientTokenId"])
+async def test_a_role_that_cannot_be_taken_is_a_matter_of_configuration(
+    sts: Sts, code: str, transport: Literal["botocore"] | None
+) -> None:
+    sts.refuses = code
+    with wired() as wire:
+        chosen = replace(wire.settings(), transport=transport)
+        with pytest.raises(ConfigurationError, match="said STS"):
+            await LoopTransport(chosen)("GetItem", GET)
+        with pytest.raises(ConfigurationError, match="said STS"):
+            drive(BlockingTransport(chosen)("GetItem", GET))
+
+
+@_TRANSPORTS
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "InvalidClientTokenId"])
+async def test_a_role_that_cannot_be_renewed_is_tried_again(
+    sts: Sts, code: str, transport: Literal["botocore"] | None
+) -> None:
+    with wired() as wire:
+        chosen = replace(wire.settings(), transport=transport)
+        awaited, blocking = LoopTransport(chosen), BlockingTransport(chosen)
+        await awaited("GetItem", GET)
+        sts.refuses = code
+        with pytest.raises(Unavailable, match="said STS"):
+            await awaited("GetItem", GET)
+        with pytest.raises(Unavailable, match="said STS"):
+            drive(blocking("GetItem", GET))
+        sts.refuses = ""
+        await awaited("GetItem", GET)

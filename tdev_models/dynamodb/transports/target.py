@@ -29,7 +29,7 @@ from tdev_models.aws import (
     without_user,
 )
 from tdev_models.dynamodb.transports.signing import Signer
-from tdev_models.errors import ConfigurationError, Unavailable, shown
+from tdev_models.errors import ConfigurationError, TdevError, Unavailable, shown
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
@@ -80,7 +80,7 @@ class Target:
         try:
             with configuring():
                 given = self._credentials.get_frozen_credentials()
-        except ConfigurationError as error:
+        except TdevError as error:
             if not self._were_given:
                 raise
             raise Unavailable(f"the credentials cannot be renewed: {error}") from error

@@ -201,11 +201,14 @@ _BY_CODE: Mapping[str, type[TdevError]] = {
     "ExpiredTokenException": ConfigurationError,
     "MissingAuthenticationTokenException": ConfigurationError,
     "ProvisionedThroughputExceededException": Throttled,
+    "Throttling": Throttled,
     "ThrottlingException": Throttled,
     "RequestLimitExceeded": Throttled,
+    "ReplicatedWriteConflictException": Conflict,
     "TransactionConflictException": Conflict,
     "TransactionInProgressException": Conflict,
     "InternalServerError": Unavailable,
+    "RequestTimeoutException": Unavailable,
     "ServiceUnavailable": Unavailable,
 }
 
@@ -249,8 +252,9 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
         # AWS names the resource of most denials, not of all.
         return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
     # An answer without a code: botocore puts the HTTP status in its place.
-    if status >= 500 or (code.isdigit() and int(code) >= 500):
-        return Unavailable(f"{code} ({status}): {message}")
+    status = status or (int(code) if code.isdigit() else 0)
+    if status == 429 or status >= 500:
+        return (Throttled if status == 429 else Unavailable)(f"{code} ({status}): {message}")
     return _refused(code, status, message)
 
 

@@ -27,6 +27,11 @@ def response(code: str, status: int = 400, message: str = "m", **more: Any) -> d
         ("ThrottlingException", 400, "", errors.Throttled),
         ("ProvisionedThroughputExceededException", 400, "", errors.Throttled),
         ("TransactionConflictException", 400, "", errors.Conflict),
+        ("ReplicatedWriteConflictException", 409, "", errors.Conflict),  # of global tables
+        ("Throttling", 400, "", errors.Throttled),
+        ("429", 429, "", errors.Throttled),  # by what stands in between, without a code
+        ("TooManyRequests", 429, "", errors.Throttled),
+        ("RequestTimeoutException", 400, "", errors.Unavailable),
         ("InternalServerError", 500, "", errors.Unavailable),
         ("BadGateway", 502, "", errors.Unavailable),
         (

@@ -381,6 +381,23 @@ async def test_credentials_near_their_end_are_renewed_while_the_loop_runs_on(iss
         assert keys_used(wire)[-1] == f"KEY{before + 1}".encode()
 
 
+async def test_credentials_that_last_are_used_while_their_issuer_hangs(issuer: Any) -> None:
+    count = issuer(99, 720)  # botocore renews them, and uses them while somebody else does so
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        await transport("GetItem", GET)
+        hanging = count.with_name("hanging")
+        hanging.touch()
+        waits = f"import os, time\nwhile os.path.exists({str(hanging)!r}): time.sleep(0.1)\n"
+        count.with_name("issue.py").write_text(waits + PROCESS)
+        try:
+            async with asyncio.timeout(20):
+                for _ in range(20):
+                    await transport("GetItem", GET)
+        finally:
+            hanging.unlink()
+
+
 _TRANSPORTS = pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
 
 

@@ -37,11 +37,19 @@ class LoopTransport(NativeTransport):
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do the work in a thread, once for all tasks that need it now."""
+        return await asyncio.wrap_future(self._begun_aside(work))
+
+    def _begun_aside(self, work: Callable[[], T]) -> Future[T]:
         with self._lock:
             future = self._aside_now.get(work)
             if future is None or future.done():
                 future = self._aside_now[work] = in_thread(work)
-        return await asyncio.wrap_future(future)
+        return future
+
+    async def _renewed_credentials(self, target: Target) -> Any:
+        renewal = self._begun_aside(target.renewed_credentials)
+        # Whoever gives them out may hang: nobody waits for new ones while the former do.
+        return target.lasting_credentials() or await asyncio.wrap_future(renewal)
 
     async def _by_botocore(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         return await asyncio.get_running_loop().run_in_executor(

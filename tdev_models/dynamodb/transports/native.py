@@ -48,7 +48,7 @@ class NativeTransport(ABC):
         (target,) = self._opened
         if target is None or operation not in OPERATIONS or targets.intercepted():
             return await self._by_botocore(operation, request)
-        credentials = target.credentials() or await self._aside(target.renewed_credentials)
+        credentials = target.credentials() or await self._renewed_credentials(target)
         body, skew = encoded(request), target.signer.skew_seconds
         head = target.signer.head(operation, body, credentials)
         answer = await self._exchange(target, head + body)
@@ -65,6 +65,9 @@ class NativeTransport(ABC):
 
     def _open(self) -> Target | None:
         return targets.opened(self._settings)
+
+    async def _renewed_credentials(self, target: Target) -> Any:
+        return await self._aside(target.renewed_credentials)
 
     @abstractmethod
     async def _aside(self, work: Callable[[], T]) -> T:

@@ -34,6 +34,8 @@ from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
 _ACCOUNT_MODES: Final = ("preferred", "disabled", "required")
+# From when on botocore lets all wait for the credentials that it has been fetching for minutes.
+_LASTING_SECONDS: Final = 600
 _RULES: Final = "dynamodb/2012-08-10/endpoint-rule-set-1"
 
 
@@ -62,7 +64,7 @@ class Target:
         )
         self._credentials = credentials
         self._fixed = credentials if type(credentials) is Credentials else None
-        self._were_given = False
+        self._given: Any = None
 
     def credentials(self) -> Any | None:
         """Return the credentials to sign with now, or None where new ones must be fetched first."""
@@ -81,11 +83,15 @@ class Target:
             with configuring():
                 given = self._credentials.get_frozen_credentials()
         except TdevError as error:
-            if not self._were_given:
+            if self._given is None:
                 raise
             raise Unavailable(f"the credentials cannot be renewed: {error}") from error
-        self._were_given = True
+        self._given = given
         return given
+
+    def lasting_credentials(self) -> Any | None:
+        """Return the last ones, where they can be used while new ones are fetched, else None."""
+        return None if self._credentials.refresh_needed(_LASTING_SECONDS) else self._given
 
 
 def opened(settings: Settings) -> Target | None:

@@ -376,7 +376,6 @@ def test_a_loop_that_ends_amid_requests_closes_its_connections(wire: Wire) -> No
     assert all(task.cancelled() for task in running)
 
 
-@pytest.mark.filterwarnings("ignore:asynchronous generator", "ignore:unclosed")
 def test_what_is_sent_while_a_loop_ends_is_answered_or_fails(wire: Wire) -> None:
     """Also where it waits for a connection of the pool that is closed."""
     transport, ended = LoopTransport(wire.settings(max_connections=2)), list[str]()
@@ -401,6 +400,7 @@ def test_what_is_sent_while_a_loop_ends_is_answered_or_fails(wire: Wire) -> None
     left: list[AsyncGenerator[int, None]] = []
     asyncio.run(main())
     assert len(ended) == 20
+    wire.until(now=0)
 
 
 def test_many_loops_in_threads_have_connections_of_their_own(wire: Wire) -> None:

@@ -67,13 +67,14 @@ class LoopTransport(NativeTransport):
 
 def _pool(loop: asyncio.AbstractEventLoop, target: Target, settings: Settings) -> Pool:
     """Return the loop's pool of connections to a target."""
-    for key, pool in [*_pools.items()]:
-        if pool.loop is None or pool.loop.is_closed():
+    for key in [*_pools]:
+        if key[0].is_closed():
             _pools.pop(key, None)
     key = loop, pool_key(target, settings)
-    if key not in _pools:
-        _pools[key] = Pool(target, settings)
-    return _pools[key]
+    pool = _pools.get(key)
+    if pool is None or pool.loop is None:  # the latter: other generators end with the loop, too
+        pool = _pools[key] = Pool(target, settings, is_last=pool is not None)
+    return pool
 
 
 @cache

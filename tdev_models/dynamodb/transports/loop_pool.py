@@ -30,13 +30,16 @@ class Pool:
         loop: the event loop that it belongs to; None once it is closed.
     """
 
-    def __init__(self, target: Target, settings: Settings) -> None:
+    def __init__(self, target: Target, settings: Settings, *, is_last: bool = False) -> None:
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self._target, self._settings = target, settings
         self._open, self._all_closed = set[Connection](), asyncio.Event()
         self._idle = deque[Connection]()  # the one used last is at the end
         self._waiting = deque[asyncio.Future[Connection]]()
         self._making = set[asyncio.Task[None]]()
+        self._keeps = not is_last  # it is nobody's to close: the loop has begun to end
+        if is_last:
+            return
         # A loop that ends closes the generators that have begun in it, and so this pool.
         self._guard = self._closed_with_the_loop()
         with suppress(StopIteration):
@@ -93,6 +96,9 @@ class Pool:
             if not turn.done():
                 turn.set_result(connection)
                 return
+        if not self._keeps:
+            connection.close()
+            return
         self._idle.append(connection)
         while self._idle and not self._idle[0].is_fresh():  # it may be so itself, after so long
             self._idle.popleft().close()

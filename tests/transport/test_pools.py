@@ -339,6 +339,30 @@ async def test_names_are_looked_up_where_the_loop_has_no_threads_any_more(wire: 
         await get(LoopTransport(chosen), 1)
 
 
+async def test_a_name_server_that_hangs_takes_one_thread(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, asked = threading.Event(), list[str]()
+
+    def hanging(host: str, *more: Any) -> Any:
+        asked.append(host)
+        free.wait(20)
+        raise socket.gaierror("nobody answers")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    transport = LoopTransport(wire.settings(connect_timeout_seconds=0.05))
+    try:
+        for _ in range(3):
+            results = await asyncio.gather(
+                *(transport("GetItem", request(number)) for number in range(20)),
+                return_exceptions=True,
+            )
+            assert {type(result) for result in results} == {Unavailable}
+    finally:
+        free.set()
+    assert len(asked) == 1
+
+
 async def test_answers_larger_than_one_read(wire: Wire) -> None:
     large = {"Item": {"id": {"S": "x" * 3_000_000}}}
     wire.answer = lambda parameters: ok(large)

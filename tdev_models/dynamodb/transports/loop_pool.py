@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -37,6 +38,7 @@ class Pool:
         self._idle = deque[Connection]()  # the one used last is at the end
         self._waiting = deque[asyncio.Future[Connection]]()
         self._making = set[asyncio.Task[None]]()
+        self._asked: Future[list[tuple[Any, ...]]] | None = None  # for the endpoint's addresses
         self._keeps = not is_last  # it is nobody's to close: the loop has begun to end
         if is_last:
             return
@@ -133,9 +135,13 @@ class Pool:
         target, seconds = self._target, self._settings.connect_timeout_seconds
         # Not in the loop's own threads: these are gone where the main thread has ended before the
         # loop, and the end of `asyncio.run` waits for them.
-        asked = in_thread(socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM)
+        # In one thread, however many wait for it: where no name server answers, that takes long.
+        if self._asked is None or self._asked.done():
+            self._asked = in_thread(
+                socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM
+            )
         async with asyncio.timeout(seconds):
-            found = await asyncio.wrap_future(asked)
+            found = await asyncio.wrap_future(self._asked)
         addresses = [*dict.fromkeys(str(one[4][0]) for one in found)]
         for address in addresses:
             try:

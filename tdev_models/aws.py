@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -196,10 +197,23 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     client.meta.events.register_first(
         "before-send", lambda request, **_: refuse_clear_text(request.url, settings)
     )
+    client.meta.events.register("before-parse.dynamodb", _check_answer)
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("botocore."):
             logging.getLogger(name).addFilter(_without_payloads)
     return client
+
+
+def _check_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Refuse what botocore takes for an answer without members: a proxy's page, or damage.
+
+    An item would seem not to exist, and a write to be done.
+    """
+    body, checksum = response_dict["body"], response_dict["headers"].get("x-amz-crc32")
+    if checksum is not None and checksum != str(zlib.crc32(body)):
+        raise HTTPClientError(error="the answer does not match its checksum")
+    if response_dict["status_code"] == 200 and not body.startswith(b"{"):
+        raise HTTPClientError(error="the answer is not the JSON of DynamoDB")
 
 
 def refuse_clear_text(url: str, settings: Settings) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+from pynamodb.exceptions import UpdateError
 
 from tdev_models import (
     Unavailable,
@@ -14,6 +16,9 @@ from tdev_models import (
     settings,
     sync,
 )
+from tdev_models.dynamodb.blocking_client import drive
+from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.models import PipelineSession
 from tdev_models.retry import is_retried
 from tests.transport.wire import ok, wired
 
@@ -73,3 +78,30 @@ def test_answers_of_fewer_items_than_were_asked_for_are_none() -> None:
         with settings.use(wire.settings(retry_seconds=0)):
             with pytest.raises(Unavailable, match="as many"):
                 save_execution()
+
+
+@pytest.mark.parametrize(
+    ("body", "checked", "problem"),
+    [
+        (b"<p>Log in to the network</p>", None, "not the JSON"),
+        (b"", None, "not the JSON"),
+        (b'{"Item": {"session_id": {"S": "2"}}}', b'{"Item": {}}', "checksum"),
+    ],
+    ids=["page", "nothing", "damaged"],
+)
+@pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
+def test_what_dynamodb_did_not_answer_is_no_success(
+    transport: Literal["botocore"] | None, body: bytes, checked: bytes | None, problem: str
+) -> None:
+    """Neither an item that does not exist nor a write that is done, also behind a proxy."""
+    crc = zlib.crc32(body if checked is None else checked)
+    head = b"HTTP/1.1 200 OK\r\nx-amz-crc32: %d\r\nContent-Length: %d\r\n\r\n"
+    with wired() as wire:
+        wire.answer = lambda request: head % (crc, len(body)) + body
+        with settings.use(wire.settings(retry_seconds=0, transport=transport)) as chosen:
+            with pytest.raises(Unavailable, match=problem):
+                sync.get_pipeline_session("s")
+            with pytest.raises(Unavailable, match=problem):
+                drive(BlockingTransport(chosen)("TransactWriteItems", {"TransactItems": []}))
+            with pytest.raises(UpdateError, match=problem):
+                PipelineSession("s").save()

@@ -249,6 +249,8 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
         )
     if code in _BY_CODE:
         text, kind = message or code, _BY_CODE[code]
+        if kind is ConfigurationError:
+            text += "; renew the AWS credentials, or check them"
         # AWS names the resource of most denials, not of all.
         return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
     # An answer without a code: botocore puts the HTTP status in its place.

@@ -73,6 +73,20 @@ def test_a_missing_table_names_the_remedy() -> None:
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    ],
+)
+def test_credentials_that_are_refused_name_the_remedy(code: str) -> None:
+    refused = errors.from_response(response(code, message="The security token is not valid"))
+    assert str(refused).startswith("The security token is not valid; renew the AWS credentials")
+
+
+@pytest.mark.parametrize(
     ("codes", "kind", "position"),
     [
         (["None", "ConditionalCheckFailed"], errors.ConditionFailed, 1),

@@ -17,6 +17,7 @@ import pytest
 from tdev_models import (
     LeaseLost,
     Settings,
+    Tracker,
     abandon_session,
     get_pipeline_session,
     resume_pipeline,
@@ -220,3 +221,35 @@ async def test_a_child_of_an_agent_writes_though_the_agents_begin_was_under_way(
         async with track_session("s") as session:
             await session.run("parser", forks)
     assert (await get_pipeline_session("s")).project_name == "child"
+
+
+def test_a_write_that_nothing_ends_keeps_no_heartbeat_waiting(strict_store: Settings) -> None:
+    """Its event loop was stopped, or is blocked, and it has outlived its session's block."""
+    gate, loop = Gate(), asyncio.new_event_loop()
+    outlived: list[asyncio.Task[None]] = []
+
+    async def agent(session: Tracker) -> None:
+        async with session.agent("parser"):
+            await asyncio.sleep(30)
+
+    async def pipeline() -> None:
+        async with track_session("s") as session:
+            outlived.append(loop.create_task(agent(session)))
+            await gate.waiting.wait()
+            main.cancel()
+            await asyncio.sleep(30)
+
+    with (
+        settings.use(strict_store, transport=gate.wrap, lease_seconds=4),
+        sync.track_session("other"),
+    ):
+        main = loop.create_task(pipeline())
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(main)
+        time.sleep(8)  # two leases
+        assert [worker.state for worker in sync.list_workers()] == ["ALIVE"]
+        assert sync.get_pipeline_session("s").lease_owner is None
+    outlived[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(outlived[0])
+    loop.close()

@@ -35,6 +35,9 @@ M = TypeVar("M", bound=BaseModel)
 
 _MOST_CLIENTS = 256
 
+WAITED = "tdev_waited_seconds"
+"""The attribute of a cancellation that says how long it waited for what it must not interrupt."""
+
 
 class TaskCanceller(Protocol):
     """Cancels the task that made it, on behalf of another thread."""

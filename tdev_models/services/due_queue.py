@@ -82,6 +82,7 @@ class DueQueue:
         self._look_again = 0.0
         self._found: list[str] = []
         self._suspects: dict[str, None] = {}
+        self._suspects_before: dict[str, None] = {}  # this look
         self._turns, self._closed = set[Turn](), False
         self._left_alone: dict[str, tuple[set[float | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
@@ -172,8 +173,8 @@ class DueQueue:
                 self._bounds = Bounds.at(self._client.now(), self._older_than)
                 self._starts = await self._begin()
                 if self._poll_seconds is not None:
-                    with self._state:
-                        self._suspects.clear()  # found again, unless other workers have them now
+                    with self._state:  # found again, unless other workers have them now
+                        self._suspects_before, self._suspects = self._suspects, {}
             found, starts = await candidates(
                 self._client, self._bounds, self._starts, _PAGE, self._unreadable
             )
@@ -187,7 +188,10 @@ class DueQueue:
         DICE.shuffle(ids)
         with self._state:
             self._starts, self._look_again = starts, time.monotonic() + (self._poll_seconds or 0.0)
-            self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
+            # Who looked at them once more would put them off again, in the midst of the next look.
+            self._suspects |= dict.fromkeys(one for one in ids if one in self._suspects_before)
+            # An index that lags shows one under both statuses.
+            self._found += dict.fromkeys(one for one in ids if one not in self._suspects)
         return self.error is None
 
     async def _begin(self) -> Starts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,18 +35,23 @@ class Turn:
         session_id: the session.
         bounds: which sessions were asked for.
         alone: whether nothing else is to run in this worker, until it has got on.
+        until: for how long at most, by the monotonic clock: no agent needs a timeout, and one that
+            waits for ever kills no worker, but would stop it.
         lease: the claim, once there is one.
     """
 
     session_id: str
     bounds: Bounds
     alone: bool = False
+    until: float = math.inf
     lease: Lease | None = None
 
     def runs(self, now: float) -> bool:
         """Return whether it gets on: what hangs, or was lost, may keep its slot for ever."""
         lease = self.lease
-        return lease is None or not (lease.lost or is_hung(lease.deadline, now))
+        if lease is None:
+            return True
+        return not (lease.lost or is_hung(lease.deadline, now) or time.monotonic() > self.until)
 
     def runs_alone(self, now: float) -> bool:
         """Return whether nothing else may run: once an agent has ended, it kills no worker."""
@@ -150,7 +156,8 @@ class DueQueue:
         ):
             first = next(iter(self._suspects))
             del self._suspects[first]
-            turn = Turn(first, self._bounds, alone=True)
+            until = time.monotonic() + self._client.settings.stalled_after_seconds
+            turn = Turn(first, self._bounds, alone=True, until=until)
         else:
             return None
         self._turns.add(turn)

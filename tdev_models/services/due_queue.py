@@ -90,7 +90,7 @@ class DueQueue:
         self._suspects: dict[str, None] = {}
         self._suspects_before: dict[str, None] = {}  # this look
         self._turns, self._closed = set[Turn](), False
-        self._left_alone: dict[str, tuple[set[float | None], float]] = {}
+        self._left_alone: dict[str, tuple[set[float | str | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
         self._looking = threading.Lock()
@@ -136,7 +136,7 @@ class DueQueue:
         if session.deadline is not None:
             seconds = min(seconds, session.deadline - self._client.now())
         until = time.monotonic() + seconds
-        as_seen: set[float | None] = {session.due_at} | (set() if lives else {None})
+        as_seen = {session.due_at, None if lives else session.worker_id}
         self._left_alone[session.session_id] = as_seen, until
 
     def close(self) -> None:
@@ -223,6 +223,7 @@ class DueQueue:
             return self._poll_seconds is not None and time.monotonic() >= self._look_again
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
-        # Found by its worker, it shows no `due_at`.
+        # Found by its worker, it shows no `due_at`; another worker has claimed it since.
         as_seen, until = self._left_alone.get(session.session_id, (set(), 0.0))
-        return session.due_at in as_seen and time.monotonic() < until
+        found_by = session.worker_id if session.due_at is None else session.due_at
+        return found_by in as_seen and time.monotonic() < until

@@ -163,16 +163,17 @@ class AsyncClient(Client):
         """Return a canceller of the current task."""
         return _LoopTaskCanceller()
 
-    async def wait_for(self, future: SharedFuture) -> None:
+    async def wait_for(self, future: SharedFuture, seconds: float | None = None) -> bool:
         """Wait, letting other tasks run; all that wait in one loop are woken by one call."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+        waiter, settled = loop.create_future(), True
         if future.wake_when_settled(loop, waiter):
-            await waiter
+            settled = bool((await asyncio.wait([waiter], timeout=seconds))[0])
         if future.error:
             raise future.error.with_traceback(None)
+        return settled
 
 
 class _LoopTimeLimit:

@@ -169,8 +169,11 @@ class Client(ABC):
         """Return what cancels the current task."""
 
     @abstractmethod
-    async def wait_for(self, future: SharedFuture) -> None:
-        """Wait until a future is settled, and raise the error that it was settled with."""
+    async def wait_for(self, future: SharedFuture, seconds: float | None = None) -> bool:
+        """Wait until a future is settled, and raise the error that it was settled with.
+
+        Return False where the time is over first.
+        """
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         """Return whether an error is a cancellation that nobody requested of this task."""

@@ -284,6 +284,11 @@ class Settings:
         return min(LONGEST_BEAT_SECONDS, self.lease_seconds / BEATS_A_LEASE)
 
     @property
+    def longest_try_seconds(self) -> float:
+        """How long one attempt of a request takes at most."""
+        return self.connect_timeout_seconds + self.read_timeout_seconds
+
+    @property
     def long_silence_seconds(self) -> float:
         """After so long without an answer of the store other workers' leases may seem over."""
         return (1 + BEATS_MISSED) * self.heartbeat_seconds

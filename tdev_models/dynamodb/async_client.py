@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, ClassVar, NoReturn, TypeVar
 from weakref import WeakSet
 
-from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
+from tdev_models.dynamodb.client import WAITED, Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.errors import Unavailable
@@ -89,6 +89,7 @@ class AsyncClient(Client):
         else:
             task = asyncio.ensure_future(work)
         cancelled: asyncio.CancelledError | None = None
+        cancelled_at = 0.0
         if seconds is not None:
             loop.call_later(seconds, task.cancel)
         while not task.done():
@@ -97,10 +98,12 @@ class AsyncClient(Client):
             except asyncio.CancelledError as cancellation:
                 if cancelled is None:
                     loop.call_later(CANCELLED_SECONDS, task.cancel)
+                    cancelled_at = loop.time()
                 cancelled = cancellation
         if cancelled is not None:
             if not task.cancelled():
                 task.exception()  # or asyncio would log it as never retrieved
+            setattr(cancelled, WAITED, loop.time() - cancelled_at)
             raise cancelled
         if task.cancelled() and seconds is not None:
             raise Unavailable(f"not done within {seconds:.1f} s")
@@ -160,16 +163,17 @@ class AsyncClient(Client):
         """Return a canceller of the current task."""
         return _LoopTaskCanceller()
 
-    async def wait_for(self, future: SharedFuture) -> None:
+    async def wait_for(self, future: SharedFuture, seconds: float | None = None) -> bool:
         """Wait, letting other tasks run; all that wait in one loop are woken by one call."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+        waiter, settled = loop.create_future(), True
         if future.wake_when_settled(loop, waiter):
-            await waiter
+            settled = bool((await asyncio.wait([waiter], timeout=seconds))[0])
         if future.error:
             raise future.error.with_traceback(None)
+        return settled
 
 
 class _LoopTimeLimit:

@@ -107,11 +107,12 @@ class BlockingClient(Client):
         """Return a canceller that does nothing: only its next write stops blocking code."""
         return _NoCanceller()
 
-    async def wait_for(self, future: SharedFuture) -> None:
+    async def wait_for(self, future: SharedFuture, seconds: float | None = None) -> bool:
         """Wait, blocking the thread."""
-        future.wait()
+        settled = future.wait(seconds)
         if future.error:
             raise future.error.with_traceback(None)
+        return settled
 
 
 class _NoTimeLimit(nullcontext[None]):

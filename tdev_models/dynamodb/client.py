@@ -35,6 +35,9 @@ M = TypeVar("M", bound=BaseModel)
 
 _MOST_CLIENTS = 256
 
+WAITED = "tdev_waited_seconds"
+"""The attribute of a cancellation that says how long it waited for what it must not interrupt."""
+
 
 class TaskCanceller(Protocol):
     """Cancels the task that made it, on behalf of another thread."""
@@ -166,8 +169,11 @@ class Client(ABC):
         """Return what cancels the current task."""
 
     @abstractmethod
-    async def wait_for(self, future: SharedFuture) -> None:
-        """Wait until a future is settled, and raise the error that it was settled with."""
+    async def wait_for(self, future: SharedFuture, seconds: float | None = None) -> bool:
+        """Wait until a future is settled, and raise the error that it was settled with.
+
+        Return False where the time is over first.
+        """
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         """Return whether an error is a cancellation that nobody requested of this task."""

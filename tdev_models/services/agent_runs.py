@@ -362,8 +362,11 @@ class AgentRun(ClientContext[C, bool]):
         return self.status == ExecutionStatus.FAILED and not self._critical
 
     async def _leave_after_begin(self, error: BaseException | None) -> bool:
-        await self._beginning.end(self._session.seconds_for(error, anew=True))
-        return await self._leave(error)
+        try:
+            await self._beginning.end(self._session.seconds_for(error, anew=True))
+            return await self._leave(error)
+        finally:
+            self._session.rest()
 
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""

@@ -36,10 +36,10 @@ class Beginning:
         if self._client.settings.cancel_when_out_of_touch:
             await self._send(write)
         else:
-            self._work = await self._client.start(self._send(write))
+            work = self._work = await self._client.start(self._send(write))
             await self._client.sleep(0)  # it leaves before what the agent sends
-            if self.refused:
-                raise self.refused
+            if self.refused and work is not None:
+                await work  # and raise it from there: what nobody asks for is logged
 
     async def _send(self, write: Coroutine[Any, Any, None]) -> None:
         try:

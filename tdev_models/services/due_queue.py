@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -34,18 +35,23 @@ class Turn:
         session_id: the session.
         bounds: which sessions were asked for.
         alone: whether nothing else is to run in this worker, until it has got on.
+        until: for how long at most, by the monotonic clock: no agent needs a timeout, and one that
+            waits for ever kills no worker, but would stop it.
         lease: the claim, once there is one.
     """
 
     session_id: str
     bounds: Bounds
     alone: bool = False
+    until: float = math.inf
     lease: Lease | None = None
 
     def runs(self, now: float) -> bool:
         """Return whether it gets on: what hangs, or was lost, may keep its slot for ever."""
         lease = self.lease
-        return lease is None or not (lease.lost or is_hung(lease.deadline, now))
+        if lease is None:
+            return True
+        return not (lease.lost or is_hung(lease.deadline, now) or time.monotonic() > self.until)
 
     def runs_alone(self, now: float) -> bool:
         """Return whether nothing else may run: once an agent has ended, it kills no worker."""
@@ -82,8 +88,9 @@ class DueQueue:
         self._look_again = 0.0
         self._found: list[str] = []
         self._suspects: dict[str, None] = {}
+        self._suspects_before: dict[str, None] = {}  # this look
         self._turns, self._closed = set[Turn](), False
-        self._left_alone: dict[str, tuple[set[float | None], float]] = {}
+        self._left_alone: dict[str, tuple[set[float | str | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
         self._looking = threading.Lock()
@@ -129,7 +136,7 @@ class DueQueue:
         if session.deadline is not None:
             seconds = min(seconds, session.deadline - self._client.now())
         until = time.monotonic() + seconds
-        as_seen: set[float | None] = {session.due_at} | (set() if lives else {None})
+        as_seen = {session.due_at, None if lives else session.worker_id}
         self._left_alone[session.session_id] = as_seen, until
 
     def close(self) -> None:
@@ -149,7 +156,8 @@ class DueQueue:
         ):
             first = next(iter(self._suspects))
             del self._suspects[first]
-            turn = Turn(first, self._bounds, alone=True)
+            until = time.monotonic() + self._client.settings.stalled_after_seconds
+            turn = Turn(first, self._bounds, alone=True, until=until)
         else:
             return None
         self._turns.add(turn)
@@ -172,8 +180,8 @@ class DueQueue:
                 self._bounds = Bounds.at(self._client.now(), self._older_than)
                 self._starts = await self._begin()
                 if self._poll_seconds is not None:
-                    with self._state:
-                        self._suspects.clear()  # found again, unless other workers have them now
+                    with self._state:  # found again, unless other workers have them now
+                        self._suspects_before, self._suspects = self._suspects, {}
             found, starts = await candidates(
                 self._client, self._bounds, self._starts, _PAGE, self._unreadable
             )
@@ -187,7 +195,10 @@ class DueQueue:
         DICE.shuffle(ids)
         with self._state:
             self._starts, self._look_again = starts, time.monotonic() + (self._poll_seconds or 0.0)
-            self._found += dict.fromkeys(ids)  # an index that lags shows one under both statuses
+            # Who looked at them once more would put them off again, in the midst of the next look.
+            self._suspects |= dict.fromkeys(one for one in ids if one in self._suspects_before)
+            # An index that lags shows one under both statuses.
+            self._found += dict.fromkeys(one for one in ids if one not in self._suspects)
         return self.error is None
 
     async def _begin(self) -> Starts:
@@ -212,6 +223,7 @@ class DueQueue:
             return self._poll_seconds is not None and time.monotonic() >= self._look_again
 
     def _is_left_alone(self, session: PipelineSession) -> bool:
-        # Found by its worker, it shows no `due_at`.
+        # Found by its worker, it shows no `due_at`; another worker has claimed it since.
         as_seen, until = self._left_alone.get(session.session_id, (set(), 0.0))
-        return session.due_at in as_seen and time.monotonic() < until
+        found_by = session.worker_id if session.due_at is None else session.due_at
+        return found_by in as_seen and time.monotonic() < until

@@ -225,6 +225,7 @@ class _Worker:
         elif is_suspect(session) and not turn.alone:
             self._queue.put_off(session.session_id)
         else:
+            turn.alone = is_suspect(session)  # or another worker has got on with it
             await self._resume(session, in_vain, turn)
 
     async def _accepted(self, session: PipelineSession) -> bool:

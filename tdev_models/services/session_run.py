@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from tdev_models import telemetry
+from tdev_models.dynamodb.client import WAITED
 from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import LeaseHeld
 from tdev_models.results import SessionStatus
@@ -36,6 +37,7 @@ class SessionRun(Generic[C]):
     interrupted: bool = False
     span: telemetry.Span = field(default_factory=telemetry.Span)
     _interrupted_at: float = -math.inf  # monotonic
+    _rests_since: float = -math.inf  # infinite while it records what was interrupted
 
     @property
     def owned(self) -> Lease:
@@ -60,15 +62,24 @@ class SessionRun(Generic[C]):
         """Return for how long an end may be tried: None for as long as an owner's write is.
 
         Who cancels a task, or ends the process, waits two seconds for all of it: its agents' begins
-        and ends, and that of the session after them. They are counted `anew` for each agent that is
-        left; what was cancelled before, and went on, is over.
+        and ends, that of the session after them, and what was being written when it was cancelled.
+        What the caller does in between takes none of them. They are counted `anew` for each agent
+        that is left; what was cancelled before, and went on, is over.
         """
         if not self.is_interruption(error):
             return None
         now = time.monotonic()
-        if anew or now > self._interrupted_at + 2 * CANCELLED_SECONDS:
-            self._interrupted_at = now
+        if anew or now > self._rests_since + 2 * CANCELLED_SECONDS:
+            self._interrupted_at = now - getattr(error, WAITED, 0.0)
+        else:
+            self._interrupted_at += max(0.0, now - self._rests_since)
+        self._rests_since = math.inf
         return max(0.0, self._interrupted_at + CANCELLED_SECONDS - now)
+
+    def rest(self) -> None:
+        """Say that such an end is recorded, or given up: what the caller does next is his time."""
+        if self._rests_since == math.inf:
+            self._rests_since = time.monotonic()
 
     def begin_span(self, pipeline_type: str | None) -> None:
         """Let telemetry see that a run begins, if it does not yet."""

@@ -73,11 +73,13 @@ def bind_lease(client: Client, session_id: str) -> Binding:
 
 
 def _after_fork() -> None:
-    # A write that was under way in another thread held the lock, and did not follow into the child.
+    # A write that was under way in another thread held the lock, and did not follow into the child;
+    # nor did the begins of agents, for which the child's calls would wait for ever.
     for binding in _bound.get().values():
         if (lease := binding.lease) is None:
             continue
         lease.write_lock, lease.write_lock_thread = threading.Lock(), 0
+        lease.beginnings = {}
 
 
 after_fork_in_child(_after_fork)

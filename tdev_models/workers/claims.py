@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Mapping
 from functools import partial
@@ -180,7 +181,12 @@ class _Claim:
 
 
 async def hand_back(client: Client, lease: Lease) -> None:
-    """Hand a session back, if it is still the lease's; tried once."""
+    """Hand a session back, if it is still the lease's; tried once.
+
+    By the heartbeat's thread, which waits for nobody: what outlived the session's block may hold
+    the write lock in an event loop that is blocked, or was stopped, and the worker would die of it.
+    """
+    lease.write_lock = threading.Lock()
     try:
         await leased_update(client, lease, [], ends=SessionStatus.ACTIVE, retry_seconds=0)
     except LeaseLost as lost:

@@ -220,13 +220,14 @@ async def write_lock(client: Client, lease: Lease | None) -> AsyncIterator[None]
     if not client.in_event_loop and lease.write_lock_thread == threading.get_ident():
         # Of a task in this thread's event loop, which cannot go on before this call returns.
         raise RuntimeError(MIXED)
-    await client.acquire(lease.write_lock, lease.write_lock_waiters)
+    lock = lease.write_lock  # it may have another one, once its block was left
+    await client.acquire(lock, lease.write_lock_waiters)
     lease.write_lock_thread = threading.get_ident()
     try:
         yield
     finally:
         lease.write_lock_thread = 0
-        lease.write_lock.release()
+        lock.release()
 
 
 def _refusal(lease: Lease, stored: PipelineSession | None, user_id: str | None = None) -> TdevError:

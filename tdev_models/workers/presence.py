@@ -163,7 +163,11 @@ class Presence:
                     self._registration = mine
             if others is not None:
                 try:
-                    await client.wait_for(others)
+                    left = (
+                        max(0.0, deadline - time.monotonic()) + self._settings.longest_try_seconds
+                    )
+                    if not await client.wait_for(others, left):
+                        self._forget(others)  # its event loop is blocked, or was stopped
                 except TdevError:
                     if time.monotonic() >= deadline:  # else this call may be luckier
                         raise
@@ -176,9 +180,13 @@ class Presence:
                 error = refused
                 raise
             finally:
-                with self._state:
-                    self._registration = None
+                self._forget(mine)
                 mine.settle(error)
+
+    def _forget(self, registration: SharedFuture) -> None:
+        with self._state:
+            if self._registration is registration:
+                self._registration = None
 
     async def _register_and_beat(self, client: Client, retry_seconds: float) -> None:
         self._registering_thread = threading.get_ident()
@@ -186,7 +194,10 @@ class Presence:
             await self._register(client, retry_seconds)
         finally:
             self._registering_thread = 0
-        self._started, self._beats = time.monotonic(), True
+        with self._state:
+            if self._beats:  # another call has done it meanwhile
+                return
+            self._started, self._beats = time.monotonic(), True
         try:
             self._start()
         except BaseException:  # too many threads, say

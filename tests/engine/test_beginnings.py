@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -199,3 +200,26 @@ async def test_who_is_cancelled_while_beginning_hands_back_at_once(strict_store:
     async with await resume_pipeline("s") as resume, resume.agent("parser") as run:
         run.output = 1
     assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_a_begin_that_is_refused_at_once_is_raised_once(strict_store: Settings) -> None:
+    """And not logged as an error of a task that nobody has asked for."""
+    unasked: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unasked.append(context))
+
+    def refusing(send: settings.Transport) -> settings.Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if operation == "TransactWriteItems":
+                raise AccessDenied("injected: not allowed")
+            return await send(operation, request)
+
+        return sent
+
+    async def pipeline() -> None:
+        async with track_session("s") as session, session.agent("parser"):
+            pytest.fail("it has begun")
+
+    with settings.use(strict_store, transport=refusing), pytest.raises(AccessDenied):
+        await pipeline()
+    gc.collect()
+    assert unasked == []

@@ -455,6 +455,76 @@ async def test_each_cancellation_has_two_seconds_of_its_own(
     assert (await get_agent_execution("s-search")).status == "PENDING"
 
 
+@pytest.mark.parametrize("written", ["claim", "begin", "once", "end"])
+async def test_a_write_that_is_cancelled_takes_of_the_same_two_seconds(
+    strict_store: Settings, written: str
+) -> None:
+    away, begun = False, asyncio.Event()
+
+    def unanswered(send: settings.Transport) -> settings.Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if away:
+                begun.set()
+                await asyncio.sleep(60)
+            return await send(operation, request)
+
+        return sent
+
+    async def pipeline() -> None:
+        nonlocal away
+        away = written == "claim"
+        async with track_session("s") as session:
+            away = written == "begin"
+            async with session.agent("search") as run:
+                await get_agent_execution("s-search")  # its begin is stored
+                away = True
+                if written == "once":
+                    await run.once("mail", lambda: 1)
+
+    awaited = written == "begin"
+    with settings.use(strict_store, transport=unanswered, cancel_when_out_of_touch=awaited):
+        task = asyncio.create_task(pipeline())
+        await begun.wait()
+        moment = time.monotonic()
+        await cancelled(task)
+    assert time.monotonic() - moment < 3.5
+
+
+def far_away(send: settings.Transport) -> settings.Transport:
+    async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+        await asyncio.sleep(0.1)
+        return await send(operation, request)
+
+    return sent
+
+
+@pytest.mark.parametrize("seconds", [0, 3])
+@pytest.mark.parametrize("ends", ["as it should", "by the same cancellation"])
+async def test_what_is_done_after_an_agents_end_takes_nothing_of_the_two_seconds(
+    strict_store: Settings, ends: str, seconds: float
+) -> None:
+    """A process that ends then would leave a session that looks as if its worker had died."""
+    inside = asyncio.Event()
+
+    async def pipeline() -> None:
+        async with track_session("s") as session:
+            try:
+                async with session.agent("search"):
+                    if ends == "by the same cancellation":
+                        inside.set()
+                        await asyncio.sleep(30)
+                inside.set()
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(seconds)
+
+    with settings.use(strict_store, transport=far_away):
+        task = asyncio.create_task(pipeline())
+        await inside.wait()
+        await cancelled(task)
+    assert (await get_pipeline_session("s")).lease_owner is None
+
+
 async def test_a_claim_that_is_cancelled_is_handed_back(strict_store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     entered: asyncio.Task[Any] | None = None

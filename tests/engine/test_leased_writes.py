@@ -17,6 +17,7 @@ import pytest
 from tdev_models import (
     LeaseLost,
     Settings,
+    Tracker,
     abandon_session,
     get_pipeline_session,
     resume_pipeline,
@@ -29,6 +30,7 @@ from tdev_models import (
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
+from tests.engine.test_beginnings import Gate
 from tests.faults import Fault, injected
 
 _BLOCKING_IN_A_LOOP = """
@@ -183,17 +185,71 @@ def test_a_child_writes_on_though_a_heartbeat_was_under_way_at_the_fork(
         sync.track_session("s"),
     ):
         assert beating.wait(5)
-        child = os.fork()
-        if child == 0:
-            try:
-                sync.save_pipeline_session(session_id="s", project_name="child")
-            finally:
-                os._exit(0)
-        deadline = time.monotonic() + 10
-        while not os.waitpid(child, os.WNOHANG)[0]:
-            if time.monotonic() > deadline:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                pytest.fail("the child waits for ever")
-            time.sleep(0.05)
+        save_in_a_child()
     assert sync.get_pipeline_session("s").project_name == "child"
+
+
+def save_in_a_child() -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            sync.save_pipeline_session(session_id="s", project_name="child")
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 10
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child waits for ever")
+        time.sleep(0.05)
+
+
+async def test_a_child_of_an_agent_writes_though_the_agents_begin_was_under_way(
+    strict_store: Settings,
+) -> None:
+    """The parent's task that would say that it is stored did not follow."""
+    gate, loop = Gate(), asyncio.get_running_loop()
+
+    def forks() -> None:
+        try:
+            save_in_a_child()
+        finally:
+            loop.call_soon_threadsafe(gate.open.set)
+
+    with settings.use(strict_store, transport=gate.wrap):
+        async with track_session("s") as session:
+            await session.run("parser", forks)
+    assert (await get_pipeline_session("s")).project_name == "child"
+
+
+def test_a_write_that_nothing_ends_keeps_no_heartbeat_waiting(strict_store: Settings) -> None:
+    """Its event loop was stopped, or is blocked, and it has outlived its session's block."""
+    gate, loop = Gate(), asyncio.new_event_loop()
+    outlived: list[asyncio.Task[None]] = []
+
+    async def agent(session: Tracker) -> None:
+        async with session.agent("parser"):
+            await asyncio.sleep(30)
+
+    async def pipeline() -> None:
+        async with track_session("s") as session:
+            outlived.append(loop.create_task(agent(session)))
+            await gate.waiting.wait()
+            main.cancel()
+            await asyncio.sleep(30)
+
+    with (
+        settings.use(strict_store, transport=gate.wrap, lease_seconds=4),
+        sync.track_session("other"),
+    ):
+        main = loop.create_task(pipeline())
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(main)
+        time.sleep(8)  # two leases
+        assert [worker.state for worker in sync.list_workers()] == ["ALIVE"]
+        assert sync.get_pipeline_session("s").lease_owner is None
+    outlived[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(outlived[0])
+    loop.close()

@@ -6,6 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
@@ -469,6 +471,53 @@ async def test_a_blocking_claim_does_not_wait_for_a_registration_of_its_own_loop
         with pytest.raises(RuntimeError, match="a blocking call met an awaitable one"):
             sync.track_session("t").__enter__()
         await first
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_nobody_waits_for_ever_for_a_registration_in_a_loop_that_was_stopped(
+    strict_store: Settings, blocking: bool
+) -> None:
+    registering, stopped = threading.Event(), asyncio.new_event_loop()
+    left: list[asyncio.Task[Any]] = []
+    thread, loop = ThreadPoolExecutor(1), asyncio.get_running_loop()
+    before = set(threading.enumerate())
+
+    def wrap(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if operation == "UpdateItem" and not registering.is_set():
+                registering.set()
+                await asyncio.sleep(0.1)
+                stopped.stop()
+                await asyncio.sleep(0.1)
+            return await send(operation, request)
+
+        return sent
+
+    def track() -> None:
+        with sync.track_session("t"):
+            """Do nothing."""
+
+    def stop_in_the_middle() -> None:
+        left.append(stopped.create_task(begin("s")))
+        stopped.run_forever()
+
+    short = {"retry_seconds": 0.5, "connect_timeout_seconds": 0.5, "read_timeout_seconds": 1}
+    with settings.use(elsewhere(strict_store, transport=wrap, lease_seconds=5, **short)):
+        await loop.run_in_executor(thread, copy_context().run, stop_in_the_middle)
+        async with asyncio.timeout(15):
+            if blocking:
+                await asyncio.to_thread(track)
+            else:
+                async with track_session("t"):
+                    """Do nothing."""
+        # What goes on later makes no second heartbeat.
+        await loop.run_in_executor(thread, stopped.run_until_complete, left[0])
+        begun = [one.name for one in set(threading.enumerate()) - before]
+    stopped.close()
+    thread.shutdown()
+    assert (await get_pipeline_session("t")).status == "COMPLETED"
+    assert (await get_pipeline_session("s")).status == "ACTIVE"
+    assert begun.count("tdev-worker") == 1
 
 
 async def test_a_slow_heartbeat_counts_from_when_it_was_sent(strict_store: Settings) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -164,3 +165,53 @@ async def test_one_that_hangs_each_time_keeps_nobody_waiting(strict_store: Setti
                 await thrice.wait()
             await save_pipeline_session(session_id="late", status="FAILED")
             await ended("late")
+
+
+async def test_one_that_hangs_without_a_timeout_stops_no_worker_for_good(
+    strict_store: Settings,
+) -> None:
+    """None says how long it may take: it is alone as long as what nobody writes is not stalled."""
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def runner(session: Resume) -> None:
+        if session.session_id == "hangs":
+            begun.set()
+            await released.wait()
+
+    for name in ("hangs", "other suspect"):
+        await make_suspect(strict_store, name)
+    with settings.use(strict_store, lease_seconds=1.5, stalled_after_seconds=3):
+        async with worker(runner, released):
+            await begun.wait()
+            await save_pipeline_session(session_id="late", status="FAILED")
+            await ended("late")
+            await ended("other suspect")
+
+
+@pytest.mark.parametrize("poll_seconds", [0.01, 0.2])
+async def test_one_runs_though_the_next_look_is_due_before_it_is_read(
+    strict_store: Settings, poll_seconds: float
+) -> None:
+    """A store that is far away, or throttles: reading a session takes longer than a poll."""
+
+    def far_away(send: settings.Transport) -> settings.Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            await asyncio.sleep(0.3)
+            return await send(operation, request)
+
+        return sent
+
+    async def runner(session: Resume) -> None:
+        """Do nothing."""
+
+    await make_suspect(strict_store, "suspect")
+    stop = asyncio.Event()
+    with settings.use(strict_store, transport=far_away):
+        recovering = asyncio.create_task(
+            recover_sessions(runner, concurrency=2, poll_seconds=poll_seconds, stop=stop)
+        )
+    try:
+        await ended("suspect")
+    finally:
+        stop.set()
+        await recovering

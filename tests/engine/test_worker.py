@@ -31,7 +31,9 @@ from tdev_models import (
 )
 from tdev_models.settings import Transport
 from tests import raw
+from tests.dying import kill_worker
 from tests.engine.pipelines import finish
+from tests.engine.test_presence import elsewhere
 
 
 async def failed(*names: str) -> None:
@@ -112,6 +114,37 @@ async def test_what_it_does_not_accept_is_left_to_others(strict_store: Settings)
     assert raw.item(strict_store, "pipeline-sessions", "b") == before
     # Once each, however often it looks.
     assert sorted(session.metadata["k"] for session in asked) == ["a", "b"]
+
+
+async def test_what_it_did_not_accept_is_asked_for_anew_once_another_worker_had_it(
+    strict_store: Settings,
+) -> None:
+    """And died of it: found by its worker, it does not show that it was written."""
+    asked, stop, known = asyncio.Event(), asyncio.Event(), {"first"}
+
+    def accepts(session: Session) -> bool:
+        asked.set()
+        return session.metadata["kind"] in known
+
+    await save_pipeline_session(session_id="s", status="FAILED", metadata={"kind": "second"})
+    recovering = asyncio.create_task(
+        recover_sessions(finish, accepts=accepts, poll_seconds=0.1, stop=stop)
+    )
+    try:
+        await asked.wait()
+        known.add("second")
+        with settings.use(elsewhere(strict_store)):
+            dead = await resume_pipeline("s")
+            await asyncio.create_task(dead.__aenter__())
+            kill_worker()
+        for _ in range(150):
+            if (await get_pipeline_session("s")).status == "COMPLETED":
+                break
+            await asyncio.sleep(0.1)
+    finally:
+        stop.set()
+        done = await recovering
+    assert done.completed == ["s"]
 
 
 class Custom(BaseException):

@@ -29,7 +29,7 @@ async def standard() -> float:
     return await woken(lambda: asyncio.wrap_future(future), lambda: future.set_result(None))
 
 
-async def woken(wait: Callable[[], Awaitable[None]], settle: Callable[[], None]) -> float:
+async def woken(wait: Callable[[], Awaitable[object]], settle: Callable[[], None]) -> float:
     async def waiter() -> None:
         await wait()
 

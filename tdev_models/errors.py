@@ -248,16 +248,19 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
             "create the tables with 'tdev migrate apply --env ...'"
         )
     if code in _BY_CODE:
-        text, kind = message or code, _BY_CODE[code]
-        if kind is ConfigurationError:
-            text += "; renew the AWS credentials, or check them"
-        # AWS names the resource of most denials, not of all.
-        return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
+        return _known(_BY_CODE[code], message or code, tables)
     # An answer without a code: botocore puts the HTTP status in its place.
     status = status or (int(code) if code.isdigit() else 0)
     if status == 429 or status >= 500:
         return (Throttled if status == 429 else Unavailable)(f"{code} ({status}): {message}")
     return _refused(code, status, message)
+
+
+def _known(kind: type[TdevError], text: str, tables: str) -> TdevError:
+    if kind is ConfigurationError:
+        text += "; renew the AWS credentials, or check them"
+    # AWS names the resource of most denials, not of all.
+    return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
 
 
 def _cancelled(

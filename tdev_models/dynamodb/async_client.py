@@ -170,7 +170,10 @@ class AsyncClient(Client):
         loop = asyncio.get_running_loop()
         waiter, settled = loop.create_future(), True
         if future.wake_when_settled(loop, waiter):
-            settled = bool((await asyncio.wait([waiter], timeout=seconds))[0])
+            if seconds is None:
+                await waiter  # a third of what asyncio.wait takes
+            else:
+                settled = bool((await asyncio.wait([waiter], timeout=seconds))[0])
         if future.error:
             raise future.error.with_traceback(None)
         return settled

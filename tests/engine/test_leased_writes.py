@@ -252,4 +252,5 @@ def test_a_write_that_nothing_ends_keeps_no_heartbeat_waiting(strict_store: Sett
     outlived[0].cancel()
     with pytest.raises(asyncio.CancelledError):
         loop.run_until_complete(outlived[0])
+    loop.run_until_complete(loop.shutdown_asyncgens())  # closes its connections
     loop.close()

@@ -511,7 +511,8 @@ async def test_nobody_waits_for_ever_for_a_registration_in_a_loop_that_was_stopp
                 async with track_session("t"):
                     """Do nothing."""
         # What goes on later makes no second heartbeat.
-        await loop.run_in_executor(thread, stopped.run_until_complete, left[0])
+        for last in (left[0], stopped.shutdown_asyncgens()):  # the latter closes its connections
+            await loop.run_in_executor(thread, stopped.run_until_complete, last)
         begun = [one.name for one in set(threading.enumerate()) - before]
     stopped.close()
     thread.shutdown()

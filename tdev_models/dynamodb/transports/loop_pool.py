@@ -133,16 +133,7 @@ class Pool:
     async def _connected(self) -> Connection:
         """Return a new connection to the first address of the endpoint that can be reached."""
         target, seconds = self._target, self._settings.connect_timeout_seconds
-        # Not in the loop's own threads: these are gone where the main thread has ended before the
-        # loop, and the end of `asyncio.run` waits for them.
-        # In one thread, however many wait for it: where no name server answers, that takes long.
-        if self._asked is None or self._asked.done():
-            self._asked = in_thread(
-                socket.getaddrinfo, target.host, target.port, 0, socket.SOCK_STREAM
-            )
-        async with asyncio.timeout(seconds):
-            found = await asyncio.wrap_future(self._asked)
-        addresses = [*dict.fromkeys(str(one[4][0]) for one in found)]
+        addresses = await self._addresses()
         for address in addresses:
             try:
                 async with asyncio.timeout(seconds):
@@ -158,6 +149,21 @@ class Pool:
                 if address == addresses[-1] or isinstance(error, ssl.SSLError):
                     raise
         raise OSError("the name has no address")
+
+    async def _addresses(self) -> list[str]:
+        """Return the endpoint's addresses, as DNS gives them."""
+        name = self._target.host, self._target.port, 0, socket.SOCK_STREAM, 0
+        try:
+            found = socket.getaddrinfo(*name, socket.AI_NUMERICHOST)  # at once: asks nobody
+        except socket.gaierror:
+            # Not in the loop's own threads: these are gone where the main thread has ended before
+            # the loop, and the end of `asyncio.run` waits for them.
+            # In one, however many wait for it: where no name server answers, that takes long.
+            if self._asked is None or self._asked.done():
+                self._asked = in_thread(socket.getaddrinfo, *name)
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                found = await asyncio.wrap_future(self._asked)
+        return [*dict.fromkeys(str(one[4][0]) for one in found)]
 
     def _where(self) -> str:
         return f"{self._target.host}:{self._target.port}"

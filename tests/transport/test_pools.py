@@ -352,7 +352,8 @@ async def test_a_name_server_that_hangs_takes_one_thread(
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     endpoint = f"http://localhost:{wire.port}"
-    transport = LoopTransport(wire.settings(endpoint=endpoint, connect_timeout_seconds=0.05))
+    chosen = Settings(region="us-east-1", endpoint=endpoint, connect_timeout_seconds=0.05)
+    transport = LoopTransport(chosen)
     try:
         for _ in range(3):
             results = await asyncio.gather(

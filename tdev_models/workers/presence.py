@@ -67,7 +67,7 @@ class Presence:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._interval = settings.heartbeat_seconds
-        self.worker_id = ""
+        self.worker_id = self._new_id = ""
         self._registration: SharedFuture | None = None
         self._registering_thread = 0
         self._state = threading.Lock()  # never held while waiting
@@ -268,19 +268,29 @@ class Presence:
         try:
             if self._due_at - client.now() > 2 * self._settings.lease_seconds:
                 raise _DeclaredDead  # the clock was set back; others would take the lease for wrong
-            await self._beat(client, self._interval)
+            await self._beat(client, self.worker_id, self._interval)
         except _DeclaredDead:
             _log.warning("worker %s was declared dead, or its clock was set back", self.name)
             await self._register(client, self._interval)
 
     async def _register(self, client: Client, retry_seconds: float) -> None:
-        with self._state:
-            self.worker_id = f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
-            self._detached = deque(self._leases.values())
-        self._due_at, self._handled = 0.0, set()
-        await self._beat(client, retry_seconds)
+        """Store the worker under a new id.
 
-    async def _beat(self, client: Client, retry_seconds: float) -> None:
+        Claims name the former one until it is stored: of a worker that nobody knows, nobody would
+        look for the sessions before they are due.
+        """
+        worker_id = self._new_id = self._new_id or _new_id()
+        self._due_at, self._handled = 0.0, set()
+        try:
+            await self._beat(client, worker_id, retry_seconds)
+        except _DeclaredDead:  # it had been stored, and its reply was lost
+            self._new_id = ""
+            raise
+        with self._state:
+            self.worker_id, self._new_id = worker_id, ""
+            self._detached = deque(self._leases.values())
+
+    async def _beat(self, client: Client, worker_id: str, retry_seconds: float) -> None:
         now, sent = client.now(), time.monotonic()
         due_at = max(round(now + self._settings.lease_seconds, 6), round(self._due_at + 1e-6, 6))
         handled, held = set(self._handled), len(self._leases)
@@ -300,7 +310,7 @@ class Presence:
             later &= WorkerItem.status == WORKER
         update = partial(
             client.workers.update,
-            self.worker_id,
+            worker_id,
             actions=actions,
             condition=_beats_still() & later,
             retry_seconds=0,
@@ -383,6 +393,10 @@ def owned_by(worker_id: str) -> list[Action]:
         set_to(PipelineSession.worker_id, worker_id),
         set_to(PipelineSession.lease_owner, worker_id.removeprefix(WORKER_IDS)),
     ]
+
+
+def _new_id() -> str:
+    return f"{WORKER_IDS}{worker_name()}:{uuid.uuid4().hex[:8]}"
 
 
 def _beats_still() -> Condition:

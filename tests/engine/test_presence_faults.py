@@ -550,3 +550,27 @@ async def test_a_worker_whose_item_has_expired_takes_a_new_id(strict_store: Sett
 
         assert await wait_until(has_another, asyncio.sleep, 0.05, 3)
         assert raw.item(strict_store, "pipeline-sessions", former) is None
+
+
+async def test_claims_name_no_worker_that_is_not_stored_yet(strict_store: Settings) -> None:
+    """Nobody would look for the sessions of one that dies before it is, until they are due."""
+    known, tried = "", threading.Event()
+
+    def only_known(send: Transport) -> Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            key = str(request.get("Key"))
+            if known and operation == "UpdateItem" and "#worker:" in key and known not in key:
+                tried.set()
+                raise Unavailable("injected: away")
+            return await send(operation, request)
+
+        return sent
+
+    with settings.use(elsewhere(strict_store, transport=only_known, lease_seconds=3)):
+        await begin("a")
+        known = worker_of(strict_store, "a")
+        raw.put_attribute(strict_store, "pipeline-sessions", known, died_at={"N": "1"})
+        assert await asyncio.to_thread(tried.wait, 10)  # it is to be registered anew
+        await begin("b")
+        named = worker_of(strict_store, "b")
+    assert raw.item(strict_store, "pipeline-sessions", named) is not None

@@ -86,7 +86,9 @@ class Workers:
         if "deadline" in old and number(old, "deadline") < EPOCH + now + self._skew:
             return  # an agent hangs, on a worker that lives
         left = number(old, "lease_expires") - (EPOCH + now)
-        worker = self._sessions[(text(old, "worker_id"),)]
+        worker = self._sessions.get((text(old, "worker_id"),))
+        if worker is None:
+            raise Violation(f"{record.session_id}: claimed by a worker that was never stored")
         if "lease_expires" in old:
             if not self._skew and left > 0:
                 raise Violation(f"{record.session_id}: taken over {left:.1f} s too early")

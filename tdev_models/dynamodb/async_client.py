@@ -171,7 +171,7 @@ class AsyncClient(Client):
         waiter, settled = loop.create_future(), True
         if future.wake_when_settled(loop, waiter):
             if seconds is None:
-                await waiter  # a third of what asyncio.wait takes
+                await waiter  # takes less than half of what asyncio.wait does
             else:
                 settled = bool((await asyncio.wait([waiter], timeout=seconds))[0])
         if future.error:

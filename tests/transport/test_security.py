@@ -425,11 +425,16 @@ async def test_without_any_credentials_nothing_is_tried_again(
 ) -> None:
     issuer(0, 3600)
     with wired() as wire:
-        chosen = replace(wire.settings(), transport=transport)
-        with pytest.raises(ConfigurationError, match="no more credentials"):
-            await LoopTransport(chosen)("GetItem", GET)
-        with pytest.raises(ConfigurationError, match="no more credentials"):
-            drive(BlockingTransport(chosen)("GetItem", GET))
+        await has_no_credentials(
+            replace(wire.settings(), transport=transport), "no more credentials"
+        )
+
+
+async def has_no_credentials(chosen: Settings, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        await LoopTransport(chosen)("GetItem", GET)
+    with pytest.raises(ConfigurationError, match=why):
+        drive(BlockingTransport(chosen)("GetItem", GET))
 
 
 @dataclass
@@ -503,11 +508,7 @@ async def test_a_role_that_cannot_be_taken_is_a_matter_of_configuration(
 ) -> None:
     sts.refuses = code
     with wired() as wire:
-        chosen = replace(wire.settings(), transport=transport)
-        with pytest.raises(ConfigurationError, match="said STS"):
-            await LoopTransport(chosen)("GetItem", GET)
-        with pytest.raises(ConfigurationError, match="said STS"):
-            drive(BlockingTransport(chosen)("GetItem", GET))
+        await has_no_credentials(replace(wire.settings(), transport=transport), "said STS")
 
 
 @_TRANSPORTS

@@ -48,10 +48,12 @@ class Turn:
 
     def runs(self, now: float) -> bool:
         """Return whether it gets on: what hangs, or was lost, may keep its slot for ever."""
+        return not (self.is_lost(now) or time.monotonic() > self.until)
+
+    def is_lost(self, now: float) -> bool:
+        """Return whether another slot or worker has its session, or may claim it."""
         lease = self.lease
-        if lease is None:
-            return True
-        return not (lease.lost or is_hung(lease.deadline, now) or time.monotonic() > self.until)
+        return lease is not None and (lease.lost is not None or is_hung(lease.deadline, now))
 
     def runs_alone(self, now: float) -> bool:
         """Return whether nothing else may run: once an agent has ended, it kills no worker."""
@@ -78,8 +80,9 @@ class DueQueue:
         poll_seconds: float | None,
         stopped: Callable[[], bool],
         unreadable: list[str],
+        slots: int,
     ) -> None:
-        self._client, self._presence = client, presence
+        self._client, self._presence, self._slots = client, presence, slots
         self._older_than, self._poll_seconds = older_than, poll_seconds
         self._stopped, self._unreadable = stopped, unreadable
         self.error: Exception | None = None
@@ -90,6 +93,7 @@ class DueQueue:
         self._suspects: dict[str, None] = {}
         self._suspects_before: dict[str, None] = {}  # this look
         self._turns, self._closed = set[Turn](), False
+        self._checks_all_lost = 0
         self._left_alone: dict[str, tuple[set[float | str | None], float]] = {}
         self._awaits_calm = False  # workers seem to be gone, and it is too early to say so
         self._state = threading.Lock()  # of threads; never held while waiting
@@ -142,6 +146,22 @@ class DueQueue:
     def close(self) -> None:
         """Hand out nothing more."""
         self._closed = True
+
+    def check_slots(self) -> None:
+        """Say so when every slot was lost at two checks in a row: none is left that looks.
+
+        Nothing can end a thread from outside. What can be cancelled is gone by the next check.
+        """
+        now = self._client.now()
+        with self._state:
+            lost = sorted(turn.session_id for turn in self._turns if turn.is_lost(now))
+        self._checks_all_lost = self._checks_all_lost + 1 if len(lost) == self._slots else 0
+        if self._checks_all_lost == 2:
+            _log.error(
+                "an agent hangs in each slot of this worker, and it recovers nothing any more: "
+                "restart it (sessions %s)",
+                ", ".join(lost),
+            )
 
     def _next(self) -> Turn | None:
         now = self._client.now()

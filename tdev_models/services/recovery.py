@@ -133,9 +133,12 @@ async def recover_sessions(
 
     await presence.join(client)
     try:
-        queue = DueQueue(client, presence, older_than, poll_seconds, stopped, result.unreadable)
+        queue = DueQueue(
+            client, presence, older_than, poll_seconds, stopped, result.unreadable, concurrency
+        )
         worker = _Worker(client, runner, accepts, max_attempts, backoff_seconds, queue, result)
-        await client.gather([worker.slot] * concurrency, concurrency, queue.close)
+        with presence.calling_each_beat(queue.check_slots):
+            await client.gather([worker.slot] * concurrency, concurrency, queue.close)
     except _Exit as ended:
         raise ended.error from None
     finally:

@@ -15,8 +15,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -75,6 +75,7 @@ class Presence:
         self._leases: dict[tuple[str, int], Lease] = {}
         self._detached = deque[Lease]()
         self._unsettled = deque[Callable[[Client], Awaitable[None]]]()
+        self._checks = list[Callable[[], None]]()
         self._handled: set[str] = set()
         self._due_at = self._calm_until = 0.0
         self._started = self._renewed = self._last_used = -math.inf  # monotonic
@@ -222,6 +223,15 @@ class Presence:
         with self._state:
             self._unsettled.append(finish)
 
+    @contextmanager
+    def calling_each_beat(self, check: Callable[[], None]) -> Iterator[None]:
+        """Let the heartbeat's thread call something at each beat, as long as the block goes on."""
+        self._checks.append(check)
+        try:
+            yield
+        finally:
+            self._checks.remove(check)
+
     # ------------------------------------------------------------------ the thread
 
     def _start(self) -> None:
@@ -251,6 +261,8 @@ class Presence:
             except Exception as error:  # of a hook, say: the lease must not run out for it
                 _log.warning("heartbeat of %s failed: %s", self.name, logged(error))
             self._check_touch()
+            for check in [*self._checks]:
+                check()
         await _stop(client, worker_id)
 
     def _pause(self) -> float:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from tdev_models import (
     resume_pipeline,
     save_pipeline_session,
     settings,
+    sync,
 )
 from tests import raw
 from tests.engine.pipelines import clock
@@ -215,3 +220,41 @@ async def test_one_runs_though_the_next_look_is_due_before_it_is_read(
     finally:
         stop.set()
         await recovering
+
+
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_a_worker_whose_slots_are_all_lost_says_so(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture, in_loop: bool
+) -> None:
+    """Blocks that hang: no look is made any more, however many others fail."""
+    released, stop = threading.Event(), threading.Event()
+
+    def hang(session: sync.Resume) -> None:
+        with session.agent("nl_input", timeout=0.2):
+            released.wait(30)
+
+    async def hang_in_loop(session: Resume) -> None:
+        async with session.agent("nl_input", timeout=0.2):
+            released.wait(30)  # nothing else runs in the loop
+
+    def recover() -> None:
+        if in_loop:
+            asyncio.run(recover_sessions(hang_in_loop, poll_seconds=0.2, stop=stop))
+        else:
+            sync.recover_sessions(hang, poll_seconds=0.2, stop=stop, concurrency=2)
+
+    for name in ("a", "b"):
+        sync.save_pipeline_session(session_id=name, status="FAILED")
+    with settings.use(strict_store, lease_seconds=0.6), ThreadPoolExecutor(1) as threads:
+        recovering = threads.submit(copy_context().run, recover)
+        try:
+            for _ in range(300):
+                time.sleep(0.05)
+                if "it recovers nothing any more: restart it" in caplog.text:
+                    break
+            else:
+                pytest.fail("nothing was said")
+        finally:
+            stop.set()
+            released.set()
+            recovering.result(20)

@@ -303,6 +303,30 @@ async def test_where_nobody_listens_all_that_wait_learn_it_at_once(
     assert tries < 50
 
 
+async def test_where_nobody_is_answered_all_that_wait_learn_it_at_once(wire: Wire) -> None:
+    wire.answer = lambda parameters: None
+    transport = LoopTransport(wire.settings(max_connections=2, read_timeout_seconds=0.5))
+    results = await asyncio.gather(
+        *(transport("GetItem", request(number)) for number in range(40)), return_exceptions=True
+    )
+    assert all(isinstance(result, Unavailable) for result in results), results[:3]
+    assert wire.made <= 4  # not two each half second, for ten seconds
+
+
+async def test_where_others_are_answered_those_that_wait_have_their_turn(wire: Wire) -> None:
+    def answer(parameters: dict[str, Any]) -> bytes | None:
+        time.sleep(0.05)
+        return None if parameters["Key"]["id"]["N"] == "0" else ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    transport = LoopTransport(wire.settings(max_connections=2, read_timeout_seconds=0.5))
+    first, *others = await asyncio.gather(
+        *(get(transport, number) for number in range(40)), return_exceptions=True
+    )
+    assert isinstance(first, Unavailable)
+    assert others == [None] * 39
+
+
 @pytest.fixture
 def two_addresses(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """An endpoint with two addresses, of which the first answers nobody who connects."""

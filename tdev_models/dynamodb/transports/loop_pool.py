@@ -39,6 +39,7 @@ class Pool:
         self._waiting = deque[asyncio.Future[Connection]]()
         self._making = set[asyncio.Task[None]]()
         self._asked: Future[list[tuple[Any, ...]]] | None = None  # for the endpoint's addresses
+        self._answers = 0
         self._keeps = not is_last  # it is nobody's to close: the loop has begun to end
         if is_last:
             return
@@ -54,10 +55,18 @@ class Pool:
             Unavailable: there was none.
         """
         connection = self._newest_idle() or await self._next_free()
+        seconds, answers = self._settings.read_timeout_seconds, self._answers
         try:
-            return await connection.exchange(request, self._settings.read_timeout_seconds)
+            answer = await connection.exchange(request, seconds)
+        except TimeoutError:
+            problem = f"no answer within {seconds:g} s"
+            if answers == self._answers:  # to anybody: those that wait would wait in vain
+                self._fail_waiting(lambda: Unavailable(problem), len(self._waiting))
+            raise Unavailable(problem) from None
         finally:
             self._give_back(connection)
+        self._answers += 1
+        return answer
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection has ended."""
@@ -122,7 +131,7 @@ class Pool:
             self._cannot_connect("no connection in time")
         except ssl.SSLCertVerificationError as error:
             problem = error
-            self._fail_waiting(lambda: untrusted(self._where(), problem))
+            self._cannot_make(lambda: untrusted(self._where(), problem))
         # No name that DNS could know; no thread to ask it in.
         except (OSError, ValueError, RuntimeError) as error:
             self._cannot_connect(str(error) or type(error).__name__)
@@ -169,11 +178,13 @@ class Pool:
         return f"{self._target.host}:{self._target.port}"
 
     def _cannot_connect(self, problem: str) -> None:
-        self._fail_waiting(lambda: Unavailable(f"cannot connect to {self._where()}: {problem}"))
+        self._cannot_make(lambda: Unavailable(f"cannot connect to {self._where()}: {problem}"))
 
-    def _fail_waiting(self, error: Callable[[], TdevError]) -> None:
+    def _cannot_make(self, error: Callable[[], TdevError]) -> None:
         # Where others are open, one of them may serve whoever waits next.
-        count = 1 if self._open else len(self._waiting)
+        self._fail_waiting(error, 1 if self._open else len(self._waiting))
+
+    def _fail_waiting(self, error: Callable[[], TdevError], count: int) -> None:
         for turn in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
             if not turn.done():
                 turn.set_exception(error())
@@ -225,7 +236,8 @@ class Connection(asyncio.Protocol):
         """Send the bytes of one request and return its answer.
 
         Raises:
-            Unavailable: there was none within so many seconds.
+            TimeoutError: there was none within so many seconds.
+            Unavailable: the connection ended before it, or it was not HTTP.
         """
         if self._transport is None or self._transport.is_closing():
             self.reusable = False
@@ -234,7 +246,7 @@ class Connection(asyncio.Protocol):
         self._reader.begin()
         waiter: asyncio.Future[Answer] = self._loop.create_future()
         self._waiter = waiter
-        timer = self._loop.call_later(seconds, self._fail, f"no answer within {seconds:g} s")
+        timer = self._loop.call_later(seconds, self._fail, TimeoutError())
         self._transport.write(request)
         try:
             return await waiter
@@ -250,10 +262,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, error: Exception) -> None:
         self.close()
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(Unavailable(problem))
+            self._waiter.set_exception(error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport that asyncio has connected."""
@@ -267,7 +279,7 @@ class Connection(asyncio.Protocol):
         try:
             answer = self._reader.feed(data)
         except httptools.HttpParserError as error:
-            self._fail(f"the answer is not HTTP: {error}")
+            self._fail(Unavailable(f"the answer is not HTTP: {error}"))
             return
         if answer is not None:
             self.reusable = self._reader.reusable

@@ -73,7 +73,8 @@ def _converted(value: Any, hook: Callable[[Any], Any] | None) -> Any:
         return dump(mode="json")
     for method in ("to_dict", "tolist"):
         if callable(made := getattr(value, method, None)):
-            return _many(made, value)
+            _check_size(value)
+            return list(value) if method == "tolist" and _has_rows(value) else made()
     if hook is None:
         _refuse(value)
     return hook(value)
@@ -84,14 +85,19 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
     return next((convert for types, convert in _CONVERTERS if issubclass(kind, types)), None)
 
 
-def _many(convert: Callable[[], Any], value: Any) -> Any:
+def _check_size(value: Any) -> None:
     # An array is counted before it is made into a list.
     if isinstance(size := getattr(value, "size", 0), int) and size > MOST_VALUES:
         raise Refused(
             f"has {size:,} values, at most {MOST_VALUES:,}; store a reference to it instead"
         )
-    # By rows, so that other threads may run between them.
-    return list(value) if getattr(value, "ndim", 0) in range(2, 65) else convert()
+
+
+def _has_rows(value: Any) -> bool:
+    """Return whether an array can be made into a list row by row: other threads run meanwhile."""
+    dimensions = getattr(value, "ndim", 0)
+    # The rows of a matrix are matrices.
+    return dimensions in range(2, 65) and all(row.ndim < dimensions for row in value[:1])
 
 
 def _refuse(value: Any) -> NoReturn:

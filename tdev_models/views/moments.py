@@ -19,9 +19,12 @@ _DURATION = re.compile(
     r"(s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?|w|weeks?)(?:\s+ago)?"
 )
 
+# Eight digits are a day.
+_EPOCH_SECONDS = re.compile(r"\d{9,12}(?:\.\d+)?", re.ASCII)
+
 
 def moment(field: str, text: str) -> float:
-    """Return epoch seconds of `2 hours ago`, `90m`, `today`, `yesterday` or ISO 8601.
+    """Return epoch seconds of `2 hours ago`, `90m`, `today`, `yesterday`, ISO 8601 or themselves.
 
     Raises:
         InvalidRequest: it is none of these.
@@ -30,13 +33,14 @@ def moment(field: str, text: str) -> float:
     if match := _DURATION.fullmatch(words):
         return instant(field, time.time() - float(match[1]) * _UNITS[match[2][0]])
     if words in ("today", "yesterday"):
-        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-        return (midnight - timedelta(days=words == "yesterday")).timestamp()
+        day = datetime.now().astimezone().date() - timedelta(days=words == "yesterday")
+        # Without this moment's offset: another may have been in force then.
+        return datetime.fromisoformat(f"{day}").timestamp()
     try:
-        return instant(field, text)
+        return instant(field, float(words) if _EPOCH_SECONDS.fullmatch(words) else text)
     except InvalidRequest:
-        problem = f"{shown(text)} is not like '2 hours ago', '90m', 'yesterday' or ISO 8601"
-        raise InvalidRequest(field, problem) from None
+        forms = "'2 hours ago', '90m', 'yesterday', ISO 8601 or epoch seconds"
+        raise InvalidRequest(field, f"{shown(text)} is not like {forms}") from None
 
 
 def fixed(field: str, text: str) -> str:
@@ -75,4 +79,7 @@ def local(moment: float | None) -> str:
     """Return a moment as a local date and time, with its zone; empty without one."""
     if moment is None:
         return ""
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    try:
+        return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    except (ValueError, OverflowError, OSError):  # of another program, say in milliseconds
+        return f"{moment:g}"

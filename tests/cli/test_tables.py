@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 from operator import itemgetter
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -12,6 +14,7 @@ from tdev_models.cli import timeline
 from tdev_models.cli.tables import Column, Table
 from tdev_models.errors import InvalidRequest, plain
 from tdev_models.results import Attempt, Execution, Session
+from tdev_models.views import moments
 from tdev_models.views.moments import ago, due, duration, local, moment
 from tdev_models.views.numbers import short
 
@@ -86,12 +89,41 @@ def test_a_moment_is_read_as_people_write_it(text: str, seconds: float) -> None:
 
 def test_days_and_iso_are_read_and_others_refused() -> None:
     assert moment("since", "2026-01-01T00:00:00Z") == 1767225600
-    assert 86400 * 0.9 < moment("since", "today") - moment("since", "yesterday") < 86400 * 1.1
+    for text in ("1767225600", "1767225600.5", "20260101T000000Z"):
+        assert moment("since", text) == pytest.approx(1767225600, abs=0.5)
     for text in ("", "soon", "2 parsecs ago", "-3h"):
         with pytest.raises(InvalidRequest, match=r"^since: .* is not like '2 hours ago'"):
             moment("since", text)
     with pytest.raises(InvalidRequest, match=r"^since: "):
         moment("since", "99999999999 weeks")  # before all years
+
+
+def test_days_begin_at_midnight_though_the_clocks_were_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        with monkeypatch.context() as berlin:
+            berlin.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            time.tzset()
+            for day in ("2025-03-30", "2025-03-31", "2025-10-26", "2025-10-27", "2026-01-01"):
+                noon = datetime.fromisoformat(f"{day}T12:00")
+
+                class Then(datetime):
+                    @classmethod
+                    def now(cls, tz: Any = None, at: datetime = noon) -> Any:
+                        return at.astimezone(tz) if tz else at
+
+                berlin.setattr(moments, "datetime", Then)
+                today = datetime.fromisoformat(day)
+                yesterday = today - timedelta(days=1)
+                assert moment("since", "today") == today.timestamp()
+                assert moment("since", "yesterday") == yesterday.timestamp()
+    finally:
+        time.tzset()
+
+
+def test_a_moment_that_is_none_is_shown_as_a_number() -> None:
+    assert local(1.7e12) == "1.7e+12"
 
 
 def test_durations_are_short() -> None:

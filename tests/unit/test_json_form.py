@@ -7,7 +7,7 @@ import json
 import uuid
 from array import array
 from collections import OrderedDict, UserDict, deque, namedtuple
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -52,6 +52,28 @@ class Shape(BaseModel):
 class Result:
     def to_dict(self) -> dict[str, Any]:
         return {"output": Point(1, date(2026, 1, 2))}
+
+
+class Matrix(np.ndarray[Any, Any]):
+    """As one of numpy: its rows are matrices."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.atleast_2d(super().__getitem__(key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
+
+
+class Frame:
+    """As a DataFrame of pandas: what it iterates over are its columns' names."""
+
+    ndim, size = 2, 4
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("ab")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"a": {0: 1, 1: 2}, "b": {0: 3, 1: 4}}
 
 
 class Broken:
@@ -104,6 +126,9 @@ FORMS: list[tuple[Any, Any]] = [
     (np.str_("x"), "x"),
     (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
     (np.array([1.0, np.nan]), [1.0, None]),
+    (np.zeros((2, 2)).view(Matrix), [[0, 0], [0, 0]]),
+    (np.zeros((0, 3)), []),
+    (Frame(), {"a": {"0": 1, "1": 2}, "b": {"0": 3, "1": 4}}),
     (np.datetime64("2026-01-02"), "2026-01-02"),
 ]
 KEYS: list[tuple[Any, str]] = [

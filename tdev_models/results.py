@@ -226,6 +226,8 @@ class Attempt(Record):
     """One try of one agent; `number` counts from 1. Times are epoch seconds.
 
     `status` is RUNNING, COMPLETED, FAILED, or LOST: it never ended, and another one began.
+    `error_message` has at most 500 characters, the last of one that was cut is `…`; its `Failure`
+    has up to 4 KB.
     """
 
     number: int

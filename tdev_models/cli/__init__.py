@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 from tdev_models import settings
 from tdev_models.cli import codes
 from tdev_models.cli.commands import COMMANDS, FORWARDED, chosen_places, parser
+from tdev_models.cli.logs import AsText
 from tdev_models.errors import ConfigurationError, TdevError, plain
 
 _EXTRAS = {"rich": "cli", "shtab": "cli", "jinja2": "web", "starlette": "web", "uvicorn": "web"}
@@ -25,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a test's own stream
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if logging.lastResort is not None:  # what prints warnings
+        logging.lastResort.setFormatter(AsText())
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -52,8 +56,9 @@ def _run(arguments: list[str]) -> int:
         return int(end.code or 0)
     options.program = program
     for name in ("SIGTERM", "SIGHUP"):  # what was started is ended, as with Ctrl-C
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # by nohup
+            signal.signal(number, signal.default_int_handler)
     run = _loaded(COMMANDS[options.command].runs)
     with settings.use(**places) if (places := chosen_places(options)) else contextlib.nullcontext():
         return int(run(options))

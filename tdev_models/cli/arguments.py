@@ -57,7 +57,11 @@ def watch(parser: Parser) -> None:
         "--poll", type=float, default=2.0, metavar="SECONDS", help="between reads (%(default)s)"
     )
     parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="sessions, without ID (%(default)s)"
+        "--limit",
+        type=int,
+        default=20,
+        metavar="N",
+        help="sessions shown, without ID (%(default)s)",
     )
 
 

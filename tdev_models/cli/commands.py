@@ -51,7 +51,7 @@ COMMANDS = {
         arguments.show,
     ),
     "watch": Command(
-        "one session live, or all that are ACTIVE; one read a poll",
+        "one session live, or all that are ACTIVE",
         "watch:watch",
         "tdev watch todo-1 --poll 1",
         arguments.watch,

@@ -23,7 +23,7 @@ _VARIABLES = {
     "endpoint": ("AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"),
 }
 # What only programs set.
-_OF_PROGRAMS = ("on_request", "transport", "json_default", "clock")
+_OF_PROGRAMS = ("on_request", "json_default", "clock")
 
 
 class Setting(NamedTuple):

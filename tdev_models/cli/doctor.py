@@ -246,7 +246,7 @@ def _policy(chosen: Settings) -> str:
 
 
 def _permissions(chosen: Settings, missing: set[str]) -> Iterator[Finding]:
-    """Yield which of the four permissions the credentials have on each table, by trying them."""
+    """Yield which of the three permissions the credentials have on each table, by trying them."""
     for table, errors in tried(chosen).items():
         what = f"access {table}"
         if f"table {table}" in missing:
@@ -258,7 +258,7 @@ def _permissions(chosen: Settings, missing: set[str]) -> Iterator[Finding]:
         elif other:
             yield Finding(what, WRONG, other[0])
         else:
-            yield Finding(what, OK, "GetItem, Query, PutItem, UpdateItem")
+            yield Finding(what, OK, "GetItem, Query, UpdateItem")
 
 
 def _key(chosen: Settings, key: str) -> Finding:

@@ -35,6 +35,7 @@ def failures(options: argparse.Namespace) -> int:
             screen.print(Table(title, EACH, page, empty))
         else:
             screen.print(Table(title, GROUPED, grouped(page), empty))
+        screen.hint("What failed outside of agents: tdev sessions --status FAILED")
         if page.cursor is not None:
             screen.line({"cursor": page.cursor, "since": since})
             screen.hint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from typing import Any
 
@@ -159,4 +160,5 @@ def _lease(worker: Worker) -> str:
 
 
 def _made_of(project: Project) -> str:
-    return ", ".join(map(str, project.tech_stack or ()))
+    stack = project.tech_stack or ()
+    return ", ".join(map(str, stack)) if isinstance(stack, list | tuple) else json.dumps(stack)

@@ -36,23 +36,18 @@ def _requests(model: type[BaseModel]) -> Iterator[tuple[str, str, dict[str, Any]
     hash_key, range_key = model.key_attributes()
     names = [key.attr_name for key in (hash_key, range_key) if key is not None]
     key = dict.fromkeys(names, _ID)
-    never = {
-        "ConditionExpression": "attribute_exists(#key) AND attribute_not_exists(#key)",
-        "ExpressionAttributeNames": {"#key": names[0]},
-    }
     yield "GetItem", "GetItem", {"Key": key}
     yield "Query", "Query", _query(names[0])
     for name, index in model._indexes.items():
         attribute, _ = model.key_attributes(index)
         yield f"Query on {name}", "Query", {"IndexName": name, **_query(attribute.attr_name)}
-    yield "PutItem", "PutItem", {"Item": key, **never}
     yield (
         "UpdateItem",
         "UpdateItem",
         {
             "Key": key,
             "UpdateExpression": "SET #changed = :changed",
-            **never,
+            "ConditionExpression": "attribute_exists(#key) AND attribute_not_exists(#key)",
             "ExpressionAttributeNames": {"#key": names[0], "#changed": "changed"},
             "ExpressionAttributeValues": {":changed": _ID},
         },

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tdev_models import recover_sessions, sync
-from tdev_models.errors import InvalidRequest, plain
+from tdev_models.cli.logs import AsJson, AsText
+from tdev_models.errors import InvalidRequest
 from tdev_models.services.draining import GRACE_SECONDS, begin_draining
 from tdev_models.services.resume import Runner
 from tdev_models.workers.presence import Presence
@@ -29,7 +30,8 @@ def run(given: argparse.Namespace) -> int:
 
     SIGTERM lets running agents end, for 25 s, and hands the sessions back.
 
-    How each session ended is printed at once. Returns 1 where a session failed, unless watching.
+    How each session ended is printed at once. Returns 1 where one failed, was given up or cannot be
+    read, unless watching.
 
     Raises:
         InvalidRequest: there is no such function.
@@ -53,7 +55,7 @@ def run(given: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, drain)
     log = logging.getLogger("tdev_models")
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_AsJson() if given.json else _AsText())
+    handler.setFormatter(AsJson() if given.json else AsText())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     if inspect.iscoroutinefunction(runner):
@@ -62,24 +64,8 @@ def run(given: argparse.Namespace) -> int:
         done = sync.recover_sessions(runner, **options)
     counts = {part: len(value) for part, value in vars(done).items()}
     sys.stdout.write((json.dumps(counts) if given.json else summary(counts)) + "\n")
-    return 1 if done.failed and not given.watch else 0
-
-
-class _AsText(logging.Formatter):
-    """Formats what the log says as a line: ids are the users' own."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        return plain(super().formatMessage(record))
-
-
-class _AsJson(logging.Formatter):
-    """Formats what the log says as a line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        fields = {"at": record.created, "level": record.levelname, "message": record.getMessage()}
-        return json.dumps(fields)
+    not_well = done.failed or done.abandoned or done.unreadable
+    return 1 if not_well and not given.watch else 0
 
 
 def drain(number: int, frame: object) -> None:

@@ -160,7 +160,7 @@ def _agents(
     summary = (
         f"Slowest (p95): {report.slowest or 'none'}. Most failing: {report.most_failing or 'none'}."
     )
-    return report, [_table("Agents", "agent", *columns, lines=lines), summary]
+    return report, [_table("Agents", "agent", *columns, lines=lines), plain(summary)]
 
 
 def _ab(

@@ -100,7 +100,7 @@ def agreed(question: str, yes: bool) -> bool:
     """
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidRequest("--yes", "is required, since the input is no terminal to ask on")
     environment = settings.current().environment
     wanted = "prod" if environment == "prod" else "yes"

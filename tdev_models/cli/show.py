@@ -23,6 +23,7 @@ from tdev_models.sync import (
     get_failed_executions,
     get_pipeline_session,
 )
+from tdev_models.views.attempts import lack_texts
 from tdev_models.views.moments import OPEN, ago, due, duration, local, resumable
 from tdev_models.views.numbers import short
 
@@ -38,14 +39,12 @@ def show(options: argparse.Namespace) -> int:
         screen.line(session.to_dict(), kind="session")
         for execution in executions:
             screen.line(execution.to_dict(), kind="execution")
-        attempts = [attempt for one in executions for attempt in one.attempts]
-        # Encrypted texts are kept beside the attempts.
-        hidden = any(one.status == "FAILED" and not one.error_message for one in attempts)
-        found = _failures(options.session) if options.tracebacks or hidden else Page()
+        wanted = options.tracebacks or lack_texts(executions)
+        found = _failures(options.session) if wanted else Page()
         screen.print(*facts(session), "", timeline.of(session, executions))
         screen.print(*errors(executions, found))
         if executions.cursor is not None:
-            screen.print(f"The first {MOST_EXECUTIONS} executions.")
+            screen.print(f"The first {len(executions)} executions.")
         if options.tracebacks:
             for failure in found:
                 screen.line(failure.to_dict(), kind="failure")

@@ -1,4 +1,4 @@
-"""`tdev watch`: one session, or all that are ACTIVE, live; one read a poll."""
+"""`tdev watch`: one session, live by one read a poll, or all that are ACTIVE."""
 
 from __future__ import annotations
 
@@ -69,12 +69,11 @@ def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
     live = screen.console.is_terminal
     with Live(console=screen.console, auto_refresh=False) as display:
         while True:
-            page = list_pipeline_sessions(
-                status=SessionStatus.ACTIVE, limit=options.limit, progress=False
-            )
-            found = {session.session_id: session for session in page}
+            found = {session.session_id: session for session in _active()}
             if live:
-                table = Table("ACTIVE sessions", COLUMNS, page, "No session is ACTIVE.")
+                newest = [*found.values()][: options.limit]
+                title = f"ACTIVE sessions, {len(newest)} of {len(found)}"
+                table = Table(title, COLUMNS, newest, "No session is ACTIVE.")
                 display.update(Group(place(), table), refresh=True)
             for change, ids in (("began", found.keys() - seen), ("left", seen.keys() - found)):
                 for session_id in sorted(ids):
@@ -84,3 +83,15 @@ def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
                         screen.print(f"{change} {plain(session_id)}")
             seen = found
             time.sleep(options.poll)
+
+
+def _active() -> Iterator[Session]:
+    """Yield every ACTIVE session: of a part of them nobody could say which have left."""
+    cursor: str | None = None
+    while True:
+        page = list_pipeline_sessions(
+            status=SessionStatus.ACTIVE, limit=1000, cursor=cursor, progress=False
+        )
+        yield from page
+        if (cursor := page.cursor) is None:
+            return

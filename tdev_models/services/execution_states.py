@@ -283,11 +283,15 @@ def _attempt(
         "status": CANCELLED if returned else str(sets["status"]),
         "start_time": sets.get("start_time", stored.start_time),
         "end_time": now if returned else sets.get("end_time", former.end_time),
-        "error_message": error and error[:_ERROR_CHARACTERS],
+        "error_message": error and _cut(error),
         "worker": worker_name(),
         "begin_token": token if step.begins else kept.get("begin_token"),
         "end_token": token if returned or "end_time" in sets else kept.get("end_token"),
     }
+
+
+def _cut(error: str) -> str:
+    return error if len(error) <= _ERROR_CHARACTERS else f"{error[: _ERROR_CHARACTERS - 1]}…"
 
 
 def _kept_attempt(execution: AgentExecution, number: int) -> Mapping[str, Any]:

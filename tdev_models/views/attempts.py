@@ -118,6 +118,15 @@ def _only_attempt(execution: Execution) -> Attempt:
     )
 
 
+def lack_texts(executions: Iterable[Execution]) -> bool:
+    """Return whether only failed attempts have an error's text: it is encrypted there, or whole."""
+    attempts = (attempt for execution in executions for attempt in execution.attempts)
+    return any(
+        one.status == "FAILED" and (not one.error_message or one.error_message.endswith("…"))
+        for one in attempts
+    )
+
+
 def worker(name: str | None) -> str:
     """Return host and process of a worker's name, without what is random."""
     return ":".join((name or "").split(":")[:2])

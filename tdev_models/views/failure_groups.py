@@ -43,4 +43,5 @@ def message(failure: Failure) -> str:
     """Return the message of a failure, in one line; beside an encrypted one the error's class."""
     if isinstance(failure.error_message, Undecrypted):
         return f"{failure.error_class or 'an error'} {failure.error_message}"
-    return (failure.error_message or failure.error_class or "(no message)").partition("\n")[0]
+    text = (failure.error_message or "").strip() or failure.error_class or "(no message)"
+    return text.partition("\n")[0]

@@ -139,7 +139,9 @@ def _failure(meaning: str) -> dict[str, Any]:
 
 _FAILURES = {
     "400": "A wrong value; `field` names it.",
+    "403": "The application names no user for the request.",
     "404": "There is none, or it is another user's.",
+    "502": "The store refused it, or holds what cannot be read.",
     "503": "Throttled, or no answer, after all retries: call again.",
 }
 _ERROR = {

@@ -90,7 +90,8 @@ def _asked(request: Request, user_id: str | None) -> dict[str, Any]:
     }
     if user_id is not None:
         asked["user_id"] = user_id
-    asked["show"] = given.get("show") or "open"
+    # Nothing lists one user's sessions by their status.
+    asked["show"] = "all" if asked["user_id"] else given.get("show") or "open"
     if asked["show"] not in (*_LISTS, "due"):
         raise InvalidRequest(
             "show", f"{shown(asked['show'])} is not one of {', '.join(_LISTS)}, due"
@@ -103,7 +104,9 @@ async def _pages(asked: Mapping[str, Any]) -> list[tuple[str, Page[Session], dic
     """Return each list that is asked for, with its status, and the ages that its cursor is of."""
     paging: dict[str, Any] = {"limit": asked["limit"], "cursor": asked["cursor"] or None}
     ages = {name: asked[name] and fixed(name, asked[name]) for name in ("since", "older_than")}
-    if asked["show"] == "due" and not asked["user_id"]:
+    if asked["show"] == "due":
+        if any(ages.values()):
+            raise InvalidRequest("show", "due takes no age: the longest due come first")
         return [("due", await tdev_models.get_failed_sessions(**paging), ages)]
     paging |= {"created_after": ages["since"] or None, "created_before": ages["older_than"] or None}
     if user_id := asked["user_id"]:
@@ -128,10 +131,8 @@ async def session(request: Request) -> Response:
             session_id, attempts=True, limit=MOST_EXECUTIONS
         )
     failures = None
-    tries = [attempt for one in executions for attempt in one.attempts]
-    # Encrypted texts are kept beside the attempts.
-    hidden = any(one.status == "FAILED" and not one.error_message for one in tries)
-    if user_id is None and (hidden or request.query_params.get("tracebacks")):
+    wanted = request.query_params.get("tracebacks") or attempts.lack_texts(executions)
+    if user_id is None and wanted:
         failures = await tdev_models.get_failed_executions(
             session_id=session_id, include_recovered=True, limit=_FAILURES
         )

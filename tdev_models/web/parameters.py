@@ -97,7 +97,8 @@ def _number(field: str, text: str) -> float:
 
 
 def _numbers(field: str, text: str) -> list[float]:
-    return [_number(field, part) for part in text.split(",")]
+    numbers = [_number(field, part) for part in text.split(",")]
+    return [int(one) if one.is_integer() else one for one in numbers]
 
 
 def _flag(field: str, text: str) -> bool:
@@ -111,7 +112,10 @@ _KINDS: dict[Any, tuple[dict[str, Any], Callable[[str, str], Any]]] = {
     int: ({"type": "integer"}, whole),
     float: ({"type": "number"}, _number),
     bool: ({"type": "boolean"}, _flag),
-    Any: ({"type": "string", "examples": ["2 hours ago", "2031-05-04T03:00:00Z"]}, moment),
+    Any: (
+        {"type": "string", "examples": ["2 hours ago", "2031-05-04T03:00:00Z", "1935716400"]},
+        moment,
+    ),
     Sequence[float]: ({"type": "string", "examples": ["50,95,99"]}, _numbers),
 }
 

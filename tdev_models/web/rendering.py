@@ -48,15 +48,24 @@ def cut(value: Any, most: int = _TEXT) -> str:
 
 
 def payload(value: Any) -> str:
-    """Return a payload as JSON, of bounded length."""
-    return cut(json.dumps(value, indent=2, ensure_ascii=False), PAYLOAD_CHARACTERS)
+    """Return a payload as JSON, of bounded length: no more of it is made into text."""
+    parts, length = list[str](), 0
+    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+        parts.append(part)
+        length += len(part)
+        if length > PAYLOAD_CHARACTERS:
+            break
+    return cut("".join(parts), PAYLOAD_CHARACTERS)
 
 
 def _time(moment: float | None) -> Markup:
     """Return a moment, which the browser may show in the reader's own time."""
     if moment is None:
         return Markup("")
-    at = datetime.fromtimestamp(moment, UTC)
+    try:
+        at = datetime.fromtimestamp(moment, UTC)
+    except (ValueError, OverflowError, OSError):  # of another program, say in milliseconds
+        return Markup(f"{moment:g}")
     # Without markup inside: made of numbers alone.
     return Markup(f'<time datetime="{at:%Y-%m-%dT%H:%M:%SZ}">{at:%Y-%m-%d %H:%M:%S} UTC</time>')
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import tdev_models
-from tdev_models.results import MetricRow, Session, SessionStatus
+from tdev_models.results import Failure, MetricRow, Page, Session, SessionStatus
 from tdev_models.views import attempts, failure_groups
 from tdev_models.web.charts import gantt, lines
 from tdev_models.web.languages import translate
@@ -32,9 +32,9 @@ async def report(
 ) -> str:
     """Return the HTML of a range: usage, agents over time, failures by message, sessions, workers.
 
-    Usage, agents and comparisons are those of the range. Failures are the newest 1000 since
-    `start`. Sessions are those that are ACTIVE or FAILED now, 100 of each; 20 of them are drawn
-    against time, FAILED ones first.
+    Usage, agents and comparisons are those of the range, failures its newest 1000. Sessions are
+    those that are ACTIVE or FAILED now, 100 of each; 20 of them are drawn against time, FAILED ones
+    first. Where there are more, the file says so.
 
     Args:
         start: epoch seconds, inclusive.
@@ -57,15 +57,12 @@ async def report(
         await tdev_models.compare_variants(*one, "agent_execution_time", start, end)
         for one in comparisons
     ]
-    failures = await tdev_models.get_failed_executions(
-        start, include_recovered=True, limit=_FAILURES
-    )
-    groups = failure_groups.grouped(one for one in failures if (one.failed_at or 0) < end)
-    open_ones = [
-        session
+    failures = await _failures(start, end)
+    lists = [
+        await tdev_models.list_pipeline_sessions(status=status, limit=_SESSIONS)
         for status in (SessionStatus.FAILED, SessionStatus.ACTIVE)
-        for session in await tdev_models.list_pipeline_sessions(status=status, limit=_SESSIONS)
     ]
+    open_ones = [session for page in lists for session in page]
     shown = await asyncio.gather(*map(_drawn, open_ones[:_DRAWN]))
     style = STATIC["style.css"]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -88,13 +85,28 @@ async def report(
         "performance": agents,
         "over_time": list(zip(names, drawn, strict=True)),
         "comparisons": compared,
-        "groups": groups,
+        "failures": failures,
+        "groups": failure_groups.grouped(failures),
         "open": open_ones,
+        "are_more_open": any(page.cursor for page in lists),
         "drawn": shown,
         "workers": await tdev_models.list_workers(),
         "made": time.time(),
     }
     return rendered("report.html", translate(language), url, values)
+
+
+async def _failures(start: float, end: float) -> Page[Failure]:
+    """Return the newest failures of a range; its cursor, if any, says that there are more."""
+    found, cursor = list[Failure](), None
+    while len(found) < _FAILURES:
+        page = await tdev_models.get_failed_executions(
+            start, include_recovered=True, limit=_FAILURES, cursor=cursor
+        )
+        found += [one for one in page if (one.failed_at or 0) < end]
+        if (cursor := page.cursor) is None:
+            break
+    return Page(found, cursor)
 
 
 async def _by_day(start: float, end: float) -> Mapping[str, list[MetricRow]]:

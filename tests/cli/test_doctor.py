@@ -110,6 +110,7 @@ def test_each_denied_permission_is_named(
     store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denying(chosen: Settings, operation: str, request: Mapping[str, Any]) -> Any:
+        assert operation != "PutItem"  # which the role need not be allowed
         if operation == "UpdateItem" or request.get("IndexName") == "status-index":
             raise AccessDenied(f"not authorized to perform: dynamodb:{operation}")
         return call(chosen, operation, request)
@@ -198,6 +199,7 @@ def test_config_says_what_is_set_and_from_where(
     nothing_set: pytest.MonkeyPatch, tdev: Tdev
 ) -> None:
     nothing_set.setenv("TDEV_ENV", "production")
+    nothing_set.setenv("TDEV_TRANSPORT", "botocore")
     nothing_set.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     nothing_set.setenv("AWS_ACCESS_KEY_ID", "AKIASECRET")
     nothing_set.setenv("AWS_SECRET_ACCESS_KEY", "very secret")
@@ -207,6 +209,7 @@ def test_config_says_what_is_set_and_from_where(
     assert found["region"] == ("eu-west-1", "AWS_DEFAULT_REGION")
     assert found["endpoint"] == ("http://127.0.0.1:1", "--endpoint")
     assert found["lease_seconds"] == ("30.0", "default")
+    assert found["transport"] == ("botocore", "TDEV_TRANSPORT")
     assert found["aws credentials"] == ("(hidden)", "env")
     assert "SECRET" not in given.out.upper()
     variables = {one["variable"] for one in given.lines}

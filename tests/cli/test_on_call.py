@@ -188,6 +188,25 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     )
 
 
+def test_the_errors_of_a_session_are_whole(strict_store: Settings, tdev: Tdev) -> None:
+    with pytest.raises(RuntimeError), sync.track_session("s") as session, session.agent("parser"):
+        raise RuntimeError("E" * 600 + " at the root")
+    assert "at the root" in tdev("show", "s").out.partition("Errors")[2]
+    (execution,) = sync.get_agent_executions("s", attempts=True)
+    assert (execution.attempts[0].error_message or "").endswith("EEE…")
+
+
+def test_projects_show_what_they_are_made_of_in_any_form(
+    strict_store: Settings, tdev: Tdev
+) -> None:
+    stacks = {"a": ["React", "Go"], "b": "React", "c": {"front": "React"}, "d": 7}
+    for project_id, stack in stacks.items():
+        sync.save_user_project(user_id="u", project_id=project_id, tech_stack=json.dumps(stack))
+    shown = tdev("projects", "u", width=160).out
+    for text in ("React, Go", '"React"', '{"front": "React"}', " 7"):
+        assert text in shown
+
+
 def test_payloads_and_tracebacks_keep_their_lines(strict_store: Settings, tdev: Tdev) -> None:
     code = {"code": f"return 'a   b'{' word' * 40}"}
     with pytest.raises(ValueError, match="word"):
@@ -233,6 +252,11 @@ def test_quotes_paths_ids_and_numbers_make_no_other_message() -> None:
     assert [len(group.failures) for group in grouped(failures)] == [2, 1]
 
 
+def test_a_group_is_named_by_the_first_line_that_says_something() -> None:
+    failure = Failure(execution_id="e", agent_name="a", number=1, error_message="\n\nno space\nx")
+    assert [group.message for group in grouped([failure])] == ["no space"]
+
+
 def test_100_failures_are_read_by_3_requests(strict_store: Settings, tdev: Tdev) -> None:
     for number in range(100):
         sync.update_agent_execution(execution_id=f"s{number}-parser", status="FAILED")
@@ -268,6 +292,29 @@ def test_watch_follows_a_session_to_its_end(strict_store: Settings, tdev: Tdev) 
     sync.save_pipeline_session(session_id="f", status="FAILED")
     assert tdev("watch", "f", "--poll", "0.1").code == 1
     assert tdev("watch", "nobody").code == 4
+
+
+def test_watch_knows_which_sessions_have_left_though_it_shows_few(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll(seconds: float) -> None:
+        if not polls:
+            raise KeyboardInterrupt
+        polls.pop()()
+
+    def end_first() -> None:
+        sync.save_pipeline_session(session_id="0", status="COMPLETED")
+
+    polls = [end_first, lambda: sync.save_pipeline_session(session_id="new") and None]
+    for number in range(5):
+        sync.save_pipeline_session(session_id=str(number))
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", poll)
+        watched = tdev("watch", "--limit", "3", "--json")
+    changes = [(line["change"], line["session_id"]) for line in watched.lines]
+    assert sorted(changes[:5]) == [("began", str(number)) for number in range(5)]
+    assert changes[5:] == [("began", "new"), ("left", "0")]
+    assert watched.code == 130
 
 
 def test_watch_writes_whole_lines_of_json_to_a_terminal_too(

@@ -75,7 +75,9 @@ def test_it_counts_what_fails_and_gives_up(place: Path) -> None:
     ]
     assert once.returncode == 1
     time.sleep(0.01)
-    assert "1 abandoned" in recover(place, "runners:blocking", "--max-attempts", "1").stdout
+    given_up = recover(place, "runners:blocking", "--max-attempts", "1")
+    assert "1 abandoned" in given_up.stdout
+    assert given_up.returncode == 1
     assert sync.get_pipeline_session("bad").status == "ABANDONED"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -144,6 +145,22 @@ def test_a_reader_that_has_gone_is_no_error(strict_store: Settings, command: lis
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+def test_warnings_hold_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    assert logging.lastResort is not None
+    record = logging.makeLogRecord({"msg": "session %s", "args": ("s\x1b[2J",)})
+    assert logging.lastResort.format(record) == "session s\ufffd[2J"
+
+
+def test_what_nohup_ignores_stays_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["config"]) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

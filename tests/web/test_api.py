@@ -86,7 +86,9 @@ def test_answers_are_those_of_the_calls(month: Settings, client: Client) -> None
         json.dumps(failures.to_dict())
     )
     row = asking.get("/api/metrics", params=given["metrics"]).json()["items"][0]
-    assert {*row["percentiles"]} == {"50.0", "95.5"}
+    assert {*row["percentiles"]} == {"50", "95.5"}  # as in the command's JSON
+    since = {"status": "FAILED", "created_after": session.created_at}
+    assert session.session_id in asking.get("/api/sessions", params=since).text
 
 
 def test_cursors_lead_through_a_list(month: Settings, client: Client) -> None:

@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
-from tdev_models import Settings, sync
+from tdev_models import Settings, settings, sync
 from tdev_models.cli import main
 from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
+from tdev_models.web import report
 
 
 def test_the_page_is_served_on_loopback_until_ctrl_c(strict_store: Settings) -> None:
@@ -105,6 +107,28 @@ def test_the_report_has_the_numbers_of_the_calls(
         assert main(["report", "--out", str(nowhere), "--days", "1"]) == 64
         assert "is no file in a folder that exists" in capsys.readouterr().err
     assert main(["report", "--out", str(out), "--days", "0"]) == 64
+
+
+def test_the_report_has_the_failures_of_its_range(
+    strict_store: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_FAILURES", 3)
+    with settings.use(clock=lambda: time.time() - 5 * 86400):
+        sync.update_agent_execution(execution_id="old-parser", status="FAILED", error_message="old")
+    for number in range(4):
+        sync.update_agent_execution(
+            execution_id=f"{number}-parser", status="FAILED", error_message="new"
+        )
+
+    def failures(*options: str) -> str:
+        out = tmp_path / "report.html"
+        assert main(["report", "--days", "7", "--out", str(out), *options]) == 0
+        return out.read_text().partition('<section id="failures">')[2].partition("</section>")[0]
+
+    assert "<bdi>old</bdi>" in failures("--end", "3d")
+    newest = failures()
+    assert '<td class="number strong">3</td>' in newest
+    assert "Only the newest are shown: 3." in newest
 
 
 def every_row(text: str) -> list[tuple[str, ...]]:

@@ -18,6 +18,7 @@ from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
 from tdev_models.web import pages
 from tdev_models.web.languages import language, translate
+from tdev_models.web.rendering import PAYLOAD_CHARACTERS, payload
 from tests import raw
 from tests.web.conftest import Client, every_session
 
@@ -95,6 +96,16 @@ def test_the_lists_are_those_of_the_calls(month: Settings, client: Client) -> No
     assert listed("/?show=due") == [one.session_id for one in sync.get_failed_sessions(limit=25)]
     of_user = sync.list_pipeline_sessions(user_id="u001", created_after=moment("since", "9d"))
     assert listed("/?user_id=u001&since=9d&limit=100") == [one.session_id for one in of_user]
+    chosen = asking.get("/?show=FAILED&user_id=u001").text  # which lists all of that user
+    assert re.findall(r'<option value="(\w+)" selected', chosen) == ["all"]
+    assert asking.get("/?show=due&since=9d").status_code == 400
+
+
+def test_no_more_of_a_payload_is_made_into_text_than_is_shown() -> None:
+    text = payload([*range(100_000), object()])  # which is no JSON
+    assert len(text) == PAYLOAD_CHARACTERS + 1
+    assert text.endswith("…")
+    assert payload({"a": ["안녕"]}) == '{\n  "a": [\n    "안녕"\n  ]\n}'
 
 
 def test_the_next_page_follows(month: Settings, client: Client) -> None:

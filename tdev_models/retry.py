@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 from tdev_models.errors import (
+    BudgetSpent,
     Conflict,
+    EffectInDoubt,
     InvalidRequest,
     LeaseLost,
     TdevError,
@@ -43,6 +45,8 @@ OWNER_LONGEST_PAUSE_SECONDS: Final = 5.0
 
 # What an agent raises that is run as a call: whatever it is, but for what no second try can mend.
 AGENT_FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
+    BudgetSpent: None,
+    EffectInDoubt: None,
     InvalidRequest: None,
     LeaseLost: None,
     Exception: 1.0,

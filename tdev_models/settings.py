@@ -344,9 +344,9 @@ def _checked_agents(agents: Any) -> tuple[str, ...]:
         raise InvalidRequest("agents", problem)
     for name in names:
         size = len(name.encode(errors="replace")) if isinstance(name, str) else 0
-        if not (0 < size <= 255 and "#" not in name and name.isprintable()):
+        if not (0 < size <= 255 and not {"#", "@"}.intersection(name) and name.isprintable()):
             raise InvalidRequest(
-                "agents", f"{shown(name)} is not a name of 1 to 255 bytes without '#'"
+                "agents", f"{shown(name)} is not a name of 1 to 255 bytes without '#' and '@'"
             )
     return tuple(map(str.__str__, names))  # of an Enum that is a str, too, the values
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import cache
 from typing import Any, ClassVar, NoReturn, TypeVar
 from weakref import WeakSet
@@ -117,8 +118,9 @@ class AsyncClient(Client):
         """Do the work in a thread: other tasks run on."""
         import asyncio
 
+        # With the settings in force here: they say what becomes JSON.
         return await asyncio.get_running_loop().run_in_executor(
-            _compute_executor(), work, *arguments
+            _compute_executor(), copy_context().run, work, *arguments
         )
 
     async def call(
@@ -134,9 +136,10 @@ class AsyncClient(Client):
                     return await function(*arguments)
                 result = await asyncio.wrap_future(in_thread(function, *arguments))
                 return await result if inspect.isawaitable(result) else result
-        except TimeoutError:
+        except TimeoutError as error:
             if limit.expired():
-                raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None
+                late = f"it took longer than {timeout_seconds:g} s"
+                raise TimeoutError(late) from error  # whose traceback says where
             raise  # the function's own
 
     def time_limit(self, seconds: float | None) -> TimeLimit:

@@ -295,10 +295,12 @@ def _packed(text: str, stored: Stored, kms_key: str | None) -> _Packed:
     # One that has parts itself is no part of another: reading stays two requests deep.
     whole = [text for text in same.values() if text.place.codec == _CODEC]
     parts, rest = cut(data, whole)
-    if not parts:
+    listed = [[start, asdict(place)] for start, place in parts]
+    header = json.dumps(listed, separators=(",", ":")).encode()
+    # Long ids make a long list, which readers would refuse.
+    if not parts or len(header) > _HEADER_BYTES:
         return _Packed(_CODEC, len(data), digest, zlib.compress(data), edges(data))
-    header = json.dumps([[start, asdict(place)] for start, place in parts], separators=(",", ":"))
-    compressed = zlib.compress(header.encode() + b"\n" + rest)
+    compressed = zlib.compress(header + b"\n" + rest)
     return _Packed(_CODEC_WITH_PARTS, len(data), digest, compressed, edges(data))
 
 

@@ -234,6 +234,10 @@ class BaseModel(Model):
             before = attribute.deserialize(attribute.get_value(stored)) if stored else None
             after = getattr(self, name)
             if repr(after) != repr(before):  # True equals 1, and is another value in JSON
+                if name.replace("_data", "_ref") in self._stored.keys() - {name}:
+                    raise InvalidRequest(
+                        name, "is stored in chunks, beside which save() would be unseen; use a call"
+                    )
                 if after is not None and encrypts(settings.current(), name):
                     raise InvalidRequest(
                         name, "is encrypted, and save() would store it in clear; use a call for it"

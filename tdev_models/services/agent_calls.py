@@ -43,6 +43,7 @@ async def run_agent(
     )
     while True:
         pause: float | None = None
+        unusable: Exception | None = None
         run = begin()
         try:
             async with run:
@@ -57,9 +58,14 @@ async def run_agent(
                     if pause is not None:
                         run.will_be_retried()
                     raise
-                if usage is not None:
-                    run.usage(**usage(result))
+                try:
+                    if usage is not None:
+                        run.usage(**usage(result))
+                except Exception as error:  # the agent has done its work: that is stored first
+                    unusable = error
                 run.output = await client.compute(_json_form, result)
+            if unusable is not None:
+                raise unusable
             return run.output  # None where the last attempt failed and the session goes on
         except Exception as error:
             if pause is None or isinstance(error, LeaseLost):  # its end was refused

@@ -242,7 +242,9 @@ class AgentRun(ClientContext[C, bool]):
             self._runs = True
         except BaseException as error:
             self._end_span(error)
-            if isinstance(error, BudgetSpent):
+            if isinstance(error, BudgetSpent) or (
+                self._critical and isinstance(error, InvalidRequest)
+            ):
                 lease.failures[name] = error_text(error)
             lease.deadlines.pop(name, None)
             lease.blocks[name] = before or Block.RAISED
@@ -324,16 +326,15 @@ class AgentRun(ClientContext[C, bool]):
     ) -> bool:
         lease, caught, was_done, self._runs = self._session.owned, error, self.done, False
         lease.deadlines.pop(self.agent_name, None)
+        goes_on = False
         try:
             if not was_done:
                 error = await self._end_block(kind, error, traceback)
+                leave = self._leave_after_begin(error)
+                # A cancellation waits for what the agent has made, however large it is.
+                goes_on = await (leave if error is not None else self._client.shielded(leave))
         finally:
             lease.blocks[self.agent_name] = Block.RAISED
-        goes_on = False
-        if not was_done:
-            leave = self._leave_after_begin(error)
-            # A cancellation waits for what the agent has made, however large it is.
-            goes_on = await (leave if error is not None else self._client.shielded(leave))
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
@@ -424,19 +425,23 @@ class AgentRun(ClientContext[C, bool]):
             self._note_failure(values["status"])
             return
         self.done = self.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
-        if self.status == ExecutionStatus.COMPLETED:
-            self._session.owned.outputs[self.agent_name] = self.output
+        outputs = self._session.owned.outputs
+        # A call inside the block may have stored one.
+        if self.status == ExecutionStatus.COMPLETED and self.output is not None:
+            outputs[self.agent_name] = self.output
+        elif self.status == ExecutionStatus.COMPLETED:
+            self.output = outputs.setdefault(self.agent_name, None)
         self._note_failure(self.status)
 
     def _note_failure(self, status: str | None) -> None:
         """Remember a critical failure, until the agent was tried again with success."""
-        failures = self._session.owned.failures
+        lease, failures = self._session.owned, self._session.owned.failures
         if status == ExecutionStatus.FAILED and self._critical:
             failures[self.agent_name] = self.error or ""
         elif status != ExecutionStatus.PENDING:
             failures.pop(self.agent_name, None)
-            raised = self._session.owned.raised
-            raised[:] = [(error, name) for error, name in raised if name != self.agent_name]
+            lease.failed_before.pop(self.agent_name, None)
+            lease.raised[:] = [one for one in lease.raised if one[1] != self.agent_name]
 
     async def _stored_output(self) -> Any:
         """Return what the agent stored in this claim or before, by whichever call or block."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tdev_models import validation
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import ConfigurationError, InvalidRequest
 from tdev_models.retry import CANCELLED_SECONDS, STOP_POLL_SECONDS
 from tdev_models.workers.presence import Presence
 
@@ -35,12 +35,20 @@ def handle_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
 
     Raises:
         InvalidRequest: not a number of at least 0.
+        ConfigurationError: the event loop has a handler of SIGTERM (`loop.add_signal_handler`).
         ValueError: called in another thread, as by `signal.signal`.
     """
     seconds = validation.number("grace_seconds", grace_seconds)
     if seconds < 0:
         raise InvalidRequest("grace_seconds", "must be at least 0")
     before = signal.getsignal(signal.SIGTERM)
+    if getattr(before, "__module__", "") == "asyncio.unix_events":
+        # It hears of each signal, whatever handler is set, and would stop the program at once.
+        raise ConfigurationError(
+            "the event loop handles SIGTERM itself: call its remove_signal_handler(SIGTERM), and "
+            "set that handler by signal.signal, before handle_sigterm (aiohttp: "
+            "run_app(..., handle_signals=False))"
+        )
 
     def handle(number: int, frame: Any) -> None:
         if not Presence.draining:

@@ -170,6 +170,8 @@ def check_function(client: Client, function: Callable[..., Any]) -> None:
     if not callable(function):
         raise InvalidRequest("function", f"must be a function, not {shown(function)}")
     forms = function, getattr(function, "__call__", None)  # noqa: B004 (of an object)
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in forms):
+        raise InvalidRequest("function", "is a generator: calling it runs nothing; take out yield")
     if not client.in_event_loop and any(map(inspect.iscoroutinefunction, forms)):
         raise InvalidRequest("function", "is async; use track_session of tdev_models, not of sync")
 

@@ -112,7 +112,10 @@ async def update_agent_execution(
     written = await write_execution(client, *key, values, seen, lease)
     if lease is not None or written.status == ExecutionStatus.FAILED:
         written = await _read_execution(client, *key)
-    return await _with_payloads(client, written)
+    result = await _with_payloads(client, written)
+    if lease is not None and result.status == ExecutionStatus.COMPLETED:
+        lease.outputs[agent_name] = result.output_data
+    return result
 
 
 async def _read_with_session(

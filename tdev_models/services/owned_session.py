@@ -12,7 +12,7 @@ from tdev_models.dynamodb.encryption import check_encryption, encrypt_fields
 from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import TdevError
 from tdev_models.models import AgentExecution, PipelineSession
-from tdev_models.results import SessionStatus
+from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.adoption import adopted
 from tdev_models.services.payloads import known_payloads
 from tdev_models.services.progress import Outcome, Work
@@ -103,12 +103,20 @@ class OwnedSession(ClientContext[C, Literal[False]]):
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
         lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
+        lease.failed_before = {
+            name: one.error_message or f"{name} has failed under a former claim"
+            for name, one in outcome.executions.items()
+            if name in outcome.agents
+            and name not in outcome.ended
+            and one.status == ExecutionStatus.FAILED
+        }
         lease.payloads = {**known_payloads(outcome.executions.values()), **outcome.payloads}
         return outcome
 
     async def end(self) -> None:
         """End the session as what its agents have left."""
-        if self.owned.reason is None and not self.owned.failures:
+        failures = {**self.owned.failures, **self.owned.failed_before}
+        if self.owned.reason is None and not failures:
             done = [
                 PipelineSession.error_message.remove(),
                 PipelineSession.error_message_encrypted.remove(),
@@ -116,7 +124,7 @@ class OwnedSession(ClientContext[C, Literal[False]]):
             ]
             await leased_update(self._client, self.owned, done, ends=SessionStatus.COMPLETED)
             return
-        agent, text = next(iter(self.owned.failures.items()), (None, ""))
+        agent, text = next(iter(failures.items()), (None, ""))
         await self.end_as_failed(self.owned.reason or text, agent)
 
     def agent_of(self, cause: BaseException) -> str | None:

@@ -34,6 +34,7 @@ from tdev_models.services.resume import Resume, Runner, check_runner, run, try_t
 from tdev_models.services.sessions import abandon, shortened
 from tdev_models.services.signal_handlers import handlers_code, was_raised_by
 from tdev_models.services.signs_of_life import shows_life
+from tdev_models.services.usage import is_spent
 from tdev_models.workers.budget import is_suspect, resumes_in_vain
 from tdev_models.workers.claims import may_take_over, unchanged
 from tdev_models.workers.leased_writes import leased_update
@@ -223,7 +224,9 @@ class _Worker:
             self._queue.leave_alone(session)
             return
         in_vain = resumes_in_vain(session)
-        if in_vain >= self._max_attempts:
+        if in_vain >= self._max_attempts and is_spent(session.cost_usd, session.budget_usd):
+            self._queue.leave_alone(session)  # it waits for whoever gives it more
+        elif in_vain >= self._max_attempts:
             await self._give_up(session, in_vain)
         elif is_suspect(session) and not turn.alone:
             self._queue.put_off(session.session_id)

@@ -51,7 +51,7 @@ class Resume(Tracker[C]):
         self._was_entered = False
 
     def __del__(self) -> None:
-        if self and not self._was_entered:
+        if self and not self._was_entered and not self.owned.over:
             _log.warning(
                 "session %s was claimed, and nobody runs it; give resume_pipeline a runner, or "
                 "enter what it returns: 'async with await resume_pipeline(...)'",

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeVarTuple, overload
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C
+from tdev_models.dynamodb.encryption import encrypt_fields
+from tdev_models.dynamodb.expressions import replace_fields
 from tdev_models.errors import (
     AccessDenied,
     InvalidRequest,
@@ -228,8 +230,15 @@ class Tracker(OwnedSession[C]):
         return self._enter(binding)
 
     async def _join(self, outer: Lease) -> Self:
-        if (user_id := self._values.get("user_id")) is not None:
-            check_user(await self._client.sessions.get(self.session_id), user_id)
+        if self._values:
+            place = (self.session_id,)
+            values = await encrypt_fields(self._client, PipelineSession, place, self._values)
+            await leased_update(
+                self._client,
+                outer,
+                replace_fields(PipelineSession, values),
+                user_id=self._values.get("user_id"),
+            )
         self._joined += 1
         self._run.lease, self.start_agent = outer, outer.start_agent
         return self
@@ -363,7 +372,8 @@ def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
     Args:
         session_id: the session; the plan uses the project's id.
         more: fields of the session, as `save_pipeline_session` takes them, except status and
-            progress. When its agents have cost `budget_usd` the next one raises BudgetSpent.
+            progress; inside a block of the same session they are written there, too. When its
+            agents have cost `budget_usd` the next one raises BudgetSpent.
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.

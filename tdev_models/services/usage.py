@@ -68,12 +68,18 @@ class Usage:
 NOTHING = Usage()
 
 
+def is_spent(cost_usd: float | None, budget_usd: float | None) -> bool:
+    """Return whether agents have cost what they may: without a budget, whatever they like."""
+    cost = cost_usd or 0.0
+    # The sum of ten times 0.1 is a little less than 1.
+    return budget_usd is not None and (cost >= budget_usd or math.isclose(cost, budget_usd))
+
+
 def check_budget(lease: Lease) -> None:
     """Raise BudgetSpent if the agents of a session have cost what they may."""
     spent, budget = lease.cost_usd, lease.budget_usd
-    # The sum of ten times 0.1 is a little less than 1.
-    if budget is not None and (spent >= budget or math.isclose(spent, budget)):
+    if is_spent(spent, budget):
         raise BudgetSpent(
             f"session {lease.session_id} has spent {spent:g} USD of its budget of {budget:g} USD; "
-            "to go on, resume it with a larger budget_usd"
+            "to go on, track it again, or save it, with a larger budget_usd"
         )

@@ -58,6 +58,7 @@ class Lease:
         outputs: what is known of their outputs.
         payloads: what is stored in chunks, by the hash of its text.
         failures: by critical agent, why it failed; without those tried again with success.
+        failed_before: the same of the pipeline's agents that a former claim has left so.
         raised: the errors that ended agents, each with its agent, to name the one that failed.
         reason: why the session is to end as FAILED though no error leaves its block.
         ended: how the session was ended under this lease, ACTIVE where it was handed back; None
@@ -94,6 +95,7 @@ class Lease:
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)
     payloads: Stored = field(default_factory=dict, repr=False)
     failures: dict[str, str] = field(default_factory=dict, repr=False)
+    failed_before: dict[str, str] = field(default_factory=dict, repr=False)
     raised: list[tuple[BaseException, str]] = field(default_factory=list, repr=False)
     reason: str | None = field(default=None, repr=False)
     ended: SessionStatus | None = None

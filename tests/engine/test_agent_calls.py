@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tdev_models import (
+    BudgetSpent,
     InvalidRequest,
     Settings,
     get_agent_execution,
+    get_failed_executions,
     get_pipeline_session,
     resume_pipeline,
     save_pipeline_session,
@@ -327,3 +330,66 @@ def test_a_coroutine_function_is_refused_where_it_cannot_be_awaited(
         for call in (session.run, run.once):
             with pytest.raises(InvalidRequest, match="is async"):
                 call("parser", function)
+
+
+async def test_the_settings_of_the_caller_say_what_becomes_json(strict_store: Settings) -> None:
+    class Odd:
+        """Has no JSON form of its own."""
+
+    with settings.use(strict_store, json_default=lambda odd: "hooked", json_nan="refuse"):
+        with pytest.raises(InvalidRequest, match="nan"):
+            async with track_session("s") as session:
+                assert await session.run("search", lambda: {"o": Odd()}) == {"o": "hooked"}
+                async with session.agent("parser") as run:
+                    assert await run.once("e", Odd) == "hooked"
+                await session.run("generation", lambda: float("nan"))
+
+
+async def test_a_wrong_usage_function_loses_no_result(strict_store: Settings) -> None:
+    flaky = Flaky(0)
+    with pytest.raises(InvalidRequest, match=r"^cost_usd: "):
+        async with track_session("s") as session:
+            await session.run("search", flaky, usage=lambda made: {"cost_usd": None})
+    async with await resume_pipeline("s") as resume:
+        assert await resume.run("search", flaky) == {"answer": "p 1"}
+    assert flaky.calls == 1
+
+
+async def test_a_spent_budget_inside_is_not_tried_again(strict_store: Settings) -> None:
+    calls = 0
+    with pytest.raises(BudgetSpent):
+        async with track_session("s", budget_usd=1) as session:
+
+            async def outer() -> None:
+                nonlocal calls
+                calls += 1
+                async with session.agent("inner", key=calls) as run:
+                    run.usage(cost_usd=1)
+                async with session.agent("inner", key=f"{calls} more"):
+                    pass
+
+            await session.run("search", outer, attempts=3)
+    assert calls == 1
+
+
+async def test_the_traceback_of_a_timeout_says_where_it_waited(strict_store: Settings) -> None:
+    async def waits_in_here() -> None:
+        await asyncio.sleep(30)
+
+    with pytest.raises(TimeoutError):
+        async with track_session("s") as session:
+            await session.run("search", waits_in_here, timeout=0.05)
+    (failure,) = await get_failed_executions()
+    assert "waits_in_here" in (failure.traceback or "")
+
+
+def test_a_generator_is_refused_where_it_would_run_nothing(strict_store: Settings) -> None:
+    def generator() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(ValueError, match="enough"), sync.track_session("s") as session:
+        for call in (session.run, session.agent("parser").once):
+            with pytest.raises(InvalidRequest, match=r"^function: is a generator"):
+                call("search", generator)
+        raise ValueError("enough")
+    assert sync.get_agent_executions("s") == []

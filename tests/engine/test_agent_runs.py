@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext, suppress
 
 import pytest
 
 from tdev_models import (
+    InvalidRequest,
     LeaseLost,
+    Resume,
     Settings,
     get_agent_execution,
     get_pipeline_session,
@@ -162,3 +165,65 @@ async def test_a_failure_that_cannot_be_recorded_is_raised_critical_or_not(
             raise ValueError("mine")
     assert "is not recorded" in raised.value.__notes__[0]
     assert (await get_pipeline_session("s")).status == "FAILED"
+
+
+async def test_what_a_call_stored_in_the_block_is_the_agents_output(strict_store: Settings) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("nl_input") as run:
+                await update_agent_execution(
+                    execution_id="s-nl_input", status="COMPLETED", output_data={"a": 1}
+                )
+            assert session.outputs == {"nl_input": {"a": 1}}
+            assert run.output == {"a": 1}
+            raise KeyError
+    assert (await resume_pipeline("s")).outputs == {"nl_input": {"a": 1}}
+
+
+async def test_a_session_is_not_completed_while_an_agent_of_a_former_claim_is_left_failed(
+    strict_store: Settings,
+) -> None:
+    async def forgets(resume: Resume) -> None:
+        async with resume.agent("download") as run:
+            run.output = 1
+
+    async def runs(resume: Resume) -> None:
+        async with resume.agent("generation") as run:
+            run.output = 1
+
+    with pytest.raises(ValueError, match="broke"):
+        async with track_session("s") as session, session.agent("generation"):
+            raise ValueError("broke")
+    await resume_pipeline("s", forgets)
+    left = await get_pipeline_session("s")
+    assert (left.status, left.failed_agent) == ("FAILED", "generation")
+    assert "broke" in (left.error_message or "")
+    await resume_pipeline("s", runs)
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_an_input_that_cannot_be_stored_names_its_agent(strict_store: Settings) -> None:
+    for session_id, caught in (("s", False), ("t", True)):
+        with suppress(InvalidRequest):
+            async with track_session(session_id) as session:
+                with pytest.raises(InvalidRequest) if caught else nullcontext():
+                    async with session.agent("parser", object()):
+                        pass
+        left = await get_pipeline_session(session_id)
+        assert (left.status, left.failed_agent) == ("FAILED", "parser")
+        assert "input_data: object has no JSON form" in (left.error_message or "")
+
+
+async def test_an_agent_begins_no_second_time_while_its_end_is_stored(
+    strict_store: Settings,
+) -> None:
+    async def again() -> None:
+        with pytest.raises(InvalidRequest, match="is running"):
+            async with asyncio.timeout(5), session.agent("parser"):
+                pass
+
+    fault = Fault("before", operation="TransactWriteItems", nth=2, between=again)
+    with injected(fault):
+        async with track_session("s") as session, session.agent("parser") as run:
+            run.output = 1
+    assert (await get_agent_execution("s-parser")).output_data == 1

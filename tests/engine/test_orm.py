@@ -19,6 +19,7 @@ from tdev_models import (
     resume_pipeline,
     save_pipeline_session,
     settings,
+    sync,
     track_session,
 )
 from tests import raw
@@ -84,6 +85,20 @@ def test_a_condition_guards_a_save(store: Settings) -> None:
         session.save(condition=PipelineSession.progress == 5)
     session.save(condition=PipelineSession.progress == 1)
     assert PipelineSession.get("s", consistent_read=True).progress == 2
+
+
+def test_a_payload_in_chunks_is_not_saved_beside_them(store: Settings) -> None:
+    sync.update_agent_execution(
+        execution_id="s-parser", status="COMPLETED", output_data={"x": "y" * 3000}
+    )
+    execution = AgentExecution.get("s-parser", "parser")
+    execution.output_data = {"new": 1}
+    with pytest.raises(InvalidRequest, match=r"^output_data: is stored in chunks"):
+        execution.save()
+    execution = AgentExecution.get("s-parser", "parser")
+    execution.variant = "b"
+    execution.save()
+    assert sync.get_agent_execution("s-parser").output_data == {"x": "y" * 3000}
 
 
 def test_what_would_erase_unknown_attributes_is_refused(store: Settings) -> None:

@@ -325,3 +325,16 @@ def test_chunks_that_another_zlib_left_behind_are_not_taken_for_ones_own(
         sync.update_agent_execution(run)
     monkeypatch.setattr(zlib, "compress", compress)
     assert sync.update_agent_execution(run).output_data == value
+
+
+def test_an_input_of_many_parts_under_long_ids_comes_back(strict_store: Settings) -> None:
+    """The list of its parts would be longer than readers take."""
+    session_id = "가" * 300
+    with pytest.raises(KeyError), sync.track_session(session_id) as session:
+        outputs = [
+            session.run("evaluator", lambda: files(1500), key=f"{number}") for number in range(64)
+        ]
+        session.run("generation", lambda: outputs)
+        raise KeyError
+    generated = sync.get_agent_execution(f"{session_id}-generation", "generation")
+    assert generated.output_data == outputs

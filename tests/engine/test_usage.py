@@ -12,12 +12,14 @@ import pytest
 from tdev_models import (
     BudgetSpent,
     InvalidRequest,
+    Resume,
     Session,
     Settings,
     flush_metrics,
     get_agent_execution,
     get_pipeline_session,
     query_metrics,
+    recover_sessions,
     resume_pipeline,
     save_pipeline_session,
     settings,
@@ -289,3 +291,38 @@ async def test_a_spent_budget_that_is_caught_still_fails_the_session(
         with pytest.raises(BudgetSpent):
             await session.agent("ui_selection").__aenter__()
     assert (await get_pipeline_session("s")).status == "FAILED"
+
+
+async def test_an_orchestrator_inside_a_runner_raises_the_budget(strict_store: Settings) -> None:
+    async def orchestrate(session_id: str, budget: float) -> None:
+        async with track_session(session_id, budget_usd=budget, metadata={"b": budget}) as session:
+            for name in ("nl_input", "parser", "search"):
+                async with session.agent(name) as run:
+                    run.usage(cost_usd=3)
+
+    with pytest.raises(BudgetSpent, match="track it again, or save it, with a larger budget_usd"):
+        await orchestrate("s", 5)
+    assert await resume_pipeline("s", lambda resume: orchestrate(resume.session_id, 100))
+    done = await get_pipeline_session("s")
+    assert (done.status, done.budget_usd, done.metadata) == ("COMPLETED", 100, {"b": 100})
+
+
+async def test_a_session_that_waits_for_money_is_not_given_up(strict_store: Settings) -> None:
+    async def runner(resume: Resume) -> None:
+        async with resume.agent("search"):
+            pass
+
+    with pytest.raises(BudgetSpent):
+        async with track_session("s", budget_usd=1) as session:
+            async with session.agent("parser") as run:
+                run.usage(cost_usd=1)
+            async with session.agent("search"):
+                pass
+    for seconds in (0, 4000, 8000):
+        with settings.use(strict_store, clock=clock(seconds)):
+            done = await recover_sessions(runner, max_attempts=1)
+    assert done.abandoned == []
+    await save_pipeline_session(session_id="s", budget_usd=2)
+    with settings.use(strict_store, clock=clock(12000)):
+        assert (await resume_pipeline("s", runner)).reason is None
+    assert (await get_pipeline_session("s")).status == "COMPLETED"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tdev_models import (
+    ConfigurationError,
     InvalidRequest,
     LeaseHeld,
     LeaseLost,
@@ -312,3 +313,15 @@ def test_the_handler_that_was_set_before_is_called_once_all_is_handed_back(
     finally:
         signal.signal(signal.SIGTERM, before)
         Presence.draining = False
+
+
+async def test_a_loop_that_handles_sigterm_itself_is_told(strict_store: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, lambda: None)
+    try:
+        with pytest.raises(ConfigurationError, match="remove_signal_handler"):
+            handle_sigterm()
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)

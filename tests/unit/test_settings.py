@@ -185,7 +185,16 @@ def test_the_agents_are_names_in_their_order() -> None:
     assert Settings().agents == AGENTS
     assert Settings.from_env({"TDEV_AGENTS": "plan, code"}).agents == ("plan", "code")
     assert Settings(agents=["plan"]).agents == ("plan",)  # type: ignore[arg-type]
-    for wrong in ("plan", (), ("a", "a"), ("a#b",), ("",), (1,), [f"a{n}" for n in range(100)]):
+    for wrong in (
+        "plan",
+        (),
+        ("a", "a"),
+        ("a#b",),
+        ("a@b",),
+        ("",),
+        (1,),
+        [f"a{n}" for n in range(100)],
+    ):
         with pytest.raises(InvalidRequest, match=r"^agents: "):
             Settings(agents=wrong)  # type: ignore[arg-type]
 

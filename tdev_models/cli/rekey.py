@@ -49,7 +49,9 @@ def rekey(options: argparse.Namespace) -> int:
     Reencryption.of(chosen)  # raises, before anything is asked
     question = f"Encrypt every row of {chosen.table_name('*')} under {chosen.kms_key}"
     if options.delete_old:
-        question += ", and delete the chunks that are in clear or under another key"
+        question += (
+            ", and delete the chunks that are not; every worker must have this key and fields"
+        )
     if not agreed(f"{question}?", options.yes):
         sys.stderr.write("Nothing was done.\n")
         return REFUSED

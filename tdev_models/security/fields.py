@@ -113,9 +113,14 @@ def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
     return data[len(place.mark) :]
 
 
+def key_of(settings: Settings, message: bytes) -> str | None:
+    """Return the key under which a message is, as it says itself; None where it is in clear."""
+    return keys_of(settings).key_of(message)
+
+
 def is_current(settings: Settings, message: bytes) -> bool:
     """Return whether a message is encrypted under the key that new ones are, as it says itself."""
-    return keys_of(settings).key_of(message) == settings.kms_key
+    return key_of(settings, message) == settings.kms_key
 
 
 def keys_of(settings: Settings) -> Keys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from tests.kms import Kms
 
 TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 CANARY = "canary-51c0"
+INPUT_FIRST = ("input_data", "output_data")
 LARGE = {"secret": CANARY, **files(300_000)}
 
 
@@ -101,6 +103,90 @@ async def test_what_was_in_clear_is_encrypted_and_then_nothing_is_left_of_it(
             one for one in stored if one.get("chunk", {}).get("B", b"").startswith(b"x\x9c")
         ]
         assert (await resume_pipeline("p")).outputs == {"nl_input": LARGE}
+
+
+def chunk_keys(store: Settings) -> list[str]:
+    return [one["agent_name"]["S"] for one in everything(store) if "chunk" in one]
+
+
+async def store_chunks(count: int) -> None:
+    """Store an output of so many chunks, which nothing compresses."""
+    output = {"x": os.urandom(count * 45_000).hex()}
+    await update_agent_execution(execution_id="p-parser", status="COMPLETED", output_data=output)
+
+
+async def test_payloads_that_are_not_to_be_encrypted_are_left(
+    clear_store: Settings, kms: Kms
+) -> None:
+    await fill()
+    before = chunk_keys(clear_store)
+    with settings.use(kms_key=kms.new_key(), kms_fields=("error_message", "traceback")):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        await check_all()
+    assert chunk_keys(clear_store) == before
+
+
+@pytest.mark.parametrize(("field", "other"), [INPUT_FIRST, INPUT_FIRST[::-1]])
+async def test_what_stays_in_clear_does_not_lie_in_chunks_that_are_deleted(
+    clear_store: Settings, kms: Kms, field: str, other: str
+) -> None:
+    await fill()  # the parser's input has the former agent's output as a part
+    former = [key for key in chunk_keys(clear_store) if field in key]
+    assert former
+    with settings.use(kms_key=kms.new_key(), kms_fields=(field,)):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        await check_all()
+    left = chunk_keys(clear_store)
+    assert not {*former} & {*left}
+    assert any(other in key for key in left)
+
+
+async def test_a_worker_stores_nothing_that_stays_in_clear_by_chunks_that_will_be_deleted(
+    clear_store: Settings, kms: Kms
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("p") as session:
+            async with session.agent("nl_input", {"q": 1}) as run:
+                run.output = LARGE
+            raise KeyError
+    with settings.use(kms_key=kms.new_key(), kms_fields=("output_data",)):
+        async with track_session("p") as session:
+            async with session.agent("parser", LARGE) as run:
+                run.output = {}
+        (chunk,) = [key for key in chunk_keys(clear_store) if "input_data" in key]
+        assert chunk.startswith("parser#")
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        assert (await get_agent_execution("p-parser")).input_data == LARGE
+
+
+async def test_a_deletion_that_was_stopped_is_finished_by_the_next_run(
+    clear_store: Settings, kms: Kms
+) -> None:
+    await store_chunks(3)
+    former = {*chunk_keys(clear_store)}
+    assert len(former) == 3
+    with settings.use(kms_key=kms.new_key(), retry_seconds=0):
+        with injected(Fault("broken", nth=2, operation="DeleteItem")):
+            assert main(["rekey", "--yes", "--delete-old"]) == 1
+        assert former & {*chunk_keys(clear_store)}
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        assert not former & {*chunk_keys(clear_store)}
+        assert len((await get_agent_execution("p-parser")).output_data["x"]) == 270_000
+
+
+async def test_chunks_whose_first_is_gone_are_deleted_where_they_were_to_be_encrypted(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await store_chunks(3)
+    for key in ("parser#output_data#0#1#0000#00001", "parser#input_data#0#1#0000#00002"):
+        raw.put_attribute(clear_store, "agent-executions", "p-parser", key, chunk={"B": b"x"})
+    with settings.use(kms_key=kms.new_key(), kms_fields=("output_data",)):
+        assert main(["rekey", "--yes", "--json", "--delete-old"]) == 0
+        assert passes(capsys.readouterr().out)[-1]["deleted"] == 4
+        assert len((await get_agent_execution("p-parser")).output_data["x"]) == 270_000
+    left = chunk_keys(clear_store)
+    assert "parser#input_data#0#1#0000#00002" in left
+    assert "parser#output_data#0#1#0000#00001" not in left
 
 
 async def test_what_was_under_a_former_key_is_under_the_new_one(

@@ -38,6 +38,11 @@ class Pass:
     failed: int = 0
     samples: list[str] = field(default_factory=list)
 
+    def sample(self, text: str) -> None:
+        """Keep one of what is left as it is, as an example."""
+        if len(self.samples) < _SAMPLES and text not in self.samples:
+            self.samples.append(text)
+
     def __str__(self) -> str:
         names = ("read", "encrypted", "deleted", "failed")
         return f"{self.table}: {', '.join(f'{getattr(self, name)} {name}' for name in names)}"
@@ -50,7 +55,7 @@ def rekey(options: argparse.Namespace) -> int:
     question = f"Encrypt every row of {chosen.table_name('*')} under {chosen.kms_key}"
     if options.delete_old:
         question += (
-            ", and delete the chunks that are not; every worker must have this key and fields"
+            ", and delete the chunks that are not; every worker must have this key and these fields"
         )
     if not agreed(f"{question}?", options.yes):
         sys.stderr.write("Nothing was done.\n")
@@ -83,7 +88,7 @@ class _Run:
     def _encrypt(self, model: type[BaseModel]) -> Pass:
         done = Pass(str(model.Meta.table))  # type: ignore[attr-defined]
         for row in self._rows(done):
-            work = partial(self._work.encrypt_row, model, row)
+            work = partial(self._work.encrypt_row, model, row, done.sample)
             done.encrypted += _result(work, done)
         return self._said(done)
 
@@ -130,6 +135,5 @@ def _result(work: Callable[[], Awaitable[int]], done: Pass) -> int:
         return int(drive(work()))
     except PayloadDamaged as damaged:
         done.failed += 1
-        if len(done.samples) < _SAMPLES:
-            done.samples.append(str(damaged))
+        done.sample(str(damaged))
         return 0

@@ -7,7 +7,8 @@ again, as it is now. What is under the key already is left, without a call of KM
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Self
@@ -29,7 +30,10 @@ from tdev_models.dynamodb.expressions import replace_fields
 from tdev_models.dynamodb.table import Table
 from tdev_models.errors import ConditionFailed, ConfigurationError, Conflict
 from tdev_models.models import AgentExecution, BaseModel, PipelineSession, UserProject
+from tdev_models.models.execution import attempt_key
+from tdev_models.results import ExecutionStatus
 from tdev_models.security.fields import ENVELOPES, SUFFIX, is_current, key_of
+from tdev_models.services.failed_attempts import attempt_of_earlier_release
 from tdev_models.settings import ENCRYPTED_FIELDS, Settings
 
 MODELS: tuple[type[BaseModel], ...] = (PipelineSession, AgentExecution, UserProject)
@@ -61,8 +65,12 @@ class Reencryption:
         all_fields = replace(settings, kms_fields=ENCRYPTED_FIELDS, kms_strict=False)
         return cls(BlockingClient.for_settings(all_fields), settings.kms_fields)
 
-    async def encrypt_row(self, model: type[BaseModel], row: Row | None) -> bool:
+    async def encrypt_row(
+        self, model: type[BaseModel], row: Row | None, on_left: Callable[[str], None]
+    ) -> bool:
         """Encrypt what of a row is in clear or under another key; return whether it changed.
+
+        `on_left` is told of each text of an attempt that stays in clear: no item can keep it.
 
         Raises:
             PayloadDamaged, AccessDenied, ConfigurationError: it cannot be read; nothing changed.
@@ -73,7 +81,7 @@ class Reencryption:
             if row is None or item is None:
                 return False  # it was deleted meanwhile
             names = [name for name in encrypted_names(model) if self._is_old(row, name)]
-            actions, same = self._forgets_texts(item)
+            actions, same, attempts = await self._forgets_texts(item, on_left)
             if not names and not actions:
                 return False
             values = {name: await self._value(row, item, name) for name in names}
@@ -84,9 +92,14 @@ class Reencryption:
             same += [item.is_as_read(_attribute(model, form)) for form in forms]
             actions += replace_fields(model, {**stored, **clear})
             condition = reduce(operator.and_, same)
-            request = table.requests.update(*key, actions=actions, condition=condition)
+            part = table.requests.update_part(*key, actions=actions, condition=condition)
+            request = table.requests.dispatch("UpdateItem", part["Update"])
             try:
-                await self._client.sender.send(*request)
+                if attempts:
+                    token = uuid.uuid4().hex
+                    await self._client.sender.transact_write([part, *attempts], token)
+                else:
+                    await self._client.sender.send(*request)
             except ConditionFailed as refused:
                 row = refused.item
             else:
@@ -195,20 +208,32 @@ class Reencryption:
             kms_key=None if self._stays_in_clear(row, name) else self._client.settings.kms_key,
         )
 
-    def _forgets_texts(self, item: BaseModel) -> tuple[list[Action], list[Condition]]:
+    async def _forgets_texts(
+        self, item: BaseModel, on_left: Callable[[str], None]
+    ) -> tuple[list[Action], list[Condition], list[dict[str, Any]]]:
         """Return what takes the errors' texts in clear out of the attempts of an execution.
 
-        And that they are as they were read. The failed attempts are kept with their texts beside
-        them, as items of their own.
+        And that they are as they were read, and what else keeps failed attempts with their texts,
+        as items of their own: earlier releases have not done so.
         """
-        actions, same = list[Action](), list[Condition]()
-        if isinstance(item, AgentExecution) and "error_message" in self._fields:
-            for slot, attempt in (item.attempts or {}).items():
-                if "error_message" in attempt:
-                    text = AgentExecution.attempts[slot]["error_message"]
-                    actions.append(text.remove())
-                    same.append(text == attempt["error_message"])
-        return actions, same
+        actions, same, parts = list[Action](), list[Condition](), list[dict[str, Any]]()
+        if not (isinstance(item, AgentExecution) and self._is_secret("error_message")):
+            return actions, same, parts
+        texts = {s: one for s, one in (item.attempts or {}).items() if "error_message" in one}
+        found = await self._keys(item.execution_id, attempt_key(item.agent_name)) if texts else []
+        kept = {key["agent_name"]["S"] for key in found}
+        for slot, attempt in texts.items():
+            number = int(attempt["number"])
+            if attempt_key(item.agent_name, number) not in kept:
+                if attempt["status"] == ExecutionStatus.FAILED:
+                    parts.append(await attempt_of_earlier_release(self._client, item, attempt))
+                elif number <= int(item.retry_count or 0):  # the last one's stands in the row, too
+                    on_left(f"{item.execution_id}: the text of attempt {number}")
+                    continue
+            text = AgentExecution.attempts[slot]["error_message"]
+            actions.append(text.remove())
+            same.append(text == attempt["error_message"])
+        return actions, same, parts
 
 
 def _attribute(model: type[BaseModel], name: str) -> Attribute[Any]:

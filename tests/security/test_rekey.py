@@ -272,6 +272,44 @@ async def test_a_row_with_texts_in_its_attempts_alone_stays_deleted(
     assert CANARY not in repr(everything(clear_store))
 
 
+def attempt(number: int, status: str) -> dict[str, Any]:
+    """One attempt as a release stored it that kept no failed attempts."""
+    values = {"number": {"N": str(number)}, "start_time": {"N": "1700000000"}}
+    values |= {"end_time": {"N": f"170000000{number}.25"}, "worker": {"S": "host:1"}}
+    return {"M": {**values, "status": {"S": status}, "error_message": {"S": f"{CANARY} {number}"}}}
+
+
+async def test_texts_of_attempts_that_have_no_items_are_encrypted_as_items(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts = {"1": attempt(1, "FAILED"), "2": attempt(2, "LOST"), "3": attempt(3, "FAILED")}
+    raw.put_attribute(
+        clear_store,
+        "agent-executions",
+        *("p-parser", "parser"),
+        project_id={"S": "p"},
+        status={"S": "FAILED"},
+        start_time={"N": "1700000000"},
+        failed_at={"N": "1700000003.25"},
+        retry_count={"N": "2"},
+        error_message={"S": f"{CANARY} 3"},
+        attempts={"M": attempts},
+    )
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes"]) == 0
+        # It is no failure, and no item may say that it was one.
+        assert "left as it is: p-parser: the text of attempt 2" in capsys.readouterr().out
+        failures = await get_failed_executions(session_id="p", include_recovered=True)
+        assert [(one.number, one.error_message) for one in failures] == [
+            (3, f"{CANARY} 3"),
+            (1, f"{CANARY} 1"),
+        ]
+        assert (failures[1].failed_at, failures[1].worker) == (1700000001.25, "host:1")
+        (_, second, _) = (await get_agent_execution("p-parser")).attempts
+        assert second.error_message == f"{CANARY} 2"
+    assert repr(everything(clear_store)).count(CANARY) == 1
+
+
 async def test_it_sends_what_its_printed_policy_allows(clear_store: Settings, kms: Kms) -> None:
     await fill()
     sent: set[str] = set()

@@ -112,6 +112,10 @@ _BUSY_CODES = {
     "RequestTimeout",
     "RequestTimeoutException",
     "PriorRequestNotComplete",
+    # Others write the same row.
+    "ReplicatedWriteConflictException",
+    "TransactionConflictException",
+    "TransactionInProgressException",
     "InternalServerError",
     "InternalServiceException",
     "InternalServiceFault",
@@ -261,6 +265,8 @@ class Calls:
         except BotoCoreError as error:
             meaning = aws.error_of(error)
             raise (Busy(str(meaning)) if isinstance(meaning, Unavailable) else meaning) from error
+        except Unavailable as error:  # credentials that cannot be renewed now, or no answer of AWS
+            raise Busy(str(error)) from error
         return response
 
 
@@ -303,7 +309,7 @@ def _kind(code: str, status: int, message: str) -> type[TdevError] | None:
     for kind, codes, parts in _KINDS:
         if (not codes or code in codes) and (not parts or any(part in message for part in parts)):
             return kind
-    return Busy if status >= 500 else None
+    return Busy if status == 429 or status >= 500 else None
 
 
 def _meaning(

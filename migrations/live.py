@@ -187,7 +187,9 @@ def _throughput(
                 live.unknown[f"capacity {name}"] = Unsupported("this endpoint reports no units")
     elif not calls.local:
         state = {Property("maximum", name): _maximum(each) for name, each in resources.items()}
-    elif any(any(value) for item, value in table.state.items() if item.kind == "maximum"):
+    if calls.local and any(
+        any(value) for item, value in table.state.items() if item.kind == "maximum"
+    ):
         live.unknown["maximum"] = Unsupported("a local engine limits no requests")
     return state
 

@@ -57,8 +57,8 @@ def load(name: str) -> Function:
     return loaded
 
 
-# No longer is paused at once: units are taken as evenly as that.
-_PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
+"""What rows have used is paused once it is more than this: units are taken as evenly as that."""
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class Backfill:
                 self.read += 1
                 units = self._fill(row)
                 owed += units / writes if writes else 0.0
-                if owed > _PAUSE_SECONDS:
+                if owed > PAUSE_SECONDS:
                     self._pause(owed)
                     paused, owed = paused + owed, 0.0
             self._pause(max(pause - paused, owed))

@@ -37,6 +37,10 @@ class KeyNeeded(Exception):
         self.fetch = fetch
 
 
+class UnknownKey(ConfigurationError):
+    """Something is encrypted under a key that the settings do not name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an encrypted attribute stands.
@@ -98,7 +102,8 @@ def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
     Raises:
         KeyNeeded: its data key is not cached.
         PayloadDamaged: it was changed, or encrypted for another place.
-        ConfigurationError: it needs a key that the settings do not name.
+        UnknownKey: it needs a key that the settings do not name.
+        ConfigurationError: they name none.
     """
     if settings.kms_key is None and not settings.kms_former_keys:
         raise ConfigurationError(

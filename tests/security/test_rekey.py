@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.cli import main
-from tdev_models.migrations import iam
+from tdev_models.cli import main, rekey
+from tdev_models.migrations import declared, environments, iam
 from tdev_models.security.fields import is_current
 from tdev_models.settings import Transport
 from tests import raw
@@ -32,6 +33,7 @@ from tests.conftest import make_tables
 from tests.engine.pipelines import files
 from tests.faults import Fault, injected
 from tests.kms import Kms
+from tests.migrations.runs import apply
 
 TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 CANARY = "canary-51c0"
@@ -339,6 +341,43 @@ async def test_a_damaged_row_is_named_and_the_others_are_done(
         assert (await get_user_project("u", "p")).description == CANARY
     # What may still be of use to somebody is not deleted.
     assert raw.item(clear_store, "agent-executions", *key) is not None
+
+
+async def test_a_row_under_a_key_that_nobody_named_is_named_and_the_others_are_done(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with settings.use(kms_key=kms.new_key()):
+        await save_user_project(user_id="u", project_id="a", description=CANARY)
+        await store_chunks(1)
+    for project in ("b", "c"):
+        await save_user_project(user_id="u", project_id=project, description=CANARY)
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes", "--delete-old"]) == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "left as it is: user-projects u, a: description: it is encrypted under arn" in shown
+        assert "left as it is: agent-executions p-parser, parser: output" in shown
+        assert "3 read, 2 encrypted, 0 deleted, 1 failed" in shown
+        for project in ("b", "c"):
+            assert (await get_user_project("u", project)).description == CANARY
+    assert CANARY not in repr(everything(clear_store))
+
+
+async def test_units_are_taken_row_by_row(
+    clear_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with settings.use(environment=f"{clear_store.environment}p") as chosen:
+        monkeypatch.setattr(settings, "_configured", chosen)
+        made = {"billing": "provisioned", "write_units": 1}
+        apply(chosen, declared.tables(chosen, environments.load("dev", None, made)))
+        for project in "abc":
+            await save_user_project(user_id="u", project_id=project, description=CANARY)
+        pauses: list[float] = []
+        monkeypatch.setattr(rekey, "time", SimpleNamespace(sleep=pauses.append))
+        with settings.use(kms_key=kms.new_key()):
+            assert main(["rekey", "--yes"]) == 0
+    long = [seconds for seconds in pauses if seconds > 1]
+    # A row takes 2 units, with its index, at half of one unit a second.
+    assert long == pytest.approx([4, 4, 4], abs=0.5)
 
 
 async def test_it_asks_and_it_needs_a_key(

@@ -220,7 +220,8 @@ def _impossible(
         return (
             "DynamoDB cannot change the keys of a table or their types: declare a table of another"
             " name (TDEV_TABLE_PREFIX), copy the rows and use the new table; or undo the change of"
-            " the model"
+            " the model. Encrypted fields cannot be read in a copy, since they are bound to the"
+            " name of their table: read them with the old prefix and store them with the new one"
         )
     return _type_conflict(table, live, after, allowed) if target.kind == "index" and after else ""
 

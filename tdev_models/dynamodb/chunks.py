@@ -39,7 +39,6 @@ INLINE_BYTES = 1024
 # With its keys and overhead a chunk stays below 64 KB: 64 write units.
 CHUNK_BYTES = 62 * 1024
 _CODEC, _CODEC_WITH_PARTS = "zlib", "zlib-parts"
-_FIELDS = (*ENVELOPES.values(),)
 # The list of a text's parts, each with its envelope.
 _HEADER_BYTES = 64 * 1024
 
@@ -160,7 +159,8 @@ async def write(
     is pointed at and not written again, be it the whole text or a part; the text is added to it.
     """
     # Chunks in clear of another field may be deleted, once that is encrypted.
-    shares = kms_key is not None or not any(encrypts(client.settings, one) for one in _FIELDS)
+    secret = any(encrypts(client.settings, field) for field in ENVELOPES.values())
+    shares = kms_key is not None or not secret
     packed = await client.compute(_packed, text, stored if shares else {}, kms_key)
     if packed.is_stored:
         return stored[packed.digest].place.text_in(execution_id)

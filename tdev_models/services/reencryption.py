@@ -223,17 +223,23 @@ class Reencryption:
         found = await self._keys(item.execution_id, attempt_key(item.agent_name)) if texts else []
         kept = {key["agent_name"]["S"] for key in found}
         for slot, attempt in texts.items():
-            number = int(attempt["number"])
+            number = int(attempt.get("number") or 0)
             if attempt_key(item.agent_name, number) not in kept:
-                if attempt["status"] == ExecutionStatus.FAILED:
+                if attempt.get("status") == ExecutionStatus.FAILED and number:
                     parts.append(await attempt_of_earlier_release(self._client, item, attempt))
-                elif number <= int(item.retry_count or 0):  # the last one's stands in the row, too
+                elif not _stands_in_row(item, number):
                     on_left(f"{item.execution_id}: the text of attempt {number}")
                     continue
             text = AgentExecution.attempts[slot]["error_message"]
             actions.append(text.remove())
             same.append(text == attempt["error_message"])
         return actions, same, parts
+
+
+def _stands_in_row(execution: AgentExecution, number: int) -> bool:
+    """Return whether the text of an attempt is the row's own, too: it is the last one."""
+    texts = {execution.error_message, execution.error_message_encrypted}
+    return number > int(execution.retry_count or 0) and texts != {None}
 
 
 def _attribute(model: type[BaseModel], name: str) -> Attribute[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Self
@@ -84,21 +84,18 @@ class Reencryption:
             actions, same, attempts = await self._forgets_texts(item, on_left)
             if not names and not actions:
                 return False
-            values = {name: await self._value(row, item, name) for name in names}
-            key = place_of(item, "").key
-            clear = {name: values.pop(name) for name in names if self._stays_in_clear(row, name)}
-            stored = await encrypt_fields(self._client, model, key, values)
             forms = [form for name in names for form in (name, f"{name}{SUFFIX}")]
             same += [item.is_as_read(_attribute(model, form)) for form in forms]
-            actions += replace_fields(model, {**stored, **clear})
-            condition = reduce(operator.and_, same)
-            part = table.requests.update_part(*key, actions=actions, condition=condition)
-            request = table.requests.dispatch("UpdateItem", part["Update"])
+            actions += replace_fields(model, await self._values(row, item, names))
+            part = table.requests.update_part(
+                *place_of(item, "").key, actions=actions, condition=reduce(operator.and_, same)
+            )
             try:
                 if attempts:
                     token = uuid.uuid4().hex
                     await self._client.sender.transact_write([part, *attempts], token)
                 else:
+                    request = table.requests.dispatch("UpdateItem", part["Update"])
                     await self._client.sender.send(*request)
             except ConditionFailed as refused:
                 row = refused.item
@@ -184,6 +181,13 @@ class Reencryption:
         """Return whether an envelope may point at chunks that `delete_old_chunks` deletes."""
         secret = {*self._fields} & {*ENVELOPES.values()}
         return bool(secret) and chunks.lies_among(envelope, secret)
+
+    async def _values(self, row: Row, item: BaseModel, names: Sequence[str]) -> dict[str, Any]:
+        """Return fields of a row as they are to be stored."""
+        values = {name: await self._value(row, item, name) for name in names}
+        clear = {name: values.pop(name) for name in names if self._stays_in_clear(row, name)}
+        key = place_of(item, "").key
+        return {**await encrypt_fields(self._client, type(item), key, values), **clear}
 
     async def _value(self, row: Row, item: BaseModel, name: str) -> str:
         """Return the text to encrypt: of a large payload, the envelope of what is written anew."""

@@ -63,6 +63,8 @@ class Run:
             stopped; `sample` and `none` read no more rows than the plan did.
         on_step: called with the change before each call that makes it.
         on_wait: called before each pause, with the table and what is waited for.
+        goes_on: the `--rows` with which another run goes on with the check of rows; empty when
+            none is under way, or when rows forbid a change.
     """
 
     calls: Calls
@@ -72,6 +74,7 @@ class Run:
     on_step: Callable[[Change], None] = lambda change: None
     on_wait: Callable[[Table, Live, str], None] = lambda table, live, reason: None
     deadline: float = field(init=False)
+    goes_on: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.timeout_seconds
@@ -119,18 +122,19 @@ class Run:
             if begun and checked:
                 check = RowCheck(self.calls, each.table, each.live, checked)
                 for part in range(first, total):
+                    # A run that goes on does not read again what the parts before this one hold.
+                    self.goes_on = "" if check.forbids else f"{each.table.short}:{part}/{total}"
                     self._check_part(each, check, part, total)
+                self.goes_on = ""
                 each.changes = check.judge(each.changes)
 
     def _check_part(self, each: Planned, check: RowCheck, part: int, total: int) -> None:
         for pause in check.read((part, total)):
             if time.monotonic() + pause >= self.deadline:
-                # A run that goes on does not read again what these parts hold.
                 stop_if_refused(each.live, check.judge(each.changes))
-                short = each.table.short
                 raise InProgress(
                     f"{each.table.name}: the time is over with {part} of {total} parts of its rows"
-                    f" checked: run again with --rows {short}:{part}/{total} to go on there"
+                    f" checked: run again with --rows {self.goes_on} to go on there"
                 )
             text = f"the check of its rows: {part} of {total} parts, {check.count:,} rows"
             self.on_wait(each.table, each.live, text)

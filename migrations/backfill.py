@@ -11,8 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tdev_models.errors import ConditionFailed, InvalidRequest, StoreError, TdevError, plain
-from tdev_models.migrations.calls import Busy, Calls, InProgress
+from tdev_models.errors import (
+    ConditionFailed,
+    ConfigurationError,
+    InvalidRequest,
+    TdevError,
+    plain,
+)
+from tdev_models.migrations.calls import Absent, Busy, Calls, InProgress, Unsupported
 from tdev_models.migrations.declared import KEYS, Table
 from tdev_models.migrations.live import Live
 from tdev_models.migrations.row_checks import Row, pace, parts, scan, shown
@@ -51,6 +57,10 @@ def load(name: str) -> Function:
     return loaded
 
 
+PAUSE_SECONDS = 1.0
+"""What rows have used is paused once it is more than this: units are taken as evenly as that."""
+
+
 @dataclass(slots=True)
 class Backfill:
     """One run over the rows of a table.
@@ -63,6 +73,8 @@ class Backfill:
         deadline: on the monotonic clock.
         dry_run: count only.
         on_wait: called before each pause, with the table and what was done.
+        begun: how many parts of the rows another run has done, and of how many.
+        goes_on: the `--rows` with which another run goes on; empty at the end.
         read: how many rows were read.
         filled: how many were changed, or would be.
         failed: how many the function, or DynamoDB, refused.
@@ -76,6 +88,8 @@ class Backfill:
     deadline: float
     dry_run: bool = False
     on_wait: Callable[[Table, Live, str], None] = lambda table, live, reason: None
+    begun: tuple[int, int] | None = None
+    goes_on: str = ""
     read: int = 0
     filled: int = 0
     failed: int = 0
@@ -95,47 +109,69 @@ class Backfill:
         deleted stays deleted. What is filled already is left: after a kill, run it again.
 
         Raises:
-            InProgress: the time is over.
+            InProgress: the time is over; the message says how to go on.
+            AccessDenied, ConfigurationError, Absent: the rows cannot be read or written.
             TdevError: rows failed, with their number and the keys of some; the others are done.
         """
-        total = parts(self.live)
-        _, writes = pace(self.calls, self.live)
-        for part in range(total):
-            for rows, pause in scan(self.calls, self.table, self.live, (part, total)):
-                self.read += len(rows)
-                units = sum(self._fill(row) for row in rows)
-                self._pause(max(pause, units / writes if writes else 0.0))
+        first, total = self.begun or (0, parts(self.live))
+        for part in range(first, total):
+            self.goes_on = f"{self.table.short}:{part}/{total}"
+            self._fill_part(part, total)
+        self.goes_on = ""
         if self.failed:
             raise TdevError(f"{self.failed} rows failed, such as {'; '.join(self.samples)}")
+
+    def _fill_part(self, part: int, total: int) -> None:
+        _, writes = pace(self.calls, self.live)
+        for rows, pause in scan(self.calls, self.table, self.live, (part, total)):
+            paused = owed = 0.0
+            for row in rows:
+                self.read += 1
+                units = self._fill(row)
+                owed += units / writes if writes else 0.0
+                if owed > PAUSE_SECONDS:
+                    self._pause(owed)
+                    paused, owed = paused + owed, 0.0
+            self._pause(max(pause - paused, owed))
 
     def _fill(self, row: Row | None) -> float:
         """Set what a row lacks and return the write units that it took."""
         backoff = self.calls.backoff()
         while row is not None:
-            try:
-                seen = _Seen(row)
+            seen = _Seen(row)
+            try:  # the function may raise and return anything; the other rows go on
                 sets = {k: v for k, v in (self.function(seen) or {}).items() if row.get(k) != v}
-                if not sets:
-                    return 0.0
-                return self._write(row, seen.names, sets)
+                self._check(sets)
+            except Exception as error:
+                return self._failed(row, error)
+            try:
+                return self._write(row, seen.names, sets) if sets else 0.0
             except ConditionFailed as error:
                 row = error.item
             except Busy as error:  # perhaps carried out: then the next try has nothing to set
                 self._pause(backoff.pause_after(error) or 0.0)
-            except InProgress:
+            except (Absent, ConfigurationError, InProgress, Unsupported):
                 raise
-            except Exception as error:  # the function may raise anything; the other rows go on
-                if isinstance(error, TdevError) and not isinstance(error, StoreError):
-                    raise
-                self.failed += 1
-                self._sample(row, f"{type(error).__name__}: {error}")
-                return 0.0
+            except TdevError as error:
+                return self._failed(row, error)
         return 0.0
+
+    def _failed(self, row: Row, error: Exception) -> float:
+        self.failed += 1
+        self._sample(row, f"{type(error).__name__}: {error}")
+        return 0.0
+
+    def _check(self, sets: Mapping[str, Any]) -> None:
+        """Raise if an attribute cannot be set so: to send that would look like no answer."""
+        if wrong := sets.keys() & {key.name for key in self.live.state[KEYS]}:
+            raise ValueError(f"a key cannot be set: {', '.join(wrong)}")
+        for name, value in sets.items():
+            if not isinstance(value, dict) or len(value) != 1:
+                raise ValueError(f"{name} is to be a typed value such as {{'S': 'x'}}: {value!r}")
+            json.dumps(value, default=_of_bytes)
 
     def _write(self, row: Row, seen: set[str], sets: Mapping[str, Any]) -> float:
         keys = [key.name for key in self.live.state[KEYS]]
-        if wrong := sets.keys() & {*keys}:
-            raise ValueError(f"a key cannot be set: {', '.join(wrong)}")
         if self.dry_run:
             self.filled += 1
             self._sample(row, json.dumps(sets, default=str))
@@ -171,6 +207,15 @@ class Backfill:
 
     def _pause(self, seconds: float) -> None:
         if time.monotonic() + seconds >= self.deadline:
-            raise InProgress(f"the time is over: {self.done}; run again to go on")
+            done = "; ".join([self.done, *self.samples])
+            way = f"run again with --rows {self.goes_on} to go on there"
+            raise InProgress(f"the time is over: {done}; {way}")
         self.on_wait(self.table, self.live, self.done)
         time.sleep(seconds)
+
+
+def _of_bytes(value: object) -> str:
+    """Stand for bytes, of which botocore makes text; refuse what has no form at all."""
+    if isinstance(value, bytes | bytearray):
+        return ""
+    raise TypeError(f"{value!r} has no form in DynamoDB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from math import inf
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -112,6 +112,10 @@ _BUSY_CODES = {
     "RequestTimeout",
     "RequestTimeoutException",
     "PriorRequestNotComplete",
+    # Others write the same row.
+    "ReplicatedWriteConflictException",
+    "TransactionConflictException",
+    "TransactionInProgressException",
     "InternalServerError",
     "InternalServiceException",
     "InternalServiceFault",
@@ -162,17 +166,34 @@ class Calls:
 
     Attributes:
         settings: region, endpoint and clock.
-        local: whether the endpoint is an engine of this machine or network, not AWS.
-        limits: how long is tried again and waited; less on a local engine.
         backfill_units: the units a second that reading or filling rows, or building an index, may
             take; 0 leaves it to the table's own units.
     """
 
     def __init__(self, settings: Settings, backfill_units: int = 0) -> None:
         self.settings, self.backfill_units = settings, backfill_units
-        host = urlsplit(settings.endpoint or "https://dynamodb.amazonaws.com").hostname or ""
-        self.local = not host.endswith(_AWS_HOSTS)
-        self.limits = LOCAL if self.local else ON_AWS
+
+    @property
+    def _meta(self) -> Any:
+        """Where the calls to DynamoDB go: the AWS profile, too, may name an endpoint.
+
+        Raises:
+            TdevError: there are no credentials, or no region.
+        """
+        try:
+            return _client("dynamodb", self.settings, None).meta
+        except BotoCoreError as error:
+            raise aws.error_of(error) from error
+
+    @cached_property
+    def local(self) -> bool:
+        """Whether DynamoDB is an engine of this machine or network, not AWS."""
+        return not (urlsplit(self._meta.endpoint_url).hostname or "").endswith(_AWS_HOSTS)
+
+    @property
+    def limits(self) -> Limits:
+        """How long is tried again and waited; less on a local engine."""
+        return LOCAL if self.local else ON_AWS
 
     def __call__(self, operation: str, **request: Any) -> dict[str, Any]:
         """Send one operation and return the response.
@@ -218,11 +239,7 @@ class Calls:
             InvalidRequest: it is another account or region.
             TdevError: the account is unknown, and one was asked for.
         """
-        try:
-            meta = _client("dynamodb", self.settings, self.settings.endpoint).meta
-        except BotoCoreError as error:
-            raise aws.error_of(error) from error
-        live, endpoint = meta.region_name, meta.endpoint_url
+        live, endpoint = self._meta.region_name, self._meta.endpoint_url
         if self.local:
             return Place("", live, endpoint)
         if region not in ("", live):
@@ -247,7 +264,8 @@ class Calls:
     def _send(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         service, _ = OPERATIONS[operation]
         # With a local engine for DynamoDB, the other services must not reach an AWS account.
-        endpoint = self.settings.endpoint if self.local or service == "dynamodb" else None
+        others = service != "dynamodb"
+        endpoint = self._meta.endpoint_url if others and self.local else None
         try:
             client = _client(service, self.settings, endpoint)
             with aws.sending():
@@ -261,6 +279,8 @@ class Calls:
         except BotoCoreError as error:
             meaning = aws.error_of(error)
             raise (Busy(str(meaning)) if isinstance(meaning, Unavailable) else meaning) from error
+        except Unavailable as error:  # credentials that cannot be renewed now, or no answer of AWS
+            raise Busy(str(error)) from error
         return response
 
 
@@ -303,7 +323,7 @@ def _kind(code: str, status: int, message: str) -> type[TdevError] | None:
     for kind, codes, parts in _KINDS:
         if (not codes or code in codes) and (not parts or any(part in message for part in parts)):
             return kind
-    return Busy if status >= 500 else None
+    return Busy if status == 429 or status >= 500 else None
 
 
 def _meaning(

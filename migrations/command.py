@@ -10,6 +10,8 @@ import sys
 import textwrap
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -189,10 +191,12 @@ def _go_on(
     rows = options.rows or ("all" if options.what == "apply" else "sample")
     run = Run(calls, allowed, options.timeout, rows, progress.step, progress.wait)
     if not applies:
-        run.check_rows(planned)
+        with _telling_where_to_go_on(run):
+            run.check_rows(planned)
         _say_errors(planned, refusals=True)
         return report.exit_code(planned)
-    sent = run.apply(planned)
+    with _telling_where_to_go_on(run):
+        sent = run.apply(planned)
     progress.write_line(f"Applied with {sent} call{'s' * (sent != 1)}. The tables are as declared.")
     return report.CLEAN
 
@@ -207,9 +211,28 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     progress = report.Progress(sys.stderr, calls, 0)
     deadline = time.monotonic() + options.timeout
     work = Backfill(calls, table, live, function, deadline, options.dry_run, progress.wait)
-    work.run()
+    work.begun = _begun(options.rows)
+    with _telling_where_to_go_on(work):
+        work.run()
     progress.write_line("; ".join([work.done, *work.samples]))
     return report.PENDING if options.dry_run and work.filled else report.CLEAN
+
+
+def _begun(rows: str | None) -> tuple[int, int] | None:
+    """Return the DONE and the PARTS of `--rows TABLE:DONE/PARTS`; None of another choice."""
+    done, _, total = (rows or "").partition(":")[2].partition("/")
+    return (int(done), int(total)) if total.isdecimal() and done.isdecimal() else None
+
+
+@contextmanager
+def _telling_where_to_go_on(work: Run | Backfill) -> Iterator[None]:
+    """Say with which `--rows` another run goes on, however this one ends before its end."""
+    try:
+        yield
+    except BaseException as error:
+        if work.goes_on and work.goes_on not in str(error):
+            _say("notice", f"--rows {work.goes_on} goes on where this run ends")
+        raise
 
 
 def _chosen_tables(
@@ -227,12 +250,14 @@ def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[st
     for table in options.table:
         if table not in tables:
             raise InvalidRequest("--table", f"{table!r} is not one of {', '.join(tables)}")
-    if (options.rows or "all") not in ("all", "sample", "none"):
-        name, _, done = options.rows.partition(":")
-        part, _, total = done.partition("/")
-        usable = name in tables and part.isdecimal() and total.isdecimal()
-        if not usable or int(part) >= int(total):
-            raise InvalidRequest("--rows", "use sample, all, none, or TABLE:DONE/PARTS as printed")
+    fills = options.what == "backfill"
+    words = ("all",) if fills else ("sample", "all", "none")
+    if (rows := options.rows or "all") not in words:
+        part, total = _begun(rows) or (0, 0)
+        of = options.table if fills else tables
+        if rows.partition(":")[0] not in of or part >= total:
+            usable = ", ".join(words)
+            raise InvalidRequest("--rows", f"use {usable}, or TABLE:DONE/PARTS as printed")
     for name in sorted(allowed):
         kind, _, rest = name.partition(":")
         table, _, index = rest.partition("/")
@@ -330,7 +355,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--rows",
         metavar="HOW",
         help="which rows to check before a new index or TTL: sample (plan), all (apply), none; or"
-        " TABLE:DONE/PARTS, as a run whose time was over prints it",
+        " TABLE:DONE/PARTS, as a run that was stopped prints it, a backfill too",
     )
     parser.add_argument(
         "--backfill-units",

@@ -139,12 +139,21 @@ def _values(table: Table, live: Live, target: Property) -> tuple[Any, Any]:
     before, after = live.state.get(target), table.state.get(target)
     if target.kind == "pitr":
         return before or 0, after  # None as long as the table does not exist
+    if target.kind == "maximum" and after and _becomes_on_demand(live, target.index):
+        # None as soon as it is on-demand: a later run, which sees that alone, would refuse it.
+        return (0, 0), after
     if target.kind in ("capacity", "maximum"):
         if before is None or after is None:
             return None, None  # set or removed together with the billing, or with the index
         scaling = table.state.get(Property("scaling", target.index))
         return before, _in_range(before, scaling) if scaling else after
     return before, after
+
+
+def _becomes_on_demand(live: Live, index: str) -> bool:
+    """Return whether a live table, or index of it, is provisioned, and so has no maximum yet."""
+    exists = not index or Property("index", index) in live.state
+    return exists and live.state.get(BILLING) == "provisioned"
 
 
 def _in_range(units: tuple[int, int], scaling: dict[str, Scaling]) -> tuple[int, ...]:
@@ -211,7 +220,8 @@ def _impossible(
         return (
             "DynamoDB cannot change the keys of a table or their types: declare a table of another"
             " name (TDEV_TABLE_PREFIX), copy the rows and use the new table; or undo the change of"
-            " the model"
+            " the model. Encrypted fields cannot be read in a copy, since they are bound to the"
+            " name of their table: read them with the old prefix and store them with the new one"
         )
     return _type_conflict(table, live, after, allowed) if target.kind == "index" and after else ""
 

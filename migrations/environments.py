@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ class Environment:
 
     Attributes:
         billing: `on-demand` or `provisioned`.
-        read_units: provisioned read units of each table and of each index.
-        write_units: provisioned write units of each table and of each index.
+        read_units: provisioned read units of each table and of each index; with auto scaling at
+            most `max_units`.
+        write_units: provisioned write units, likewise.
         most_reads: the read units a second that an on-demand table, and each index, takes at most;
             0 is no limit.
         most_writes: the write units a second, likewise.
@@ -110,13 +112,21 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "Mapping[str, Mapping[str, Any]]": (dict, "tables: [prod.tables.metrics]"),
     "Sequence[str]": (list, 'a list: ["lower-capacity:metrics"]'),
 }
+_UNITS_RULE = "must be at least 1, and at most max_units: auto scaling would lower it at once"
+
+
+def _most_units(environment: Environment) -> float:
+    scales = environment.autoscaling and environment.billing == "provisioned"
+    return environment.max_units if scales else inf
+
+
 _RULES: Mapping[str, Any] = {
     "billing": (
         lambda e: e.billing in ("on-demand", "provisioned"),
         "use on-demand or provisioned",
     ),
-    "read_units": (lambda e: e.read_units >= 1, "must be at least 1"),
-    "write_units": (lambda e: e.write_units >= 1, "must be at least 1"),
+    "read_units": (lambda e: 1 <= e.read_units <= _most_units(e), _UNITS_RULE),
+    "write_units": (lambda e: 1 <= e.write_units <= _most_units(e), _UNITS_RULE),
     "most_reads": (lambda e: e.most_reads >= 0, "use 1 or more, or 0 for no limit"),
     "most_writes": (lambda e: e.most_writes >= 0, "use 1 or more, or 0 for no limit"),
     "max_units": (
@@ -187,6 +197,8 @@ def load(
         raise InvalidRequest("config", str(error)) from error
     given, base, passed = {**_section(sections, name), **(changes or {})}, name, {name}
     while (like := given.pop("like", base)) != base:
+        if type(like) is not str:
+            raise InvalidRequest("like", f"must be text in quotes, not {like!r}")
         if like in passed:
             raise InvalidRequest("like", f"{name} is like {like}, which leads back to {like}")
         passed.add(base := like)

@@ -44,6 +44,10 @@ _OF_AN_ALARM = (
     "TreatMissingData",
 )
 
+# What no declaration can say of a scaling policy and of an alarm: it is reported and kept.
+_OWN_OF_A_POLICY = ("DisableScaleIn", "ScaleInCooldown", "ScaleOutCooldown")
+_OWN_OF_AN_ALARM = ("OKActions", "InsufficientDataActions")
+
 PARTS = ("table", "ttl", "pitr", "tag", "scaling", "alarm")
 """What is read separately; properties of every other kind are read with `table`."""
 
@@ -57,6 +61,8 @@ class Live:
         parts: the state of each part; empty for a part that is absent or could not be read.
         unknown: why a part, or the encryption, could not be read; unknown never means absent.
         policies: the names of scaling policies by resource and direction.
+        kept: what no declaration can say, and who writes a scaling policy or an alarm has to
+            repeat: by resource and direction, or by the alarm's property.
         noticed: what no declaration can say, in each part: the property, and what it is.
         own_key: ARN of the account's own KMS key for DynamoDB; empty until it is needed.
     """
@@ -65,6 +71,7 @@ class Live:
     parts: dict[str, State] = field(default_factory=dict)
     unknown: dict[str, TdevError] = field(default_factory=dict)
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    kept: dict[tuple[str, str] | Property, dict[str, Any]] = field(default_factory=dict)
     noticed: dict[str, dict[Property, str]] = field(default_factory=dict)
     own_key: str = ""
 
@@ -187,7 +194,9 @@ def _throughput(
                 live.unknown[f"capacity {name}"] = Unsupported("this endpoint reports no units")
     elif not calls.local:
         state = {Property("maximum", name): _maximum(each) for name, each in resources.items()}
-    elif any(any(value) for item, value in table.state.items() if item.kind == "maximum"):
+    if calls.local and any(
+        any(value) for item, value in table.state.items() if item.kind == "maximum"
+    ):
         live.unknown["maximum"] = Unsupported("a local engine limits no requests")
     return state
 
@@ -253,6 +262,7 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
     # Those of an index that is gone stay registered. Only a list of all targets shows them.
     whole = resource(table.name)
     scaled: dict[str, dict[str, Scaling]] = {}
+    live.kept = {key: own for key, own in live.kept.items() if isinstance(key, Property)}
     dynamodb = {"ServiceNamespace": "dynamodb"}
     for target in calls.every("DescribeScalableTargets", "ScalableTargets", **dynamodb):
         name = target["ResourceId"]
@@ -272,10 +282,28 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
                 percent = tracking["TargetValue"]
                 scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]
-                if tracking.get("DisableScaleIn"):
-                    item = Property("scaling", _index_of(name))
-                    live.noticed["scaling"][item] = "DisableScaleIn: units are never lowered"
+                item = Property("scaling", _index_of(name))
+                _keep(live, item, (name, direction), tracking, _OWN_OF_A_POLICY)
     return {Property("scaling", _index_of(name)): scalings for name, scalings in scaled.items()}
+
+
+def _keep(
+    live: Live,
+    item: Property,
+    key: tuple[str, str] | Property,
+    described: dict[str, Any],
+    names: Iterable[str],
+) -> None:
+    """Note what a policy or an alarm has of its own, and report it."""
+    live.kept[key] = own = {name: described[name] for name in names if described.get(name)}
+    if own:
+        noticed = live.noticed[item.kind]
+        texts = [f"{name}: {_listed(value)}" for name, value in own.items()]
+        noticed[item] = "; ".join(filter(None, (noticed.get(item), *texts)))
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _index_of(resource_name: str) -> str:
@@ -290,8 +318,8 @@ def _alarms(calls: Calls, table: Table, live: Live) -> State:
     state: State = {}
     for alarm in calls.every("DescribeAlarms", "MetricAlarms", AlarmNamePrefix=f"{table.name}/"):
         item = declared.alarm(alarm["AlarmName"].removeprefix(f"{table.name}/"))
-        if alarm.get("OKActions") and declared.is_ours(item):
-            live.noticed["alarm"][item] = f"OKActions: {', '.join(alarm['OKActions'])}"
+        if declared.is_ours(item):
+            _keep(live, item, item, alarm, _OWN_OF_AN_ALARM)
         state[item] = {name: alarm.get(name) for name in _OF_AN_ALARM}
         state[item]["Metrics"] = declared.metrics(alarm.get("Metrics", ()))
     return state

@@ -91,6 +91,11 @@ class RowCheck:
         self._absent: Counter[Property] = Counter()
         self.count = 0
 
+    @property
+    def forbids(self) -> bool:
+        """Whether rows that were read forbid a change."""
+        return any(self._faults.values())
+
     def read(self, part: tuple[int, int] = (0, 1)) -> Iterator[float]:
         """Read one part; yield after each page how long to pause."""
         wanted = [name for change in self._changes for name in _attributes(change)]

@@ -90,7 +90,8 @@ def next_step(table: Table, live: Live, change: Change, backfill_units: int = 0)
             alarm = f"{table.name}/{target.name}"
             if want is None:
                 return Step("DeleteAlarms", {"AlarmNames": [alarm]}, ("alarm",))
-            return Step("PutMetricAlarm", {"AlarmName": alarm, **want}, ("alarm",))
+            own = live.kept.get(target, {})
+            return Step("PutMetricAlarm", {"AlarmName": alarm, **own, **want}, ("alarm",))
 
 
 def _creation(table: Table) -> dict[str, Any]:
@@ -256,6 +257,7 @@ def _scaling(table: Table, live: Live, change: Change) -> Step:
     tracking = {
         "TargetValue": want[direction].target,
         "PredefinedMetricSpecification": metric,
+        **live.kept.get((name, direction), {}),
     }
     # A second policy for the same metric is refused: an existing one is changed, under its name.
     default = f"DynamoDB{direction}CapacityUtilization:{name}"

@@ -104,8 +104,8 @@ def rekey(parser: Parser) -> None:
     parser.add_argument(
         "--delete-old",
         action="store_true",
-        help="then delete large payloads that are in clear or under another key; only once every "
-        "worker has the key",
+        help="then delete large payloads that are under another key, or in clear where they are to "
+        "be encrypted; only once every worker has the key and the same fields",
     )
     add_yes(parser)
 

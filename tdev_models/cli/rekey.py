@@ -8,20 +8,22 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import inf
 
 from tdev_models import settings
 from tdev_models.cli.codes import DONE, FAILED, REFUSED
-from tdev_models.cli.screen import READS, Screen, agreed, cost, place
+from tdev_models.cli.screen import Cost, Screen, agreed, place
 from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.errors import PayloadDamaged, TdevError, plain
 from tdev_models.migrations import declared
+from tdev_models.migrations.backfill import PAUSE_SECONDS
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import CAPACITY
 from tdev_models.migrations.environments import Environment
 from tdev_models.migrations.live import Live, read
 from tdev_models.migrations.row_checks import Row, parts, scan
 from tdev_models.models import AgentExecution, BaseModel
-from tdev_models.results import RequestEvent
+from tdev_models.security.fields import UnknownKey
 from tdev_models.services.reencryption import MODELS, Reencryption
 
 _SAMPLES = 3
@@ -38,6 +40,11 @@ class Pass:
     failed: int = 0
     samples: list[str] = field(default_factory=list)
 
+    def sample(self, text: str) -> None:
+        """Keep one of what is left as it is, as an example."""
+        if len(self.samples) < _SAMPLES and text not in self.samples:
+            self.samples.append(text)
+
     def __str__(self) -> str:
         names = ("read", "encrypted", "deleted", "failed")
         return f"{self.table}: {', '.join(f'{getattr(self, name)} {name}' for name in names)}"
@@ -49,14 +56,16 @@ def rekey(options: argparse.Namespace) -> int:
     Reencryption.of(chosen)  # raises, before anything is asked
     question = f"Encrypt every row of {chosen.table_name('*')} under {chosen.kms_key}"
     if options.delete_old:
-        question += ", and delete the chunks that are in clear or under another key"
+        question += (
+            ", and delete the chunks that are not; every worker must have this key and these fields"
+        )
     if not agreed(f"{question}?", options.yes):
         sys.stderr.write("Nothing was done.\n")
         return REFUSED
-    events: list[RequestEvent] = []
+    cost = Cost()
     screen.print(place())
-    with settings.use(on_request=events.append):
-        run = _Run(screen, events)
+    with settings.use(on_request=cost):
+        run = _Run(screen, cost)
         passes = run.encrypt_all()
         if options.delete_old:
             # One that finds nothing to do proves that no row points at what is deleted.
@@ -66,13 +75,13 @@ def rekey(options: argparse.Namespace) -> int:
                 run.delete_old_chunks()
     for sample in (sample for one in passes for sample in one.samples):
         screen.print(f"left as it is: {plain(sample)}")
-    screen.print(cost(events))
+    screen.print(str(cost))
     return FAILED if any(one.failed for one in passes) else DONE
 
 
 class _Run:
-    def __init__(self, screen: Screen, events: list[RequestEvent]) -> None:
-        self._screen, self._events = screen, events
+    def __init__(self, screen: Screen, cost: Cost) -> None:
+        self._screen, self._cost = screen, cost
         self._work = Reencryption.of(settings.current())
 
     def encrypt_all(self) -> list[Pass]:
@@ -81,7 +90,7 @@ class _Run:
     def _encrypt(self, model: type[BaseModel]) -> Pass:
         done = Pass(str(model.Meta.table))  # type: ignore[attr-defined]
         for row in self._rows(done):
-            work = partial(self._work.encrypt_row, model, row)
+            work = partial(self._work.encrypt_row, model, row, done.sample)
             done.encrypted += _result(work, done)
         return self._said(done)
 
@@ -106,28 +115,31 @@ class _Run:
         live = read(calls, table, Live(), ("table",))
         if not live.description:
             raise TdevError(f"table {table.name} is not there, or may not be described")
-        _, writes = live.state.get(CAPACITY, (0, 0))
         total = parts(live)
         for part in range(total):
-            written = self._written()
             for rows, pause in scan(calls, table, live, (part, total)):
+                seconds, paused = self._seconds_used(live), 0.0
                 for row in rows:
                     done.read += 1
                     yield row
-                used = self._written() - written
-                time.sleep(max(pause, 2 * used / writes if writes else 0.0))
-                written = self._written()
+                    owed = pause + seconds() - paused
+                    if owed > PAUSE_SECONDS:
+                        time.sleep(owed)
+                        paused += owed
+                time.sleep(max(0.0, pause + seconds() - paused))
 
-    def _written(self) -> float:
-        return sum(event.units for event in self._events if event.operation not in READS)
+    def _seconds_used(self, live: Live) -> Callable[[], float]:
+        """Return what tells how long half of a table's units make what is used from now on."""
+        reads, writes = live.state.get(CAPACITY, (inf, inf))
+        cost, read, written = self._cost, self._cost.reads, self._cost.writes
+        return lambda: 2 * max((cost.reads - read) / reads, (cost.writes - written) / writes)
 
 
 def _result(work: Callable[[], Awaitable[int]], done: Pass) -> int:
-    """Do the work on one row, and return its result; 0 where the row is damaged."""
+    """Do the work on one row, and return its result; 0 where the row cannot be read."""
     try:
         return int(drive(work()))
-    except PayloadDamaged as damaged:
+    except (PayloadDamaged, UnknownKey) as error:
         done.failed += 1
-        if len(done.samples) < _SAMPLES:
-            done.samples.append(str(damaged))
+        done.sample(str(error))
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,34 @@ class PipedConsole(Console):
         raise BrokenPipeError
 
 
+class Cost:
+    """How many requests there were, and their units: an `on_request` hook, of any thread.
+
+    Attributes:
+        reads: the read units so far.
+        writes: the write units so far.
+    """
+
+    def __init__(self) -> None:
+        self._requests, self.reads, self.writes = 0, 0.0, 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, event: RequestEvent) -> None:
+        """Count one request."""
+        with self._lock:
+            self._requests += 1
+            if event.operation in READS:
+                self.reads += event.units
+            else:
+                self.writes += event.units
+
+    def __str__(self) -> str:
+        units = [f"{self.reads:g} read units"] * bool(self.reads)
+        units += [f"{self.writes:g} write units"] * bool(self.writes)
+        requests = f"{self._requests} request{'s' * (self._requests != 1)}"
+        return ", ".join([requests, *units])
+
+
 class Screen:
     """The screen of one command.
 
@@ -42,15 +71,15 @@ class Screen:
         self.console = PipedConsole(
             markup=False, emoji=False, highlight=False, force_terminal=is_terminal
         )
-        self._events: list[RequestEvent] = []
+        self._cost = Cost()
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Print where the calls inside go, and afterwards what they have cost."""
         self.print(place())
-        with settings.use(on_request=self._events.append):
+        with settings.use(on_request=self._cost):
             yield
-        self.print(Text(cost(self._events), style="dim"))
+        self.print(Text(str(self._cost), style="dim"))
 
     def line(self, record: Mapping[str, Any], **more: Any) -> None:
         """Print one record as a line of JSON."""
@@ -81,15 +110,6 @@ def place() -> Text:
     if chosen.environment == "prod":
         return Text.assemble((" PROD ", "bold white on red"), f" {tables}")
     return Text(tables, style="dim")
-
-
-def cost(events: list[RequestEvent]) -> str:
-    """Return how many requests there were, and their units."""
-    reads = sum(event.units for event in events if event.operation in READS)
-    writes = sum(event.units for event in events) - reads
-    units = [f"{reads:g} read units"] * bool(reads) + [f"{writes:g} write units"] * bool(writes)
-    requests = f"{len(events)} request{'s' * (len(events) != 1)}"
-    return ", ".join([requests, *units])
 
 
 def agreed(question: str, yes: bool) -> bool:

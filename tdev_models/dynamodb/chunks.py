@@ -16,7 +16,7 @@ import json
 import operator
 import time
 import zlib
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -31,7 +31,7 @@ from tdev_models.json_form import JSON_BYTES
 from tdev_models.models import AgentExecution
 from tdev_models.models.base import typed
 from tdev_models.retry import CHUNK_READ_SECONDS, CHUNK_WRITE_SECONDS
-from tdev_models.security.fields import Place
+from tdev_models.security.fields import ENVELOPES, Place, encrypts
 
 # A payload above this is written once, compressed, in a chunk; one in the item twice, by the begin
 # and the end of its agent, in transactions, which count double (docs/adr/0022).
@@ -114,6 +114,24 @@ Stored: TypeAlias = MutableMapping[str, StoredText[Envelope]]
 """What is stored in chunks, by the hash of its text."""
 
 
+def field_of(key: str) -> str:
+    """Return of which field a chunk is, by its sort key or by the key of its envelope."""
+    field = key.partition("#")[2].partition("#")[0]
+    return "output_data" if field == "once" else field  # the result of a side effect
+
+
+def lies_among(envelope_text: str, fields: Collection[str]) -> bool:
+    """Return whether what an envelope points at may lie, as a whole or in parts, in these fields.
+
+    A damaged envelope may, too.
+    """
+    try:
+        envelope = Envelope.parse(envelope_text)
+    except (AttributeError, TypeError, ValueError):
+        return True
+    return envelope.codec != _CODEC or field_of(envelope.key) in fields
+
+
 def is_large(text: str) -> bool:
     """Return whether a text is too large to stand in the item."""
     return len(text) > INLINE_BYTES or len(text.encode()) > INLINE_BYTES
@@ -135,11 +153,15 @@ async def write(
     With a `kms_key` they are encrypted, and the envelope is to be; KMS is tried for
     `retry_seconds`.
 
-    One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again.
+    One UpdateItem for each 62 KB compressed, four at once in this process; safe to send again. The
+    first goes alone: chunks without it are of no write under way (`tdev rekey` deletes them).
     Given up when for 15 minutes the process could store no chunk of any payload. What `stored` has
     is pointed at and not written again, be it the whole text or a part; the text is added to it.
     """
-    packed = await client.compute(_packed, text, stored, kms_key)
+    # Chunks in clear of another field may be deleted, once that is encrypted.
+    secret = any(encrypts(client.settings, field) for field in ENVELOPES.values())
+    shares = kms_key is not None or not secret
+    packed = await client.compute(_packed, text, stored if shares else {}, kms_key)
     if packed.is_stored:
         return stored[packed.digest].place.text_in(execution_id)
     whole = packed.compressed
@@ -167,7 +189,8 @@ async def write(
             )
 
     jobs = [partial(write_chunk, number, piece) for number, piece in enumerate(pieces)]
-    await client.gather(jobs, AT_ONCE)
+    await jobs[0]()
+    await client.gather(jobs[1:], AT_ONCE)
     place = replace(envelope, execution_id=execution_id)
     stored[packed.digest] = StoredText(place, packed.size, packed.digest, *packed.edges)
     return envelope.text_in(execution_id)

@@ -42,9 +42,12 @@ FAILED_ATTEMPT = "FAILED_ATTEMPT"
 """The status of an item that keeps a failed attempt."""
 
 
-def attempt_key(agent_name: str, number: int) -> str:
-    """Return the sort key of the item that keeps a failed attempt, beside its execution."""
-    return f"{agent_name}#failed#{number:05}"
+def attempt_key(agent_name: str, number: int | None = None) -> str:
+    """Return the sort key of the item that keeps a failed attempt, beside its execution.
+
+    Without a number, what the keys of all of them begin with.
+    """
+    return f"{agent_name}#failed#{'' if number is None else f'{number:05}'}"
 
 
 class FailureIndex(KeyIndex["AgentExecution"]):

@@ -37,6 +37,10 @@ class KeyNeeded(Exception):
         self.fetch = fetch
 
 
+class UnknownKey(ConfigurationError):
+    """Something is encrypted under a key that the settings do not name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an encrypted attribute stands.
@@ -98,7 +102,8 @@ def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
     Raises:
         KeyNeeded: its data key is not cached.
         PayloadDamaged: it was changed, or encrypted for another place.
-        ConfigurationError: it needs a key that the settings do not name.
+        UnknownKey: it needs a key that the settings do not name.
+        ConfigurationError: they name none.
     """
     if settings.kms_key is None and not settings.kms_former_keys:
         raise ConfigurationError(
@@ -113,9 +118,14 @@ def decrypted(settings: Settings, place: Place, message: bytes) -> bytes:
     return data[len(place.mark) :]
 
 
+def key_of(settings: Settings, message: bytes) -> str | None:
+    """Return the key under which a message is, as it says itself; None where it is in clear."""
+    return keys_of(settings).key_of(message)
+
+
 def is_current(settings: Settings, message: bytes) -> bool:
     """Return whether a message is encrypted under the key that new ones are, as it says itself."""
-    return keys_of(settings).key_of(message) == settings.kms_key
+    return key_of(settings, message) == settings.kms_key
 
 
 def keys_of(settings: Settings) -> Keys:

@@ -25,7 +25,7 @@ from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
 from aws_encryption_sdk.structures import DataKey, EncryptedDataKey, MasterKeyInfo
 
 from tdev_models.errors import ConfigurationError, PayloadDamaged, TdevError
-from tdev_models.security.fields import KeyNeeded
+from tdev_models.security.fields import KeyNeeded, UnknownKey
 from tdev_models.security.kms import Kms
 from tdev_models.settings import Settings
 
@@ -91,7 +91,7 @@ class Keys:
 
         Raises:
             KeyNeeded: its data key is not cached.
-            ConfigurationError: its key is not among the accepted ones.
+            UnknownKey: its key is not among the accepted ones.
             PayloadDamaged: it is no such message, or of another context.
         """
         expected = _Expected(self._cached, dict(context), self._accepted)
@@ -222,7 +222,7 @@ class _Expected(CryptoMaterialsManager):  # type: ignore[misc]
             raise PayloadDamaged("it was encrypted for another table or environment")
         (stored,) = request.encrypted_data_keys
         if _key_in(stored) not in self._accepted:
-            raise ConfigurationError(
+            raise UnknownKey(
                 f"it is encrypted under {_key_in(stored)[:200]}, which is neither TDEV_KMS_KEY nor "
                 "one of TDEV_KMS_FORMER_KEYS"
             )

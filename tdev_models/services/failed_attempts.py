@@ -82,8 +82,28 @@ async def failed_attempt(
         return []
     values = {name: getattr(written, name) for name in (*_COPIED, "expires_at")}
     values |= {"status": FAILED_ATTEMPT, "worker": change.attempt["worker"], **error}
+    return [await _part(client, written, change.attempt, values, kms_seconds)]
+
+
+async def attempt_of_earlier_release(
+    client: Client, execution: AgentExecution, attempt: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the part of a transaction that keeps a failed attempt of a release that kept none."""
+    values = {name: attempt.get(name) for name in ("start_time", "worker", "error_message")}
+    values |= {"status": FAILED_ATTEMPT, "failed_at": attempt.get("end_time")}
+    values |= {"retry_count": attempt["number"] - 1, "expires_at": execution.expires_at}
+    return await _part(client, execution, attempt, values, None)
+
+
+async def _part(
+    client: Client,
+    execution: AgentExecution,
+    attempt: Mapping[str, Any],
+    values: Mapping[str, Any],
+    kms_seconds: float | None,
+) -> dict[str, Any]:
     values = {name: one for name, one in values.items() if one is not None}
-    key = written.execution_id, attempt_key(written.agent_name, change.attempt["number"])
+    key = execution.execution_id, attempt_key(execution.agent_name, attempt["number"])
     values = await encrypt_fields(client, AgentExecution, key, values, kms_seconds)
     actions = replace_fields(AgentExecution, values)
-    return [client.executions.requests.update_part(*key, actions=actions)]
+    return client.executions.requests.update_part(*key, actions=actions)

@@ -28,6 +28,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
+from tdev_models.settings import Transport
 from tests import raw
 from tests.engine.pipelines import files
 from tests.faults import Fault, injected
@@ -300,6 +301,29 @@ async def test_a_chunk_is_not_handed_back_by_its_write(strict_store: Settings) -
         async with track_session("s") as session, session.agent("parser", files(60_000)) as run:
             run.output = 1
     assert max(sizes) < 3000
+
+
+async def test_no_chunk_is_written_before_the_first_is_there(strict_store: Settings) -> None:
+    """What has no first chunk is nobody's: `tdev rekey` deletes it beside workers."""
+    keys: list[str] = []
+
+    def transport(send: Transport) -> Transport:
+        async def recorded(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+            key = request.get("Key", {}).get("agent_name", {}).get("S", "")
+            keys.append(f"{key} is sent")
+            answer = await send(operation, request)
+            keys.append(f"{key} is there")
+            return answer
+
+        return recorded
+
+    with settings.use(strict_store, transport=transport):
+        await update_agent_execution(
+            execution_id="p-parser", status="COMPLETED", output_data=files(1_000_000)
+        )
+    of_chunks = [key.rpartition("#")[2] for key in keys if "#output_data#" in key]
+    assert of_chunks[:2] == ["00000 is sent", "00000 is there"]
+    assert len(of_chunks) > 4
 
 
 async def test_a_payload_of_another_id_comes_back(store: Settings) -> None:

@@ -55,6 +55,8 @@ class Store:
             self.answers.wait(30)
             time.sleep(self.seconds)
 
+        if self.answers.is_set() and not self.seconds:
+            return  # a blocking call in the loop's own thread must not suspend either
         try:
             asyncio.get_running_loop()
         except RuntimeError:  # a blocking call: it must not suspend

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tdev_models import settings as configured, sync
-from tdev_models.migrations import backfills, declared, environments
+from tdev_models import ConfigurationError, TdevError, Unavailable, settings as configured, sync
+from tdev_models.errors import ConditionFailed
+from tdev_models.migrations import (
+    backfill as backfilling,
+    backfills,
+    command,
+    declared,
+    environments,
+)
 from tdev_models.migrations.backfill import Backfill
 from tdev_models.migrations.calls import Calls, InProgress
 from tdev_models.migrations.command import main
@@ -19,7 +28,7 @@ from tdev_models.settings import Settings
 from tests import raw
 from tests.chaos.backfill import killed_beside_writers
 from tests.migrations.runs import apply
-from tests.migrations.strict import StrictAws
+from tests.migrations.strict import StrictAws, _error
 from tests.migrations.test_stale import TRANSIENT
 
 SESSIONS, EXECUTIONS = "pipeline-sessions", "agent-executions"
@@ -34,6 +43,28 @@ def store(dynoxide: str, environment: str, monkeypatch: pytest.MonkeyPatch) -> S
         environment=environment, region="us-east-1", endpoint=dynoxide, automatic_metrics=False
     )
     apply(made, declared.tables(made, environments.load("dev")))
+    return made
+
+
+class Clock:
+    """In the place of the module `time`: a pause takes no time, and is noted."""
+
+    def __init__(self) -> None:
+        self.now, self.pauses = 1000.0, list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses.append(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (backfilling, command):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 
@@ -208,33 +239,55 @@ def test_a_typo_is_wrong_usage_before_anything_is_sent(
 
 
 def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
-    aws: StrictAws, settings: Settings
+    aws: StrictAws, settings: Settings, clock: Clock
 ) -> None:
     tables = declared.tables(settings, environments.load("dev", None, {"billing": "provisioned"}))
     apply(settings, [table for table in tables if table.short == SESSIONS])
     for number in range(4):
         earlier_session(settings, f"s{number}", "FAILED")
     done = work(settings, backfills.session_due_at)
-    pauses: list[str] = []
-    done.on_wait = lambda table, live, reason: pauses.append(reason)
 
     def before(params: dict[str, Any]) -> Any:
         aws.by_hand("dynamodb", "UpdateItem", **params)
         return {"ConsumedCapacity": {"CapacityUnits": 500.0}}
 
     aws._before_UpdateItem = before  # type: ignore[attr-defined]
-    # 4 rows of 500 units at half of 5 units a second: 800 s.
-    with pytest.raises(InProgress, match="4 rows read, 4 were changed, 0 failed; run again"):
+    # Rows of 500 units at half of 5 units a second: 200 s each.
+    done.deadline = clock.now + 500
+    with pytest.raises(InProgress, match="3 rows read, 3 were changed, 0 failed; run again"):
         done.run()
-    done.deadline = time.monotonic() + 801
-    aws._before_UpdateItem = None  # type: ignore[attr-defined]
+    assert clock.pauses == [200.0, 200.0]
+    done.deadline = clock.now + 500
     done.run()
     assert done.filled == 4
-    assert pauses == ["8 rows read, 4 were changed, 0 failed"]
+    assert clock.pauses == [200.0, 200.0, 200.0, 0.0]
+
+
+def test_what_the_rows_of_a_page_take_is_paused_within_the_page(
+    aws: StrictAws, settings: Settings, clock: Clock
+) -> None:
+    six_sessions(settings)
+
+    def before(params: dict[str, Any]) -> Any:
+        aws.by_hand("dynamodb", "UpdateItem", **params)
+        return {"ConsumedCapacity": {"CapacityUnits": 4.0}}
+
+    def scan(params: dict[str, Any]) -> Any:
+        answer = aws.by_hand("dynamodb", "Scan", **params)
+        return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    aws._before_Scan = scan  # type: ignore[attr-defined]
+    done = work(settings, backfills.session_due_at)
+    done.calls.backfill_units = 10
+    done.deadline = clock.now + 60
+    done.run()
+    # 0.4 s a row, each page 3 s in all.
+    assert clock.pauses == pytest.approx([1.2, 1.2, 0.6])
 
 
 def test_backfill_units_pace_a_backfill_of_an_on_demand_table(
-    aws: StrictAws, settings: Settings
+    aws: StrictAws, settings: Settings, clock: Clock
 ) -> None:
     tables = declared.tables(settings, environments.load("dev"))
     apply(settings, [table for table in tables if table.short == SESSIONS])
@@ -248,9 +301,159 @@ def test_backfill_units_pace_a_backfill_of_an_on_demand_table(
     aws._before_UpdateItem = before  # type: ignore[attr-defined]
     done = work(settings, backfills.session_due_at)
     done.calls.backfill_units = 20  # 4 rows of 500 units: 100 s
-    done.deadline = time.monotonic() + 90
+    done.deadline = clock.now + 90
     with pytest.raises(InProgress, match="4 rows read, 4 were changed, 0 failed; run again"):
         done.run()
+    assert clock.pauses == [25.0] * 3
+
+
+def six_sessions(settings: Settings) -> None:
+    tables = declared.tables(settings, environments.load("dev"))
+    apply(settings, [table for table in tables if table.short == SESSIONS])
+    for number in range(6):
+        earlier_session(settings, f"s{number}", "FAILED")
+
+
+REFUSALS = {
+    "conflict": ("TransactionConflictException", "Transaction is ongoing for the item", 400),
+    "another region": ("ReplicatedWriteConflictException", "", 400),
+    "too many": ("429", "", 429),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_row_that_others_write_at_that_moment_is_filled_all_the_same(
+    aws: StrictAws, settings: Settings, refusal: str
+) -> None:
+    six_sessions(settings)
+    refused: list[str] = []
+
+    def before(params: dict[str, Any]) -> None:
+        if params["Key"]["session_id"]["S"] == "s3" and len(refused) < 2:
+            refused.append(refusal)
+            raise _error("UpdateItem", *REFUSALS[refusal])
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    done = work(settings, backfills.session_due_at)
+    done.run()
+    assert (done.filled, done.failed, len(refused)) == (6, 0, 2)
+
+
+def test_a_row_that_would_be_too_large_is_named_and_the_others_are_filled(
+    aws: StrictAws, settings: Settings
+) -> None:
+    six_sessions(settings)
+
+    def before(params: dict[str, Any]) -> None:
+        if params["Key"]["session_id"]["S"] == "s3":
+            text = "Item size to update has exceeded the maximum allowed size"
+            raise _error("UpdateItem", "ValidationException", text)
+
+    aws._before_UpdateItem = before  # type: ignore[attr-defined]
+    done = work(settings, backfills.session_due_at)
+    with pytest.raises(TdevError, match="1 rows failed, such as session_id=s3: ItemTooLarge: "):
+        done.run()
+    assert done.filled == 5
+
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "no settings": lambda: fails(ConfigurationError("of the function's own")),
+    "no answer": lambda: fails(Unavailable("of the function's own")),
+    "no condition": lambda: fails(ConditionFailed(None)),
+    "no time": lambda: fails(InProgress("of the function's own")),
+    "an untyped value": lambda: {"due_at": 1},
+    "a value without a form": lambda: {"due_at": {"N": Decimal(1)}},
+}
+
+
+def fails(error: Exception) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_whatever_the_function_does_wrong_is_named_with_its_row(
+    aws: StrictAws, settings: Settings, wrong: str
+) -> None:
+    six_sessions(settings)
+
+    def function(row: Mapping[str, Any]) -> Any:
+        return WRONG[wrong]() if row["session_id"]["S"] == "s3" else {"due_at": {"N": "1"}}
+
+    done = work(settings, function)
+    done.deadline = time.monotonic() + 5
+    with pytest.raises(TdevError, match="1 rows failed, such as session_id=s3: "):
+        done.run()
+    assert done.filled == 5
+
+
+def in_eight_parts(aws: StrictAws) -> None:
+    described = aws._after_DescribeTable
+
+    def after(params: dict[str, Any], answer: Any) -> None:
+        described(params, answer)
+        answer["Table"]["TableSizeBytes"] = 8 << 20
+
+    aws._after_DescribeTable = after  # type: ignore[method-assign]
+
+
+def test_a_backfill_of_a_table_that_takes_longer_than_the_timeout_comes_to_an_end(
+    aws: StrictAws, settings: Settings, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    six_sessions(settings)
+    in_eight_parts(aws)
+
+    def slow(params: dict[str, Any]) -> Any:
+        answer = aws.by_hand("dynamodb", "Scan", **params)
+        return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}  # 0.3 s at 100 units
+
+    aws._before_Scan = slow  # type: ignore[attr-defined]
+    options = ["--env", settings.environment, "--set", "like=dev", "--yes"]
+    options += ["--backfill-units", "100", "--timeout", "1", SESSIONS, f"{MODULE}:session_due_at"]
+    begun, runs = list[str](), 1
+    while (code := main(["backfill", *options, *begun])) == 5:
+        found = re.search(rf"run again with (--rows {SESSIONS}:(\d)/8)", capsys.readouterr().err)
+        assert found
+        assert not begun or found[1] > " ".join(begun)
+        begun, runs = found[1].split(), runs + 1
+    assert (code, runs) == (0, 3)
+    assert all("due_at" in row for row in raw.everything(settings, SESSIONS))
+
+
+def test_however_a_backfill_ends_before_its_end_it_says_where_to_go_on(
+    aws: StrictAws,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    six_sessions(settings)
+    in_eight_parts(aws)
+    (tmp_path / "interrupts.py").write_text("def fill(row): raise KeyboardInterrupt")
+    monkeypatch.chdir(tmp_path)
+    options = ["backfill", "--env", settings.environment, "--set", "like=dev", "--yes", SESSIONS]
+    aws.forget()
+    assert main([*options, "interrupts:fill"]) == 130
+    (stopped, *_) = re.findall(rf"--rows {SESSIONS}:(\d)/8", capsys.readouterr().err)
+    segments = [params["Segment"] for _, name, params in aws.calls if name == "Scan"]
+    assert int(stopped) == segments[-1]
+    aws.denied = {"UpdateItem"}
+    assert main([*options, f"{MODULE}:session_due_at"]) == 1
+    assert f"--rows {SESSIONS}:{stopped}/8" in capsys.readouterr().err
+    aws.denied = set()
+    aws.forget()
+    assert main([*options, f"{MODULE}:session_due_at", "--rows", f"{SESSIONS}:{stopped}/8"]) == 0
+    assert "--rows" not in capsys.readouterr().err
+    segments = [params["Segment"] for _, name, params in aws.calls if name == "Scan"]
+    assert segments == [*range(int(stopped), 8)]
+
+
+@pytest.mark.parametrize("rows", ["sample", "none", "metrics:1/8", f"{SESSIONS}:8/8"])
+def test_other_rows_than_the_printed_ones_are_wrong_usage(
+    aws: StrictAws, environment: str, rows: str
+) -> None:
+    options = ["--env", environment, "--set", "like=dev", "--yes", "--rows", rows]
+    assert main(["backfill", *options, SESSIONS, f"{MODULE}:session_due_at"]) == 64
+    assert aws.calls == []
 
 
 @pytest.mark.parametrize("carried_out", [False, True])

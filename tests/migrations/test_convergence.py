@@ -261,6 +261,7 @@ def _declarations(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "billing": "provisioned" if provisioned else "on-demand",
         "read_units": low,
+        "write_units": low,
         "autoscaling": provisioned and draw(st.booleans()),
         "min_units": low,
         "max_units": low + draw(st.integers(0, 20)),

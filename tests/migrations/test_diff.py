@@ -258,6 +258,7 @@ def test_other_keys_are_refused_whatever_is_allowed() -> None:
     (change,) = diff(table(), live(table(), {KEYS: keys}), {"replace-index:things/keys"})
     assert shown([change]) == ["! keys"]
     assert "copy the rows" in change.note
+    assert "Encrypted fields cannot be read in a copy" in change.note
 
 
 def test_an_index_waits_for_an_undeclared_one_that_has_its_key_with_another_type_to_go() -> None:

@@ -270,6 +270,49 @@ def test_what_no_declaration_can_say_is_reported_and_left(
     assert hand.aws.mutations == []
 
 
+def test_what_is_left_alone_stays_when_its_alarm_or_its_policy_is_changed(
+    hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well, unknown = (f"arn:aws:sns:us-east-1:123456789012:{name}" for name in ("well", "unknown"))
+    near = "write-capacity-near-maximum"
+    hand.alarm(near, AlarmActions=[], OKActions=[well], InsufficientDataActions=[unknown])
+    metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
+    own = {"DisableScaleIn": True, "ScaleInCooldown": 900, "ScaleOutCooldown": 30}
+    hand.scaling(
+        "PutScalingPolicy",
+        PolicyName=f"DynamoDBWriteCapacityUtilization:table/{hand.name}",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 70.0,
+            "PredefinedMetricSpecification": metric,
+            **own,
+        },
+    )
+    assert lines(environment, capsys)[1] == ["= scaling", f"= alarm {near}"]
+    assert prod("plan", environment, *ONLY) == 0
+    shown = capsys.readouterr().out
+    for text in (well, unknown, "ScaleInCooldown: 900", "ScaleOutCooldown: 30"):
+        assert text in shown
+    changed = ("--set", "max_units=100", "--set", "target_percent=60")
+    assert prod("apply", environment, *ONLY, *changed) == 0
+    (alarm,) = hand.aws.by_hand("cloudwatch", "DescribeAlarms", AlarmNames=[f"{hand.name}/{near}"])[
+        "MetricAlarms"
+    ]
+    assert alarm["Threshold"] == 80.0
+    assert (alarm["OKActions"], alarm["InsufficientDataActions"]) == ([well], [unknown])
+    policies = hand.aws.by_hand(
+        "application-autoscaling",
+        "DescribeScalingPolicies",
+        ServiceNamespace="dynamodb",
+        ResourceId=f"table/{hand.name}",
+    )["ScalingPolicies"]
+    configured = [one["TargetTrackingScalingPolicyConfiguration"] for one in policies]
+    assert [one["TargetValue"] for one in configured] == [60.0, 60.0]
+    assert {**own, "TargetValue": 60.0, "PredefinedMetricSpecification": metric} in configured
+    (reads,) = [one for one in configured if "DisableScaleIn" not in one]
+    assert reads.keys() == {"TargetValue", "PredefinedMetricSpecification"}
+
+
 def test_an_index_under_construction_is_in_progress_and_no_drift(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

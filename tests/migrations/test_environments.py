@@ -67,6 +67,25 @@ def test_billing_gives_each_index_its_own_units(aws: StrictAws, settings: Settin
     assert apply(settings, now) == 0
 
 
+def test_units_that_auto_scaling_would_lower_at_once_are_refused_through_like_too(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "tdev.toml"
+    file.write_text('[prod]\nwrite_units = 20\n[staging]\nlike = "prod"\nmax_units = 10\n')
+    with pytest.raises(InvalidRequest, match="write_units: must be at least 1, and at most max_un"):
+        load("staging", file)
+    for more in ({"autoscaling": False}, {"billing": "on-demand"}, {"write_units": 10}):
+        assert load("staging", file, more).max_units == 10
+
+
+@pytest.mark.parametrize("like", ['["prod"]', "{a = 1}", "5", "true"])
+def test_an_environment_is_like_one_whose_name_is_text(tmp_path: Path, like: str) -> None:
+    file = tmp_path / "tdev.toml"
+    file.write_text(f"[staging]\nlike = {like}\n")
+    with pytest.raises(InvalidRequest, match="like: must be text in quotes, not "):
+        load("staging", file)
+
+
 @pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
 def test_keys_and_topics_may_be_of_every_partition(partition: str) -> None:
     key = f"arn:{partition}:kms:some-region-1:123456789012:key/mine"
@@ -93,6 +112,11 @@ def test_the_policies_name_the_keys_of_tables() -> None:
         ({"metrics/x": {"billing": "on-demand"}}, "some of max_units"),
         ({"metrics": {"write_units": 0}}, "must be at least 1"),
         ({"metrics": 9}, "must be a table"),
+        (
+            {"metrics": {"write_units": 51}},
+            "write_units: must be at least 1, and at most max_units",
+        ),
+        ({"metrics/x": {"max_units": 20, "read_units": 21}}, "read_units: must be at least 1, and"),
     ],
 )
 def test_a_misspelt_table_index_or_setting_is_named(own: dict[str, Any], problem: str) -> None:

@@ -108,6 +108,26 @@ def test_a_table_that_becomes_on_demand_gets_its_maximum(
     assert run("plan", environment, *ONLY, *LIMITED) == 0
 
 
+def test_a_maximum_that_needs_to_be_allowed_is_refused_before_the_table_becomes_on_demand(
+    as_aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("apply", environment, *ONLY, "--set", "billing=provisioned") == 0
+    as_aws.forget()
+    allowed = ("--allow", f"lower-capacity:{TABLE}")
+    lines = [
+        f"! {TABLE}  maximum{of}: any read, any write -> 100 read, 50 write"
+        f"  (destructive; --allow lower-capacity:{TABLE})"
+        for of in ("", f" {INDEX}")
+    ]
+    assert planned(environment, capsys, *LIMITED) == lines
+    assert run("apply", environment, *ONLY, *LIMITED) == 3
+    assert as_aws.mutations == []
+    assert len(planned(environment, capsys, *LIMITED, *allowed)) == 2
+    # Without a maximum it is not said, and nothing needs to be allowed.
+    assert planned(environment, capsys) == []
+    assert run("apply", environment, *ONLY) == 0
+
+
 def test_a_later_index_gets_its_maximum(as_aws: StrictAws, environment: str) -> None:
     assert run("apply", environment, *ONLY, *LIMITED) == 0
     as_aws.by_hand(

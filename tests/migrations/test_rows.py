@@ -15,7 +15,7 @@ from tdev_models.migrations.declared import Table
 from tdev_models.migrations.plan import Refused, plan
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run
-from tests.migrations.strict import StrictAws
+from tests.migrations.strict import StrictAws, _error
 
 MEGABYTE = 1 << 20
 UNITS: dict[str, Any] = {"billing": "provisioned", "read_units": 5}
@@ -219,6 +219,50 @@ def test_the_plan_is_printed_before_the_rows_are_checked(
     assert run("apply", environment, "--set=like=dev", "--dry-run") == 3
     assert "+ things  index by-c" in printed[0]
     assert "1 with c of type N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["plan", "apply"])
+@pytest.mark.parametrize(("end", "code"), [("error", 1), ("Ctrl-C", 130)])
+def test_a_check_that_is_stopped_says_where_to_go_on(
+    aws: StrictAws,
+    settings: Settings,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    end: str,
+    code: int,
+) -> None:
+    big = Big(aws, settings)
+    monkeypatch.setattr(declared, "tables", lambda *given: big.new)
+
+    def before(params: dict[str, Any]) -> None:
+        if params["TotalSegments"] == 8 and params["Segment"] == 5:
+            raise KeyboardInterrupt if end == "Ctrl-C" else _error("Scan", "Odd", "it broke")
+
+    aws._before_Scan = before  # type: ignore[attr-defined]
+    assert run(what, environment, "--set=like=dev", "--rows=all") == code
+    assert "--rows things:5/8" in capsys.readouterr().err
+
+
+def test_a_check_that_is_stopped_does_not_go_on_behind_rows_that_forbid_the_change(
+    aws: StrictAws, settings: Settings
+) -> None:
+    big = Big(aws, settings)
+    planned = plan(Calls(settings), big.new, rows=False)
+    for number in range(30):
+        item = {"thing_id": {"S": f"bad{number}"}, "c": {"N": "1"}}
+        aws.by_hand("dynamodb", "PutItem", TableName=big.name, Item=item)
+
+    def before(params: dict[str, Any]) -> None:
+        if params["Segment"] == 7:
+            raise KeyboardInterrupt
+
+    aws._before_Scan = before  # type: ignore[attr-defined]
+    stopped = Run(Calls(settings))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.check_rows(planned)
+    assert stopped.goes_on == ""
 
 
 @pytest.mark.parametrize("rows", ["some", "things:9/8", "things:8/8", "thing:1/8", "metrics:a/b"])

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+from botocore.exceptions import (
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    ReadTimeoutError,
+)
 
 from tdev_models.errors import TdevError
 from tdev_models.migrations import calls, declared, environments
@@ -28,6 +32,7 @@ TRANSIENT: dict[str, Callable[[str], Exception]] = {
     "5xx": lambda operation: _error(operation, "", "bad gateway", status=502),
     "no connection": lambda operation: EndpointConnectionError(endpoint_url=ENDPOINT),
     "no answer": lambda operation: ReadTimeoutError(endpoint_url=ENDPOINT),
+    "no credentials now": lambda operation: CredentialRetrievalError(provider="x", error_msg="y"),
 }
 
 

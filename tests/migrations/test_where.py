@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tdev_models import Settings, aws as clients
 from tdev_models.migrations import calls
+from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.command import main
 from tests.migrations.conftest import ENDPOINT
 from tests.migrations.runs import prod, run
@@ -55,6 +57,24 @@ def test_the_plan_for_a_local_engine_says_so(
     prod("plan", environment, *ONLY)
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"{environment}: a local engine, region us-east-1, {ENDPOINT}"
+
+
+def test_a_local_engine_that_the_profile_names_gets_the_calls_of_all_services(
+    aws: StrictAws, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    file = tmp_path / "config"
+    file.write_text(
+        f"[default]\nservices = mine\n[services mine]\ndynamodb =\n  endpoint_url = {ENDPOINT}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    monkeypatch.setattr(clients, "_clients", {})
+    calls._client.cache_clear()
+    assert Calls(Settings(environment=environment, region="us-east-1")).local
+    assert prod("apply", environment, *ONLY) == 0
+    assert {service for service, _, _ in aws.calls} >= {"application-autoscaling", "cloudwatch"}
+    assert aws.endpoints == {ENDPOINT}
+    calls._client.cache_clear()
 
 
 @pytest.mark.usefixtures("as_aws")

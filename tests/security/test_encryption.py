@@ -10,16 +10,20 @@ from tdev_models import (
     AGENTS,
     Settings,
     abandon_session,
+    aws,
     get_agent_execution,
     get_failed_executions,
     get_pipeline_session,
     get_user_project,
     resume_pipeline,
     save_user_project,
+    settings,
     sync,
     track_session,
 )
 from tdev_models.cli import main
+from tdev_models.models import UserProject
+from tdev_models.results import Undecrypted
 from tests import raw
 from tests.engine.pipelines import files
 from tests.kms import Kms
@@ -31,6 +35,22 @@ TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 def stored(store: Settings) -> str:
     """Return everything that is stored."""
     return "".join(repr(raw.everything(store, table)) for table in TABLES)
+
+
+async def test_rows_that_go_to_tables_of_another_name_are_read_there_and_stored_here(
+    encrypted_store: Settings,
+) -> None:
+    """As docs/migrations.md says of keys that change: the encryption is bound to the table."""
+    await save_user_project(user_id="u", project_id="p", description=CANARY)
+    row = raw.item(encrypted_store, "user-projects", "u", "p")
+    read = await get_user_project("u", "p")
+    with settings.use(prefix="other") as other:
+        UserProject.create_table()
+        aws.dynamodb(other).put_item(TableName=other.table_name("user-projects"), Item=row)
+        copied = await get_user_project("u", "p")
+        assert isinstance(copied.description, Undecrypted)
+        await save_user_project(user_id="u", project_id="p", description=read.description)
+        assert (await get_user_project("u", "p")).description == CANARY
 
 
 async def test_what_is_secret_comes_back_and_is_nowhere_in_clear(encrypted_store: Settings) -> None:

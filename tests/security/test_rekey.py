@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +24,8 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.cli import main
-from tdev_models.migrations import iam
+from tdev_models.cli import main, rekey
+from tdev_models.migrations import declared, environments, iam
 from tdev_models.security.fields import is_current
 from tdev_models.settings import Transport
 from tests import raw
@@ -31,9 +33,11 @@ from tests.conftest import make_tables
 from tests.engine.pipelines import files
 from tests.faults import Fault, injected
 from tests.kms import Kms
+from tests.migrations.runs import apply
 
 TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 CANARY = "canary-51c0"
+INPUT_FIRST = ("input_data", "output_data")
 LARGE = {"secret": CANARY, **files(300_000)}
 
 
@@ -101,6 +105,90 @@ async def test_what_was_in_clear_is_encrypted_and_then_nothing_is_left_of_it(
             one for one in stored if one.get("chunk", {}).get("B", b"").startswith(b"x\x9c")
         ]
         assert (await resume_pipeline("p")).outputs == {"nl_input": LARGE}
+
+
+def chunk_keys(store: Settings) -> list[str]:
+    return [one["agent_name"]["S"] for one in everything(store) if "chunk" in one]
+
+
+async def store_chunks(count: int) -> None:
+    """Store an output of so many chunks, which nothing compresses."""
+    output = {"x": os.urandom(count * 45_000).hex()}
+    await update_agent_execution(execution_id="p-parser", status="COMPLETED", output_data=output)
+
+
+async def test_payloads_that_are_not_to_be_encrypted_are_left(
+    clear_store: Settings, kms: Kms
+) -> None:
+    await fill()
+    before = chunk_keys(clear_store)
+    with settings.use(kms_key=kms.new_key(), kms_fields=("error_message", "traceback")):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        await check_all()
+    assert chunk_keys(clear_store) == before
+
+
+@pytest.mark.parametrize(("field", "other"), [INPUT_FIRST, INPUT_FIRST[::-1]])
+async def test_what_stays_in_clear_does_not_lie_in_chunks_that_are_deleted(
+    clear_store: Settings, kms: Kms, field: str, other: str
+) -> None:
+    await fill()  # the parser's input has the former agent's output as a part
+    former = [key for key in chunk_keys(clear_store) if field in key]
+    assert former
+    with settings.use(kms_key=kms.new_key(), kms_fields=(field,)):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        await check_all()
+    left = chunk_keys(clear_store)
+    assert not {*former} & {*left}
+    assert any(other in key for key in left)
+
+
+async def test_a_worker_stores_nothing_that_stays_in_clear_by_chunks_that_will_be_deleted(
+    clear_store: Settings, kms: Kms
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("p") as session:
+            async with session.agent("nl_input", {"q": 1}) as run:
+                run.output = LARGE
+            raise KeyError
+    with settings.use(kms_key=kms.new_key(), kms_fields=("output_data",)):
+        async with track_session("p") as session:
+            async with session.agent("parser", LARGE) as run:
+                run.output = {}
+        (chunk,) = [key for key in chunk_keys(clear_store) if "input_data" in key]
+        assert chunk.startswith("parser#")
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        assert (await get_agent_execution("p-parser")).input_data == LARGE
+
+
+async def test_a_deletion_that_was_stopped_is_finished_by_the_next_run(
+    clear_store: Settings, kms: Kms
+) -> None:
+    await store_chunks(3)
+    former = {*chunk_keys(clear_store)}
+    assert len(former) == 3
+    with settings.use(kms_key=kms.new_key(), retry_seconds=0):
+        with injected(Fault("broken", nth=2, operation="DeleteItem")):
+            assert main(["rekey", "--yes", "--delete-old"]) == 1
+        assert former & {*chunk_keys(clear_store)}
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+        assert not former & {*chunk_keys(clear_store)}
+        assert len((await get_agent_execution("p-parser")).output_data["x"]) == 270_000
+
+
+async def test_chunks_whose_first_is_gone_are_deleted_where_they_were_to_be_encrypted(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await store_chunks(3)
+    for key in ("parser#output_data#0#1#0000#00001", "parser#input_data#0#1#0000#00002"):
+        raw.put_attribute(clear_store, "agent-executions", "p-parser", key, chunk={"B": b"x"})
+    with settings.use(kms_key=kms.new_key(), kms_fields=("output_data",)):
+        assert main(["rekey", "--yes", "--json", "--delete-old"]) == 0
+        assert passes(capsys.readouterr().out)[-1]["deleted"] == 4
+        assert len((await get_agent_execution("p-parser")).output_data["x"]) == 270_000
+    left = chunk_keys(clear_store)
+    assert "parser#input_data#0#1#0000#00002" in left
+    assert "parser#output_data#0#1#0000#00001" not in left
 
 
 async def test_what_was_under_a_former_key_is_under_the_new_one(
@@ -186,6 +274,44 @@ async def test_a_row_with_texts_in_its_attempts_alone_stays_deleted(
     assert CANARY not in repr(everything(clear_store))
 
 
+def attempt(number: int, status: str) -> dict[str, Any]:
+    """One attempt as a release stored it that kept no failed attempts."""
+    values = {"number": {"N": str(number)}, "start_time": {"N": "1700000000"}}
+    values |= {"end_time": {"N": f"170000000{number}.25"}, "worker": {"S": "host:1"}}
+    return {"M": {**values, "status": {"S": status}, "error_message": {"S": f"{CANARY} {number}"}}}
+
+
+async def test_texts_of_attempts_that_have_no_items_are_encrypted_as_items(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts = {"1": attempt(1, "FAILED"), "2": attempt(2, "LOST"), "3": attempt(3, "FAILED")}
+    raw.put_attribute(
+        clear_store,
+        "agent-executions",
+        *("p-parser", "parser"),
+        project_id={"S": "p"},
+        status={"S": "FAILED"},
+        start_time={"N": "1700000000"},
+        failed_at={"N": "1700000003.25"},
+        retry_count={"N": "2"},
+        error_message={"S": f"{CANARY} 3"},
+        attempts={"M": attempts},
+    )
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes"]) == 0
+        # It is no failure, and no item may say that it was one.
+        assert "left as it is: p-parser: the text of attempt 2" in capsys.readouterr().out
+        failures = await get_failed_executions(session_id="p", include_recovered=True)
+        assert [(one.number, one.error_message) for one in failures] == [
+            (3, f"{CANARY} 3"),
+            (1, f"{CANARY} 1"),
+        ]
+        assert (failures[1].failed_at, failures[1].worker) == (1700000001.25, "host:1")
+        (_, second, _) = (await get_agent_execution("p-parser")).attempts
+        assert second.error_message == f"{CANARY} 2"
+    assert repr(everything(clear_store)).count(CANARY) == 1
+
+
 async def test_it_sends_what_its_printed_policy_allows(clear_store: Settings, kms: Kms) -> None:
     await fill()
     sent: set[str] = set()
@@ -215,6 +341,43 @@ async def test_a_damaged_row_is_named_and_the_others_are_done(
         assert (await get_user_project("u", "p")).description == CANARY
     # What may still be of use to somebody is not deleted.
     assert raw.item(clear_store, "agent-executions", *key) is not None
+
+
+async def test_a_row_under_a_key_that_nobody_named_is_named_and_the_others_are_done(
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with settings.use(kms_key=kms.new_key()):
+        await save_user_project(user_id="u", project_id="a", description=CANARY)
+        await store_chunks(1)
+    for project in ("b", "c"):
+        await save_user_project(user_id="u", project_id=project, description=CANARY)
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes", "--delete-old"]) == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "left as it is: user-projects u, a: description: it is encrypted under arn" in shown
+        assert "left as it is: agent-executions p-parser, parser: output" in shown
+        assert "3 read, 2 encrypted, 0 deleted, 1 failed" in shown
+        for project in ("b", "c"):
+            assert (await get_user_project("u", project)).description == CANARY
+    assert CANARY not in repr(everything(clear_store))
+
+
+async def test_units_are_taken_row_by_row(
+    clear_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with settings.use(environment=f"{clear_store.environment}p") as chosen:
+        monkeypatch.setattr(settings, "_configured", chosen)
+        made = {"billing": "provisioned", "write_units": 1}
+        apply(chosen, declared.tables(chosen, environments.load("dev", None, made)))
+        for project in "abc":
+            await save_user_project(user_id="u", project_id=project, description=CANARY)
+        pauses: list[float] = []
+        monkeypatch.setattr(rekey, "time", SimpleNamespace(sleep=pauses.append))
+        with settings.use(kms_key=kms.new_key()):
+            assert main(["rekey", "--yes"]) == 0
+    long = [seconds for seconds in pauses if seconds > 1]
+    # A row takes 2 units, with its index, at half of one unit a second.
+    assert long == pytest.approx([4, 4, 4], abs=0.5)
 
 
 async def test_it_asks_and_it_needs_a_key(

@@ -179,15 +179,20 @@ class Recorder:
                 self._threads += 1
 
     def _serve(self) -> None:
-        while True:
-            self._drain()
+        try:
+            while True:
+                self._drain()
+                with self._work:
+                    self._idle += 1
+                    has_work = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
+                    self._idle -= 1
+                    if not has_work:
+                        self._threads -= 1
+                        return
+        except BaseException:
             with self._work:
-                self._idle += 1
-                has_work = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
-                self._idle -= 1
-                if not has_work:
-                    self._threads -= 1
-                    return
+                self._threads -= 1
+            raise
 
     def _drain(self) -> None:
         while (taken := self._take()) is not None:

@@ -215,8 +215,6 @@ class Recorder:
             written = await self._written(cell, batch)
         except BaseException as raised:  # also an error of a hook: callers must not wait for ever
             error, written = raised, _WriterCell(cell.key)
-        finally:
-            _writing.reset(before)
         with self._work:
             if written is not cell:
                 written.pending = cell.pending
@@ -227,9 +225,10 @@ class Recorder:
                 self._ready.append(written)  # this thread looks there next
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
-            with suppress(Exception):  # of a log handler: this thread goes on
+            with suppress(BaseException):  # of a log handler: this thread goes on
                 why = "late" if error is None else logged(error)
                 _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, why)
+        _writing.reset(before)  # only now: a log handler that records would wait for this thread
         # Last: who waits for it (`flush_metrics`) finds the loss in the log.
         with self._work:
             self._unsettled.discard(batch.future)

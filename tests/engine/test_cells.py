@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -465,6 +467,40 @@ def test_a_log_that_raises_keeps_nobody_waiting(
             sync.record_metric(metric_name="m", value=1, timestamp=NOW)
         assert recorder is not quiet
     assert asyncio.run(found()) == (1, 1)
+
+
+class _Recording(logging.Handler):
+    """Counts what is logged as a metric, and then fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(TdevError):
+            sync.record_metric(metric_name="logged", value=1)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), SystemExit(1)])
+async def test_a_log_handler_that_records_what_it_sees_hangs_nobody(
+    gate: Gate, error: BaseException
+) -> None:
+    recorder = recording.Recorder.for_settings(settings.current())
+    gate.verdict = lambda number: "lost" if number <= recording._THREADS else "ok"
+    handler = _Recording(error)
+    recording._log.addHandler(handler)
+    try:
+        lost = [
+            recorder.add(recording.CellKey(0, f"m{number}", "", ""), 1, False, awaited=False)
+            for number in range(recording._THREADS)
+        ]
+        await begun(gate, recording._THREADS)
+        gate.open.set()
+        assert all([await asyncio.to_thread(future.wait, 5) for future in lost])
+        await asyncio.wait_for(record(1), 5)
+    finally:
+        recording._log.removeHandler(handler)
 
 
 async def test_throttled_calls_say_so(strict_store: Settings) -> None:

@@ -469,6 +469,30 @@ def test_a_log_that_raises_keeps_nobody_waiting(
     assert asyncio.run(found()) == (1, 1)
 
 
+async def test_what_somebody_awaits_goes_before_the_packages_own(gate: Gate) -> None:
+    recorder, others = recording.Recorder.for_settings(settings.current()), threading.Event()
+
+    def verdict(number: int) -> str:
+        if 1 < number <= recording._THREADS:
+            others.wait(10)
+        return "ok"
+
+    gate.verdict = verdict
+    for number in range(12):
+        key = recording.CellKey(int(NOW // 3600), f"m{number}", "", "")
+        recorder.add(key, 1, error=False, awaited=False)
+    await begun(gate, recording._THREADS)
+    awaited = [record(1), record(1, "m11")]
+    await asyncio.sleep(0.02)
+    gate.open.set()
+    await asyncio.gather(*awaited)
+    others.set()
+    await flush_metrics()
+    keys = [request["Key"]["metric_name"]["S"] for request in gate.requests[recording._THREADS :]]
+    assert [key.partition("#")[0] for key in keys][:2] == ["m", "m11"]
+    assert len(keys) == 5
+
+
 class _Recording(logging.Handler):
     """Counts what is logged as a metric, and then fails."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest
 from tdev_models.metrics.distributions import normal, student, student_quantile
-from tdev_models.metrics.hours import grouped, instants, read_totals
+from tdev_models.metrics.hours import instants, read_totals
 from tdev_models.metrics.totals import LOGS, READ, Totals
 from tdev_models.results import Comparison, Difference, Variant
 
@@ -120,9 +119,10 @@ async def compare_variants(
 
     async def totals_of(name: str) -> dict[str, Totals]:
         first, last = instants(start, end)
-        cells = await read_totals(client, name, first, last, agent, only=(*READ, *LOGS))
-        asked = (cell for cell in cells if cell.dimension in (a, b))
-        return {a: Totals(), b: Totals()} | await grouped(client, asked, attrgetter("dimension"))
+        asked = lambda cell: cell.dimension if cell.dimension in (a, b) else None  # noqa: E731
+        only = (*READ, *LOGS)
+        found = await read_totals(client, name, first, last, asked, agent, only=only)
+        return {a: Totals(), b: Totals()} | found
 
     samples, retried = await totals_of(metric), (0, 0)
     if metric == "agent_execution_time":

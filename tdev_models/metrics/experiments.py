@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from tdev_models import validation
@@ -23,6 +24,10 @@ _LEVEL = 0.05
 _Z_LEVEL, _Z_POWER = 1.959963984540054, 0.8416212335729143
 _SPLIT_LEVEL = 0.001
 _LEAST = 30
+# Where fewer events are expected of a variant the normal distribution is too far off.
+_FEW = 5
+# Of so few expected ones more than this have a probability below 1e-200.
+_MOST_EVENTS = 200
 # Means of logarithms that differ by less are equal: the rest is rounding.
 _SAME = 1e-9
 
@@ -80,12 +85,14 @@ async def compare_variants(
 ) -> Comparison:
     """Compare two variants of one agent by the totals of a metric: b against a.
 
-    Success rates by Newcombe's interval and the test of two proportions, values by Welch's test of
-    their logarithms (values above 0, failed runs included), each at 5 %: of ten pairs of equal
-    variants one shows a difference in either. Decide on the range beforehand: who looks again
-    and again until a difference shows will find one by chance. A retry is a sample like any other,
-    except for the check of the split, which leaves out the retries of `agent_execution_time`. One
-    Query a day of the range, two for `agent_execution_time`, consistent.
+    Success rates by Newcombe's interval and the test of two proportions (Fisher's mid-p where fewer
+    than five failures, or successes, are expected of a variant), and a difference is one where both
+    say so; values by Welch's test of their logarithms (values above 0, failed runs included). Each
+    at 5 %: of ten pairs of equal variants one shows a difference in either. Decide on the range
+    beforehand: who looks again and again until a difference shows will find one by chance. A retry
+    is a sample like any other, except for the check of the split, which leaves out the retries of
+    `agent_execution_time`. One Query a day of the range, two for `agent_execution_time`,
+    consistent.
 
     Args:
         agent: the agent.
@@ -183,8 +190,6 @@ def _split(a: int, b: int, share: float) -> float:
 
 def _success(a: Totals, b: Totals, effect: float) -> Difference:
     p, q = 1 - a.error_rate, 1 - b.error_rate
-    pooled = 1 - (a.errors + b.errors) / (a.count + b.count)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count))
     (a_low, a_high), (b_low, b_high) = _wilson(p, a.count), _wilson(q, b.count)
     wanted = p - effect if p >= effect else p + effect
     middle = (p + wanted) / 2
@@ -196,9 +201,36 @@ def _success(a: Totals, b: Totals, effect: float) -> Difference:
         effect=q - p,
         low=q - p - math.hypot(q - b_low, a_high - p),
         high=q - p + math.hypot(b_high - q, p - a_low),
-        p_value=2 * normal(-abs(q - p) / error) if error else 1.0,
+        p_value=_proportions(a, b),
         needed=math.ceil(needed**2),
     )
+
+
+def _proportions(a: Totals, b: Totals) -> float:
+    """Return the p-value of two success rates: by the normal distribution, or exactly by few."""
+    small = min(a, b, key=attrgetter("count"))
+    both, failed = a.count + b.count, a.errors + b.errors
+    rare, seen = min((failed, small.errors), (both - failed, small.count - small.errors))
+    if small.count * rare < _FEW * both:
+        return _mid_p(seen, rare, small.count, both)
+    pooled = failed / both
+    error = math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count))
+    return 2 * normal(-abs(a.error_rate - b.error_rate) / error)
+
+
+def _mid_p(seen: int, rare: int, count: int, both: int) -> float:
+    """Return Fisher's two-sided mid-p: `seen` of all `rare` events among `count` of `both`.
+
+    `rare` and `count` are at most half of `both`, and fewer than `_FEW` events are expected.
+    """
+    likely = [1.0]  # of each number of events, against that of none
+    for x in range(min(count, rare, _MOST_EVENTS)):
+        odds = (count - x) * (rare - x) / ((x + 1) * (both - count - rare + x + 1))
+        likely.append(likely[-1] * odds)
+    if seen >= len(likely):
+        return 0.0
+    tail = min(math.fsum(likely[:seen]), math.fsum(likely[seen + 1 :])) + likely[seen] / 2
+    return 2 * tail / math.fsum(likely)
 
 
 def _wilson(p: float, count: int) -> tuple[float, float]:
@@ -259,7 +291,7 @@ def _verdict(
         )
     sentences, undecided = [], []
     positive = min(totals_a.positives, totals_b.positives)
-    if success.p_value < _LEVEL:
+    if success.p_value < _LEVEL and not success.low <= 0 <= success.high:
         more = "more" if success.effect > 0 else "less"
         sentences.append(
             f"{b_name} succeeds {more} often than {a_name}: by {100 * abs(success.effect):.1f} "

@@ -157,7 +157,11 @@ def metrics(parser: Parser) -> None:
 
 def ab(parser: Parser) -> None:
     """Declare which variants of which agent."""
-    for name, meaning in (("agent", "the agent"), ("a", "a variant"), ("b", "against this one")):
+    for name, meaning in (
+        ("agent", "the agent"),
+        ("a", "the variant to compare with"),
+        ("b", "the variant that is compared"),
+    ):
         parser.add_argument(name, help=meaning)
     parser.add_argument("--metric", default="agent_execution_time", help="(%(default)s)")
     parser.add_argument(

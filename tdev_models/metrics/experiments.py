@@ -91,8 +91,10 @@ async def compare_variants(
     at 5 %: of ten pairs of equal variants one shows a difference in either. Decide on the range
     beforehand: who looks again and again until a difference shows will find one by chance. A retry
     is a sample like any other, except for the check of the split, which leaves out the retries of
-    `agent_execution_time`. One Query a day of the range, two for `agent_execution_time`,
-    consistent.
+    `agent_execution_time`. The check and the 5 % hold where each session runs the agent once: its
+    runs with `key=` share a variant, and what they have in common counts as often as they are. One
+    Query a day of the range, two for `agent_execution_time`, consistent; whole hours, as
+    `query_metrics`.
 
     Args:
         agent: the agent.
@@ -279,15 +281,16 @@ def _verdict(
 ) -> str:
     (a_name, totals_a), (b_name, totals_b) = a, b
     fewest = min(totals_a.count, totals_b.count)
+    enough = totals_a.count + totals_b.count >= 2 * _LEAST  # to ask where those of one have gone
+    if enough and split is not None and split < _SPLIT_LEVEL:
+        return (
+            f"Not to be trusted: {totals_a.count} samples of {a_name} and {totals_b.count} of "
+            f"{b_name} are not split as intended, so samples of one of them must be missing."
+        )
     if fewest < _LEAST or success is None:
         return (
             f"Not enough data: {totals_a.count} samples of {a_name} and {totals_b.count} of "
             f"{b_name}; a comparison takes at least {_LEAST} of each."
-        )
-    if split is not None and split < _SPLIT_LEVEL:
-        return (
-            f"Not to be trusted: {totals_a.count} samples of {a_name} and {totals_b.count} of "
-            f"{b_name} are not split as intended, so samples of one of them must be missing."
         )
     sentences, undecided = [], []
     positive = min(totals_a.positives, totals_b.positives)

@@ -39,7 +39,7 @@ async def record_metric(
 
     Calls made while a write is under way share the next one: one UpdateItem of the cell that this
     process has for the hour, name, agent and dimension. A write may be sent twice, and counts once.
-    A call that is cancelled has recorded its sample all the same.
+    A call that is cancelled once it has begun has recorded its sample all the same.
 
     Args:
         data: the fields, by name: metric_name and value (required), agent_name, dimension (at most

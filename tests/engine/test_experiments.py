@@ -223,6 +223,14 @@ def test_the_verdict_says_what_the_numbers_do() -> None:
     assert same.verdict == "Success rates show no difference. Values show no difference."
 
 
+def test_a_variant_without_samples_is_missing_where_there_are_enough() -> None:
+    gone = both([1.0] * 10_000, [])
+    assert gone.verdict.startswith("Not to be trusted: 10000 samples of A and 0 of B")
+    assert both([1.0] * 60, []).verdict.startswith("Not to be trusted")
+    assert both([1.0] * 59, []).verdict.startswith("Not enough data")
+    assert both([1.0] * 31, [1.0] * 29).verdict.startswith("Not enough data")
+
+
 def test_the_verdict_waits_for_as_many_samples_as_it_takes() -> None:
     dice = random.Random(4)
     few, enough = draw(dice, 29, 0), draw(dice, 30, 3)

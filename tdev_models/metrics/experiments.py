@@ -10,7 +10,7 @@ from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.metrics.distributions import normal, student, student_quantile
 from tdev_models.metrics.hours import instants, read_totals
 from tdev_models.metrics.totals import LOGS, READ, Totals
@@ -124,7 +124,8 @@ async def compare_variants(
         weight_a, weight_b = (_checked(weights).get(name, 0.0) for name in (a, b))
         share = weight_a / (weight_a + weight_b) if weight_a + weight_b else 0.0
         if not 0 < share < 1:
-            raise InvalidRequest("weights", f"must be above 0 for {a} and {b}")
+            problem = f"must be above 0 for {a} and {b}; they are given for {shown([*weights])}"
+            raise InvalidRequest("weights", problem)
 
     async def totals_of(name: str) -> dict[str, Totals]:
         first, last = instants(start, end)

@@ -194,7 +194,7 @@ def test_an_uneven_test_is_judged_by_its_weights(strict_store: Settings, client:
         await asyncio.gather(*(record_metric(of_agent, dimension=one) for one in variants))
 
     asyncio.run(record())
-    asked = {"agent_name": "search", "a": "a=b", "b": "c,d", "days": 1}
+    asked = {"agent_name": "search", "a": "a=b", "b": "c,d", "days": "1"}
     asking = client()
     assert "Not to be trusted" in words(asking.get("/comparison", params=asked).text)
     text = asking.get("/comparison", params={**asked, "weights": "a=b=3,c,d=1"}).text

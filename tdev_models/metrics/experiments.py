@@ -293,8 +293,20 @@ def _verdict(
             f"Not enough data: {totals_a.count} samples of {a_name} and {totals_b.count} of "
             f"{b_name}; a comparison takes at least {_LEAST} of each."
         )
-    sentences, undecided = [], []
     positive = min(totals_a.positives, totals_b.positives)
+    return _findings(a_name, b_name, success, ratio, fewest, positive)
+
+
+def _findings(
+    a_name: str,
+    b_name: str,
+    success: Difference,
+    ratio: Difference | None,
+    fewest: int,
+    positive: int,
+) -> str:
+    """Return what `fewest` samples of a variant, `positive` of them above 0, say at least."""
+    sentences, undecided = [], []
     if success.p_value < _LEVEL and not success.low <= 0 <= success.high:
         more = "more" if success.effect > 0 else "less"
         sentences.append(

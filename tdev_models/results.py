@@ -448,7 +448,8 @@ class Comparison(Record):
         success: the difference of the success rates (0.02: two points more succeed).
         ratio: the ratio of the typical values (0.9: b takes a tenth less).
         split_p_value: how likely such a split of the samples is by chance; below 0.001 something
-            loses samples of one variant, and no comparison means anything.
+            loses samples of one variant, and no comparison means anything, unless an agent ran more
+            than once in a session (`key=`): such runs are no samples of their own.
         verdict: the same in words.
     """
 

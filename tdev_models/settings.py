@@ -38,7 +38,9 @@ class Transport(Protocol):
         CancelledError: the task was cancelled; perhaps carried out.
 
     It may be called from any thread and event loop, many at once, and in a child after a fork. In
-    calls of `tdev_models.sync` it must not suspend, except in the transport that it wraps.
+    calls of `tdev_models.sync`, and in the package's own threads (heartbeats, metrics), which a
+    program that only awaits has, too, it must not suspend, except in the transport that it wraps:
+    such a request raises ConfigurationError.
     `tests/transport/conformance.py` checks a transport against all of this.
     """
 

@@ -158,7 +158,13 @@ def run(store: Settings, samples: int, every: int, directory: Path) -> Counter[s
     with settings.use(store):
         met.update(judge(number, log) for number, log in enumerate(logs))
         cells = drive(
-            read_totals(BlockingClient.for_settings(), "soak", BASE - 86400, BASE + 3 * 86400)
+            read_totals(
+                BlockingClient.for_settings(),
+                "soak",
+                BASE - 86400,
+                BASE + 3 * 86400,
+                lambda cell: cell,
+            )
         )
     met["cells"] = len(cells)
     return met
@@ -176,14 +182,19 @@ def judge(number: int, log: Path) -> str:
     sums: Counter[tuple[str, int]] = Counter()
     for agent in {agent for agent, _ in begun}:
         cells = read_totals(
-            BlockingClient.for_settings(), "soak", BASE - 86400, BASE + 3 * 86400, agent
+            BlockingClient.for_settings(),
+            "soak",
+            BASE - 86400,
+            BASE + 3 * 86400,
+            lambda cell: cell,
+            agent,
         )
-        for cell in drive(cells):
+        for cell, totals in drive(cells).items():
             day = int(cell.day[-2:]) - int(time.strftime("%d", time.gmtime(BASE)))
             key = agent, 24 * day + cell.hour
-            stored.setdefault(key, Counter()).update(cell.totals.buckets)
-            sums[key] += cell.totals.sum  # type: ignore[assignment]
-            assert cell.totals.count == sum(cell.totals.buckets.values())
+            stored.setdefault(key, Counter()).update(totals.buckets)
+            sums[key] += totals.sum  # type: ignore[assignment]
+            assert totals.count == sum(totals.buckets.values())
     for key, samples in begun.items():
         found = stored.pop(key, Counter())
         there = {sample for sample in samples if found[bucket(value_of(sample))] == 1}

@@ -161,9 +161,16 @@ def metrics(parser: Parser) -> None:
 
 def ab(parser: Parser) -> None:
     """Declare which variants of which agent."""
-    for name, meaning in (("agent", "the agent"), ("a", "a variant"), ("b", "against this one")):
+    for name, meaning in (
+        ("agent", "the agent"),
+        ("a", "the variant to compare with"),
+        ("b", "the variant that is compared"),
+    ):
         parser.add_argument(name, help=meaning)
     parser.add_argument("--metric", default="agent_execution_time", help="(%(default)s)")
+    parser.add_argument(
+        "--weights", metavar="A=N,B=N", help="by which they were assigned: old=9,new=1 (equal)"
+    )
     parser.add_argument(
         "--effect",
         type=float,
@@ -194,11 +201,12 @@ def page_report(parser: Parser) -> None:
     parser.add_argument("--language", choices=("en", "ko"), default="en", help="(%(default)s)")
     parser.add_argument(
         "--ab",
-        nargs=3,
+        nargs="+",
         action="append",
         default=[],
-        metavar=("AGENT", "A", "B"),
-        help="one variant of an agent against another; can be repeated",
+        metavar=("AGENT A B", "WEIGHTS"),
+        help="variant B of an agent against A, and where they were assigned unevenly by which "
+        "weights: old=9,new=1; can be repeated",
     )
 
 

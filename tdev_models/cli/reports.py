@@ -25,6 +25,7 @@ from tdev_models.results import (
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
 from tdev_models.views.moments import moment
 from tdev_models.views.numbers import percent, short
+from tdev_models.views.weights import weights
 
 PERCENTILES = (50, 95, 99)
 
@@ -173,6 +174,7 @@ def _ab(
         options.metric,
         start,
         end,
+        weights=None if options.weights is None else weights("weights", options.weights),
         effect=options.effect,
     )
     lines = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
@@ -13,9 +13,15 @@ from tdev_models.dynamodb.client import Client, TaskCanceller, TimeLimit
 from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
+from tdev_models.errors import ConfigurationError
 from tdev_models.settings import Transport
 
 T = TypeVar("T")
+
+_SUSPENDED = (
+    "the transport (Settings.transport) must not suspend in calls of tdev_models.sync, heartbeats "
+    "and writes of metrics; let it block there, or await only the transport that it wraps"
+)
 
 _caller: ContextVar[int | None] = ContextVar("tdev_caller", default=None)
 
@@ -27,6 +33,14 @@ class BlockingClient(Client):
 
     def _standard_transport(self) -> Transport:
         return BlockingTransport(self.settings)
+
+    def _checked(self, transport: Transport) -> Transport:
+        """Let a request fail by itself where the transport suspends: a heartbeat has others."""
+
+        async def checked(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            return drive(transport(operation, request))
+
+        return checked
 
     @property
     def thread(self) -> int:
@@ -130,12 +144,16 @@ def drive(coroutine: Awaitable[T]) -> T:
     """Run a coroutine that never suspends, without an event loop.
 
     Raises:
-        RuntimeError: it suspended: a blocking call met an awaitable one.
+        ConfigurationError: it suspended; raised in it first, and it ended with this or suspended
+            again.
     """
     steps = coroutine.__await__()
     try:
         next(steps)
+        steps.throw(ConfigurationError(_SUSPENDED))
     except StopIteration as done:
         result: T = done.value
         return result
-    raise RuntimeError("a blocking call suspended; use the awaitable functions in an event loop")
+    finally:
+        steps.close()
+    raise ConfigurationError(_SUSPENDED)

@@ -72,7 +72,7 @@ class Client(ABC):
         self.settings = settings
         transport = self._standard_transport()
         if callable(settings.transport):
-            transport = settings.transport(transport)
+            transport = self._checked(settings.transport(transport))
         self.sender = Sender(transport, settings, self.sleep)
 
     def __init_subclass__(cls) -> None:
@@ -97,6 +97,10 @@ class Client(ABC):
 
     @abstractmethod
     def _standard_transport(self) -> Transport: ...
+
+    def _checked(self, transport: Transport) -> Transport:
+        """Return a caller's transport as this client sends by it."""
+        return transport
 
     @abstractmethod
     async def turn(self) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.metrics.distributions import normal, student, student_quantile
-from tdev_models.metrics.hours import grouped, instants, read_totals
+from tdev_models.metrics.hours import instants, read_totals
 from tdev_models.metrics.totals import LOGS, READ, Totals
 from tdev_models.results import Comparison, Difference, Variant
 
@@ -24,6 +24,10 @@ _LEVEL = 0.05
 _Z_LEVEL, _Z_POWER = 1.959963984540054, 0.8416212335729143
 _SPLIT_LEVEL = 0.001
 _LEAST = 30
+# Where fewer events are expected of a variant the normal distribution is too far off.
+_FEW = 5
+# Of so few expected ones more than this have a probability below 1e-200.
+_MOST_EVENTS = 200
 # Means of logarithms that differ by less are equal: the rest is rounding.
 _SAME = 1e-9
 
@@ -81,12 +85,16 @@ async def compare_variants(
 ) -> Comparison:
     """Compare two variants of one agent by the totals of a metric: b against a.
 
-    Success rates by Newcombe's interval and the test of two proportions, values by Welch's test of
-    their logarithms (values above 0, failed runs included), each at 5 %: of ten pairs of equal
-    variants one shows a difference in either. Decide on the range beforehand: who looks again
-    and again until a difference shows will find one by chance. A retry is a sample like any other,
-    except for the check of the split, which leaves out the retries of `agent_execution_time`. One
-    Query a day of the range, two for `agent_execution_time`, consistent.
+    Success rates by Newcombe's interval and the test of two proportions (Fisher's mid-p where fewer
+    than five failures, or successes, are expected of a variant), and a difference is one where both
+    say so; values by Welch's test of their logarithms (values above 0, failed runs included). Each
+    at 5 %: of ten pairs of equal variants one shows a difference in either. Decide on the range
+    beforehand: who looks again and again until a difference shows will find one by chance. A retry
+    is a sample like any other, except for the check of the split, which leaves out the retries of
+    `agent_execution_time`. The check and the 5 % hold where each session runs the agent once: its
+    runs with `key=` share a variant, and what they have in common counts as often as they are. One
+    Query a day of the range, two for `agent_execution_time`, consistent; whole hours, as
+    `query_metrics`.
 
     Args:
         agent: the agent.
@@ -116,13 +124,15 @@ async def compare_variants(
         weight_a, weight_b = (_checked(weights).get(name, 0.0) for name in (a, b))
         share = weight_a / (weight_a + weight_b) if weight_a + weight_b else 0.0
         if not 0 < share < 1:
-            raise InvalidRequest("weights", f"must be above 0 for {a} and {b}")
+            problem = f"must be above 0 for {a} and {b}; they are given for {shown([*weights])}"
+            raise InvalidRequest("weights", problem)
 
     async def totals_of(name: str) -> dict[str, Totals]:
         first, last = instants(start, end)
-        cells = await read_totals(client, name, first, last, agent, only=(*READ, *LOGS))
-        asked = (cell for cell in cells if cell.dimension in (a, b))
-        return {a: Totals(), b: Totals()} | await grouped(client, asked, attrgetter("dimension"))
+        asked = lambda cell: cell.dimension if cell.dimension in (a, b) else None  # noqa: E731
+        only = (*READ, *LOGS)
+        found = await read_totals(client, name, first, last, asked, agent, only=only)
+        return {a: Totals(), b: Totals()} | found
 
     samples, retried = await totals_of(metric), (0, 0)
     if metric == "agent_execution_time":
@@ -183,8 +193,6 @@ def _split(a: int, b: int, share: float) -> float:
 
 def _success(a: Totals, b: Totals, effect: float) -> Difference:
     p, q = 1 - a.error_rate, 1 - b.error_rate
-    pooled = 1 - (a.errors + b.errors) / (a.count + b.count)
-    error = math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count))
     (a_low, a_high), (b_low, b_high) = _wilson(p, a.count), _wilson(q, b.count)
     wanted = p - effect if p >= effect else p + effect
     middle = (p + wanted) / 2
@@ -196,9 +204,36 @@ def _success(a: Totals, b: Totals, effect: float) -> Difference:
         effect=q - p,
         low=q - p - math.hypot(q - b_low, a_high - p),
         high=q - p + math.hypot(b_high - q, p - a_low),
-        p_value=2 * normal(-abs(q - p) / error) if error else 1.0,
+        p_value=_proportions(a, b),
         needed=math.ceil(needed**2),
     )
+
+
+def _proportions(a: Totals, b: Totals) -> float:
+    """Return the p-value of two success rates: by the normal distribution, or exactly by few."""
+    small = min(a, b, key=attrgetter("count"))
+    both, failed = a.count + b.count, a.errors + b.errors
+    rare, seen = min((failed, small.errors), (both - failed, small.count - small.errors))
+    if small.count * rare < _FEW * both:
+        return _mid_p(seen, rare, small.count, both)
+    pooled = failed / both
+    error = math.sqrt(pooled * (1 - pooled) * (1 / a.count + 1 / b.count))
+    return 2 * normal(-abs(a.error_rate - b.error_rate) / error)
+
+
+def _mid_p(seen: int, rare: int, count: int, both: int) -> float:
+    """Return Fisher's two-sided mid-p: `seen` of all `rare` events among `count` of `both`.
+
+    `rare` and `count` are at most half of `both`, and fewer than `_FEW` events are expected.
+    """
+    likely = [1.0]  # of each number of events, against that of none
+    for x in range(min(count, rare, _MOST_EVENTS)):
+        odds = (count - x) * (rare - x) / ((x + 1) * (both - count - rare + x + 1))
+        likely.append(likely[-1] * odds)
+    if seen >= len(likely):
+        return 0.0
+    tail = min(math.fsum(likely[:seen]), math.fsum(likely[seen + 1 :])) + likely[seen] / 2
+    return 2 * tail / math.fsum(likely)
 
 
 def _wilson(p: float, count: int) -> tuple[float, float]:
@@ -247,19 +282,32 @@ def _verdict(
 ) -> str:
     (a_name, totals_a), (b_name, totals_b) = a, b
     fewest = min(totals_a.count, totals_b.count)
+    enough = totals_a.count + totals_b.count >= 2 * _LEAST  # to ask where those of one have gone
+    if enough and split is not None and split < _SPLIT_LEVEL:
+        return (
+            f"Not to be trusted: {totals_a.count} samples of {a_name} and {totals_b.count} of "
+            f"{b_name} are not split as intended, so samples of one of them must be missing."
+        )
     if fewest < _LEAST or success is None:
         return (
             f"Not enough data: {totals_a.count} samples of {a_name} and {totals_b.count} of "
             f"{b_name}; a comparison takes at least {_LEAST} of each."
         )
-    if split is not None and split < _SPLIT_LEVEL:
-        return (
-            f"Not to be trusted: {totals_a.count} samples of {a_name} and {totals_b.count} of "
-            f"{b_name} are not split as intended, so samples of one of them must be missing."
-        )
-    sentences, undecided = [], []
     positive = min(totals_a.positives, totals_b.positives)
-    if success.p_value < _LEVEL:
+    return _findings(a_name, b_name, success, ratio, fewest, positive)
+
+
+def _findings(
+    a_name: str,
+    b_name: str,
+    success: Difference,
+    ratio: Difference | None,
+    fewest: int,
+    positive: int,
+) -> str:
+    """Return what `fewest` samples of a variant, `positive` of them above 0, say at least."""
+    sentences, undecided = [], []
+    if success.p_value < _LEVEL and not success.low <= 0 <= success.high:
         more = "more" if success.effect > 0 else "less"
         sentences.append(
             f"{b_name} succeeds {more} often than {a_name}: by {100 * abs(success.effect):.1f} "

@@ -26,14 +26,13 @@ _MOST_DAYS = 366
 _DAYS_AT_ONCE = 8
 
 
-class HourTotals(NamedTuple):
-    """All writers' totals of one hour, agent and dimension; `day` and `hour` are UTC."""
+class Cell(NamedTuple):
+    """What the samples of a cell have in common, whoever wrote it; `day` and `hour` are UTC."""
 
     day: str
     hour: int
     agent_name: str
     dimension: str
-    totals: Totals
 
 
 async def read_totals(
@@ -41,30 +40,29 @@ async def read_totals(
     name: str,
     first: float,
     last: float,
+    group_of: Callable[[Cell], G | None],
     agent_name: str | None = None,
     *,
     only: Sequence[Attribute[Any]] = READ,
-) -> list[HourTotals]:
-    """Return the totals of every hour that [first, last) touches, as `query_metrics` reads them."""
+) -> dict[G, Totals]:
+    """Return each group's totals of all hours that [first, last) touches; None leaves a cell out.
+
+    Read as `query_metrics` says, and added up in a thread: months of it would stop a loop.
+    """
     prefix = f"{name}#" if agent_name is None else f"{name}#{agent_name}#"
     hours = range(int(first // 3600), -int(-last // 3600))
     days = range(hours[0] // 24, hours[-1] // 24 + 1)
-    read = [partial(_day, client, day, hours, prefix, only) for day in days]
-    return [cell for day in await client.gather(read, _DAYS_AT_ONCE) for cell in day]
+    read = [partial(_day, client, day, hours, prefix, group_of, only) for day in days]
+    return await client.compute(_united, await client.gather(read, _DAYS_AT_ONCE))
 
 
-async def grouped(
-    client: Client, cells: Iterable[HourTotals], group_of: Callable[[HourTotals], G]
-) -> dict[G, Totals]:
-    """Return the totals of each group of hours; not in the loop: months of them would stop it."""
-
-    def add() -> dict[G, Totals]:
-        groups: dict[G, Totals] = {}
-        for cell in cells:
-            groups.setdefault(group_of(cell), Totals()).add(cell.totals)
-        return groups
-
-    return await client.compute(add)
+def _united(days: Iterable[Mapping[G, Totals]]) -> dict[G, Totals]:
+    groups: dict[G, Totals] = {}
+    for day in days:
+        for group, totals in day.items():
+            if (first := groups.setdefault(group, totals)) is not totals:
+                first.add(totals)
+    return groups
 
 
 def instants(start: Any, end: Any) -> tuple[float, float]:
@@ -76,38 +74,45 @@ def instants(start: Any, end: Any) -> tuple[float, float]:
 
 
 async def _day(
-    client: Client, number: int, hours: range, prefix: str, only: Sequence[Attribute[Any]]
-) -> list[HourTotals]:
-    """Return which of the hours are of a day; both are counted since the epoch."""
+    client: Client,
+    number: int,
+    hours: range,
+    prefix: str,
+    group_of: Callable[[Cell], G | None],
+    only: Sequence[Attribute[Any]],
+) -> dict[G, Totals]:
+    """Return the totals of which of the hours are of a day; both are counted since the epoch."""
     day = datetime.fromtimestamp(86400 * number, UTC).date().isoformat()
+    hours_of_day = range(hours.start - 24 * number, hours.stop - 24 * number)
     # Merged page by page: all cells of a day with many writers would take too much memory.
-    merged: defaultdict[tuple[int, str, str], Totals] = defaultdict(Totals)
+    merged: defaultdict[G, Totals] = defaultdict(Totals)
     start = None
     while True:
         page, start = await client.metrics.raw_page(
             day, range_condition=Metric.cell.startswith(prefix), start=start, only=only
         )
-        await client.compute(_merge, merged, day, page)
+        await client.compute(_merge, merged, day, hours_of_day, group_of, page)
         if start is None:
-            return [
-                HourTotals(day, *cell, total)
-                for cell, total in merged.items()
-                if 24 * number + cell[0] in hours
-            ]
+            return merged
 
 
 def _merge(
-    merged: defaultdict[tuple[int, str, str], Totals], day: str, page: Iterable[Mapping[str, Any]]
+    merged: defaultdict[G, Totals],
+    day: str,
+    hours: range,
+    group_of: Callable[[Cell], G | None],
+    page: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Add the writers' cells of a page to the totals of their hour, agent and dimension."""
+    """Add the writers' cells of a page to the totals of their group."""
     cell = Metric.cell.attr_name
     for item in page:
         name = item[cell]["S"]
         try:
             _, agent, hour, dimension, _ = name.split("#")
-            key, totals = (_HOURS.index(hour), agent, dimension), from_item(item)
+            key, totals = Cell(day, _HOURS.index(hour), agent, dimension), from_item(item)
         except (PayloadDamaged, KeyError, ValueError) as error:
             # Of another program: it hides no other cell.
             _log.warning("metric %s of %s cannot be read: %s", name, day, logged(error))
             continue
-        merged[key].add(totals)
+        if key.hour in hours and (group := group_of(key)) is not None:
+            merged[group].add(totals)

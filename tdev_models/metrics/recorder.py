@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -93,7 +93,9 @@ class Recorder:
     def __init__(self, settings: Settings) -> None:
         self._client = BlockingClient.for_settings(settings)
         self._cells: dict[CellKey, _WriterCell] = {}
-        self._ready: deque[_WriterCell] = deque()
+        # Cells that wait to be written, in their order: those that somebody awaits, and the others.
+        self._awaited: OrderedDict[_WriterCell, None] = OrderedDict()
+        self._quiet: OrderedDict[_WriterCell, None] = OrderedDict()
         self._unsettled: set[SharedFuture] = set()
         self._work = threading.Condition(threading.Lock())
         self._threads = self._idle = self._swept = 0
@@ -119,8 +121,8 @@ class Recorder:
     def add(self, key: CellKey, value: float, error: bool, *, awaited: bool) -> SharedFuture:
         """Add a sample; the future is settled once the sample is durable, or was lost.
 
-        The package's own metrics are not awaited: when the table does not keep up, they are dropped
-        while 10,000 samples of the same cell wait.
+        The package's own metrics are not awaited: they are written after those that are, and when
+        the table does not keep up, they are dropped while 10,000 samples of the same cell wait.
 
         Raises:
             Throttled: 10,000 cells wait to be written, and nobody awaits this sample.
@@ -134,14 +136,18 @@ class Recorder:
             if batch is None:
                 batch = cell.pending = _Batch()
                 self._unsettled.add(batch.future)
-                if not cell.busy:
-                    self._enqueue(cell)
             if awaited or len(batch.values) < _MOST_QUIET:
                 batch.values.append(value)
                 batch.errors += error
             else:
                 batch.dropped += 1
             batch.awaited |= awaited
+            if not cell.busy:
+                self._enqueue(cell)
+                self._call_writer()
+            elif awaited and cell in self._quiet:
+                del self._quiet[cell]
+                self._awaited[cell] = None
         if not self._threads:  # none can be started while the interpreter ends
             self._drain()
         return batch.future
@@ -170,24 +176,35 @@ class Recorder:
         return cell
 
     def _enqueue(self, cell: _WriterCell) -> None:
+        assert cell.pending is not None
         cell.busy = True
-        self._ready.append(cell)
+        (self._awaited if cell.pending.awaited else self._quiet)[cell] = None
+
+    def _call_writer(self) -> None:
         self._work.notify()
-        if len(self._ready) > self._idle and self._threads < _THREADS:
+        waiting = len(self._awaited) + len(self._quiet)
+        if waiting > self._idle and self._threads < _THREADS:
             with suppress(RuntimeError):
                 threading.Thread(target=self._serve, name="tdev-metrics", daemon=True).start()
                 self._threads += 1
 
     def _serve(self) -> None:
-        while True:
-            self._drain()
+        try:
+            while True:
+                self._drain()
+                with self._work:
+                    self._idle += 1
+                    has_work = self._work.wait_for(
+                        lambda: self._awaited or self._quiet, _IDLE_SECONDS
+                    )
+                    self._idle -= 1
+                    if not has_work:
+                        self._threads -= 1
+                        return
+        except BaseException:
             with self._work:
-                self._idle += 1
-                has_work = self._work.wait_for(lambda: self._ready, _IDLE_SECONDS)
-                self._idle -= 1
-                if not has_work:
-                    self._threads -= 1
-                    return
+                self._threads -= 1
+            raise
 
     def _drain(self) -> None:
         while (taken := self._take()) is not None:
@@ -196,9 +213,9 @@ class Recorder:
     def _take(self) -> tuple[_WriterCell, _Batch] | None:
         """Return the next cell and what is to be added to it, or None."""
         with self._work:
-            if not self._ready:
+            if not (cells := self._awaited or self._quiet):
                 return None
-            cell = self._ready.popleft()
+            cell, _ = cells.popitem(last=False)
             batch, cell.pending = cell.pending, None
         assert batch is not None  # of a cell in the queue
         return cell, batch
@@ -210,8 +227,6 @@ class Recorder:
             written = await self._written(cell, batch)
         except BaseException as raised:  # also an error of a hook: callers must not wait for ever
             error, written = raised, _WriterCell(cell.key)
-        finally:
-            _writing.reset(before)
         with self._work:
             if written is not cell:
                 written.pending = cell.pending
@@ -219,12 +234,13 @@ class Recorder:
                     self._cells[cell.key] = written
             written.busy = written.pending is not None
             if written.busy:
-                self._ready.append(written)  # this thread looks there next
+                self._enqueue(written)  # this thread looks there next
         lost = batch.dropped + (0 if error is None or batch.awaited else len(batch.values))
         if lost:
-            with suppress(Exception):  # of a log handler: this thread goes on
+            with suppress(BaseException):  # of a log handler: this thread goes on
                 why = "late" if error is None else logged(error)
                 _log.warning("%d samples of %s lost: %s", lost, cell.key.metric_name, why)
+        _writing.reset(before)  # only now: a log handler that records would wait for this thread
         # Last: who waits for it (`flush_metrics`) finds the loss in the log.
         with self._work:
             self._unsettled.discard(batch.future)

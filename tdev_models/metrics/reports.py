@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from pynamodb.expressions.condition import Condition
 
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
-from tdev_models.metrics.hours import HourTotals, grouped, instants, read_totals
+from tdev_models.metrics.hours import Cell, instants, read_totals
 from tdev_models.metrics.samples import row
 from tdev_models.metrics.totals import Totals
 from tdev_models.models import PipelineSession
@@ -24,8 +24,19 @@ from tdev_models.results import (
     UsageReport,
 )
 
+G = TypeVar("G", bound=Hashable)
+
 _MOST_COUNTED = 10_000
-_AGENT = attrgetter("agent_name")
+
+_AGENT: Callable[[Cell], str] = attrgetter("agent_name")
+_ALL: Callable[[Cell], str] = lambda cell: "all"  # noqa: E731
+_GROUPS: Sequence[Callable[[Cell], str]] = (
+    _ALL,
+    attrgetter("day"),
+    lambda cell: f"{cell.hour:02}",
+    attrgetter("dimension"),
+    _AGENT,
+)
 _EVENTS = ("started", "completed", "failed", "abandoned", "resumed")
 
 
@@ -48,50 +59,46 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         Throttled, Unavailable: after all retries; safe to call again.
     """
     (first, last), now = instants(start, end), client.now()
-    read = {
-        name: await read_totals(client, name, first, last)
-        for name in (
-            *(f"sessions_{event}" for event in _EVENTS),
-            "session_duration",
-            "agent_execution_time",
-            "projects_saved",
-            "project_downloads",
-        )
+
+    async def read(name: str, group_of: Callable[[Cell], G]) -> dict[G, Totals]:
+        return await read_totals(client, name, first, last, group_of)
+
+    by_event = {
+        event: await client.compute(_counts, await read(f"sessions_{event}", lambda cell: cell))
+        for event in _EVENTS
     }
-    by_event = {event: read[f"sessions_{event}"] for event in _EVENTS}
-    sessions = SessionCounts(
-        group="all", **{event: _count(cells) for event, cells in by_event.items()}
+    by_all, by_day, by_hour, by_type, by_agent = await client.compute(
+        lambda: [_grouped(by_event, group_of) for group_of in _GROUPS]
     )
-    durations = (await grouped(client, read["session_duration"], lambda _: "all")).get("all")
-    runs = await grouped(client, read["agent_execution_time"], _AGENT)
-    stopped = await grouped(client, [*read["sessions_failed"], *read["sessions_abandoned"]], _AGENT)
+    sessions = by_all[0] if by_all else SessionCounts(group="all", **dict.fromkeys(_EVENTS, 0))
+    stopped = {row.group: row.failed + row.abandoned for row in by_agent}
+    durations = (await read("session_duration", _ALL)).get("all")
+    runs = await read("agent_execution_time", _AGENT)
+    technologies = _counts(await read("projects_saved", lambda cell: cell.dimension))
     due_at = PipelineSession.due_at
     due = await _count_failed(client, due_at <= now, now)
     later = await _count_failed(client, due_at > now, now)
     ended = sessions.completed + sessions.abandoned
-    technologies: Counter[str] = Counter()
-    for cell in read["projects_saved"]:
-        technologies[cell.dimension] += cell.totals.count
     return UsageReport(
         sessions=sessions,
         success_rate=sessions.completed / ended if ended else None,
         abandonment_rate=sessions.abandoned / ended if ended else None,
         waiting=min(due + later, _MOST_COUNTED),
         due=due,
-        by_day=_grouped(by_event, lambda cell: cell.day),
-        by_hour=_grouped(by_event, lambda cell: f"{cell.hour:02}"),
-        by_type=_grouped(by_event, lambda cell: cell.dimension),
+        by_day=by_day,
+        by_hour=by_hour,
+        by_type=by_type,
         funnel=tuple(
             FunnelStep(
                 agent_name=name,
                 completed=runs[name].count - runs[name].errors if name in runs else 0,
-                stopped=stopped[name].count if name in stopped else 0,
+                stopped=stopped.get(name, 0),
             )
             for name in client.settings.agents
         ),
         seconds=row("session_duration", durations, (50, 90, 99)) if durations else None,
         technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),
-        downloads=_count(read["project_downloads"]),
+        downloads=_counts(await read("project_downloads", _ALL)).get("all", 0),
     )
 
 
@@ -127,7 +134,7 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
     before = validation.instant("start", 2 * first - last)
 
     async def by_agent(name: str, start: float, end: float) -> dict[str, Totals]:
-        return await grouped(client, await read_totals(client, name, start, end), _AGENT)
+        return await read_totals(client, name, start, end, _AGENT)
 
     runs = await by_agent("agent_execution_time", first, last)
     former = await by_agent("agent_execution_time", before, first)
@@ -164,17 +171,17 @@ async def agent_performance(client: Client, start: Any, end: Any) -> Performance
 
 
 def _grouped(
-    by_event: Mapping[str, Iterable[HourTotals]], group_of: Callable[[HourTotals], str]
+    by_event: Mapping[str, Mapping[Cell, int]], group_of: Callable[[Cell], str]
 ) -> tuple[SessionCounts, ...]:
     groups: dict[str, Counter[str]] = {}
     for event, cells in by_event.items():
-        for cell in cells:
-            groups.setdefault(group_of(cell), Counter())[event] += cell.totals.count
+        for cell, count in cells.items():
+            groups.setdefault(group_of(cell), Counter())[event] += count
     return tuple(
         SessionCounts(group=group, **{event: counts[event] for event in _EVENTS})
         for group, counts in sorted(groups.items())
     )
 
 
-def _count(cells: Iterable[HourTotals]) -> int:
-    return sum(cell.totals.count for cell in cells)
+def _counts(groups: Mapping[G, Totals]) -> dict[G, int]:
+    return {group: totals.count for group, totals in groups.items()}

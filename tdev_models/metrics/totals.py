@@ -98,7 +98,7 @@ class Totals:
         """
         from fractions import Fraction  # not in the way of each import of the package
 
-        rank = max(1, math.ceil(Fraction(str(percent)) * self.count / 100))
+        rank = max(1, math.ceil(Fraction(str(float(percent))) * self.count / 100))
         if rank == 1:
             return self.min
         if rank < self.count:

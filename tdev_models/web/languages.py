@@ -82,6 +82,7 @@ _KOREAN = {
     "Usage": "사용량",
     "User": "사용자",
     "Variant": "변형",
+    "Weights": "가중치",
     "Which": "대상",
     "Workers": "워커",
     "abandoned": "포기",

@@ -16,6 +16,7 @@ from tdev_models.errors import InvalidRequest, shown
 from tdev_models.results import Execution, Page, Session, SessionStatus
 from tdev_models.views import attempts, failure_groups
 from tdev_models.views.moments import fixed
+from tdev_models.views.weights import weights
 from tdev_models.web.access import check_sees_all, reader, shown_to, site
 from tdev_models.web.api import following, stream, tagged
 from tdev_models.web.charts import columns, gantt, lines
@@ -262,20 +263,27 @@ async def comparison(request: Request) -> Response:
     asked = {name: given.get(name, "").strip() for name in ("agent_name", "a", "b")}
     metric = given.get("metric") or "agent_execution_time"
     days, start, end = _range(request)
-    found, variants = None, []
+    found, variants, uneven = None, [], given.get("weights", "").strip()
+    if all(asked.values()):  # first: a wrong value is refused before anything is read
+        found = await tdev_models.compare_variants(
+            asked["agent_name"],
+            asked["a"],
+            asked["b"],
+            metric,
+            start,
+            end,
+            weights=weights("weights", uneven) if uneven else None,
+        )
     if asked["agent_name"]:
         variants = await tdev_models.query_metrics(
             metric, start, end, agent_name=asked["agent_name"], group_by="dimension"
-        )
-    if all(asked.values()):
-        found = await tdev_models.compare_variants(
-            asked["agent_name"], asked["a"], asked["b"], metric, start, end
         )
     return await page(
         request,
         "comparison.html",
         **asked,
         metric=metric,
+        weights=uneven,
         days=days,
         comparison=found,
         variants=[row for row in variants if row.dimension],

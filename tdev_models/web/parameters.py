@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.views.moments import moment
+from tdev_models.views.weights import weights
 
 _FLAGS = {"true": True, "false": False}
 _ARGUMENT = re.compile(r"(?ms)^        (\w+): (.*?)(?=^        \w+: |^    \w|\Z)")
-# Arguments that no text can hold.
-_LEFT_OUT = ("weights",)
 
 
 class Parameter(NamedTuple):
@@ -40,10 +39,9 @@ def parameters(call: Callable[..., Any]) -> dict[str, Parameter]:
     hints, said = get_type_hints(call), _meanings(call)
     found = {}
     for name, argument in inspect.signature(call).parameters.items():
-        if name not in _LEFT_OUT:
-            schema, read = _KINDS[_kind(hints[name])]
-            required = argument.default is argument.empty
-            found[name] = Parameter(name, required, schema, read, said.get(name, ""))
+        schema, read = _KINDS[_kind(hints[name])]
+        required = argument.default is argument.empty
+        found[name] = Parameter(name, required, schema, read, said.get(name, ""))
     return found
 
 
@@ -117,6 +115,7 @@ _KINDS: dict[Any, tuple[dict[str, Any], Callable[[str, str], Any]]] = {
         moment,
     ),
     Sequence[float]: ({"type": "string", "examples": ["50,95,99"]}, _numbers),
+    Mapping[str, float]: ({"type": "string", "examples": ["old=9,new=1"]}, weights),
 }
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import tdev_models
 from tdev_models.results import Failure, MetricRow, Page, Session, SessionStatus
@@ -20,6 +20,9 @@ from tdev_models.web.languages import translate
 from tdev_models.web.pages import PERCENTILES, over_time, usage_facts
 from tdev_models.web.rendering import STATIC, rendered
 
+Asked: TypeAlias = tuple[str, str, str, Mapping[str, float] | None]
+"""An agent, two of its variants, and their weights."""
+
 _SESSIONS, _DRAWN, _FAILURES = 100, 20, 1000
 
 
@@ -28,7 +31,7 @@ async def report(
     end: float,
     *,
     language: str = "en",
-    comparisons: Sequence[tuple[str, str, str]] = (),
+    comparisons: Sequence[Asked] = (),
 ) -> str:
     """Return the HTML of a range: usage, agents over time, failures by message, sessions, workers.
 
@@ -40,12 +43,18 @@ async def report(
         start: epoch seconds, inclusive.
         end: epoch seconds, exclusive; at most 366 days later.
         language: `en` or `ko`.
-        comparisons: agent and two of its variants, each.
+        comparisons: agent, two of its variants and their weights (None: equal), each.
 
     Raises:
         InvalidRequest: a wrong range, or a wrong comparison.
         Throttled, Unavailable: after all retries; safe to call again.
     """
+    compared = [
+        await tdev_models.compare_variants(
+            agent, a, b, "agent_execution_time", start, end, weights=weights
+        )
+        for agent, a, b, weights in comparisons
+    ]
     agents = await tdev_models.agent_performance(start, end)
     names = [agent.agent_name for agent in agents.agents]
     if end - start <= 2 * 86400:
@@ -53,10 +62,6 @@ async def report(
     else:
         by_day = await _by_day(start, end)
         drawn = [(lines(by_day[name], PERCENTILES), by_day[name]) for name in names]
-    compared = [
-        await tdev_models.compare_variants(*one, "agent_execution_time", start, end)
-        for one in comparisons
-    ]
     failures = await _failures(start, end)
     lists = [
         await tdev_models.list_pipeline_sessions(status=status, limit=_SESSIONS)

@@ -106,6 +106,23 @@ def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     assert (report["waiting"], report["due"]) == (1, 1)
 
 
+def test_an_uneven_test_is_given_its_weights(
+    printed: Printed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ab = ("ab", "component_decision", "A", "B", "--json", "--weights")
+    (even,), (uneven,) = (lines_of(printed(*ab, text)) for text in ("A=1,B=1", "A=1,B=99,C=0.5"))
+    assert even["split_p_value"] > 1e-3 > uneven["split_p_value"]
+    for wrong in ("", "A", "A=", "A=1,A=2", "A=1,B=-1"):
+        assert main([*ab, wrong]) == 64
+        said = capsys.readouterr().err
+        assert said.startswith("error: weights: ")
+        assert "is not like 'old=9,new=1'" in said
+    for wrong, given in (("A=1", "['A']"), ("A=x,B=1", "['A=x,B']"), ("A=0,B=1", "['A', 'B']")):
+        assert main([*ab, wrong]) == 64
+        said = f"must be above 0 for A and B; they are given for {given}"
+        assert capsys.readouterr().err == f"error: weights: {said}\n"
+
+
 def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:
     start, end = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     command = ("metrics", "agent_execution_time", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import threading
@@ -237,6 +238,50 @@ async def test_nothing_is_added_up_in_the_event_loop(monkeypatch: pytest.MonkeyP
         await call
         assert threads
         assert threading.get_ident() not in threads
+
+
+@pytest.mark.usefixtures("seeded")
+async def test_percentiles_of_many_rows_are_computed_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, percentile = set[int](), Totals.percentile
+
+    def noted(totals: Totals, percent: float) -> float:
+        threads.add(threading.get_ident())
+        return percentile(totals, percent)
+
+    monkeypatch.setattr(Totals, "percentile", noted)
+    assert await query_metrics("agent_execution_time", START, END, percentiles=(50, 99))
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_a_report_keeps_no_hours_that_it_does_not_show(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [("agent_execution_time", START + 3600 * hour) for hour in range(72)]
+    await asyncio.gather(
+        *(record_metric(metric_name=name, value=1, timestamp=moment) for name, moment in samples)
+    )
+    alive, most, changing = 0, 0, threading.Lock()
+
+    def change(by: int) -> None:
+        nonlocal alive, most
+        with changing:
+            alive += by
+            most = max(most, alive)
+
+    make = Totals.__init__
+
+    def made(totals: Totals) -> None:
+        change(1)
+        make(totals)
+
+    monkeypatch.setattr(Totals, "__init__", made)
+    monkeypatch.setattr(Totals, "__del__", lambda totals: change(-1), raising=False)
+    report = await agent_performance(START, START + 3 * 86400)
+    assert report.agents[0].runs == len(samples)
+    assert most < len(samples) / 2
 
 
 async def test_reports_of_nothing_are_empty(store: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -465,6 +467,64 @@ def test_a_log_that_raises_keeps_nobody_waiting(
             sync.record_metric(metric_name="m", value=1, timestamp=NOW)
         assert recorder is not quiet
     assert asyncio.run(found()) == (1, 1)
+
+
+async def test_what_somebody_awaits_goes_before_the_packages_own(gate: Gate) -> None:
+    recorder, others = recording.Recorder.for_settings(settings.current()), threading.Event()
+
+    def verdict(number: int) -> str:
+        if 1 < number <= recording._THREADS:
+            others.wait(10)
+        return "ok"
+
+    gate.verdict = verdict
+    for number in range(12):
+        key = recording.CellKey(int(NOW // 3600), f"m{number}", "", "")
+        recorder.add(key, 1, error=False, awaited=False)
+    await begun(gate, recording._THREADS)
+    awaited = [record(1), record(1, "m11")]
+    await asyncio.sleep(0.02)
+    gate.open.set()
+    await asyncio.gather(*awaited)
+    others.set()
+    await flush_metrics()
+    keys = [request["Key"]["metric_name"]["S"] for request in gate.requests[recording._THREADS :]]
+    assert [key.partition("#")[0] for key in keys][:2] == ["m", "m11"]
+    assert len(keys) == 5
+
+
+class _Recording(logging.Handler):
+    """Counts what is logged as a metric, and then fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(TdevError):
+            sync.record_metric(metric_name="logged", value=1)
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), SystemExit(1)])
+async def test_a_log_handler_that_records_what_it_sees_hangs_nobody(
+    gate: Gate, error: BaseException
+) -> None:
+    recorder = recording.Recorder.for_settings(settings.current())
+    gate.verdict = lambda number: "lost" if number <= recording._THREADS else "ok"
+    handler = _Recording(error)
+    recording._log.addHandler(handler)
+    try:
+        lost = [
+            recorder.add(recording.CellKey(0, f"m{number}", "", ""), 1, False, awaited=False)
+            for number in range(recording._THREADS)
+        ]
+        await begun(gate, recording._THREADS)
+        gate.open.set()
+        assert all([await asyncio.to_thread(future.wait, 5) for future in lost])
+        await asyncio.wait_for(record(1), 5)
+    finally:
+        recording._log.removeHandler(handler)
 
 
 async def test_throttled_calls_say_so(strict_store: Settings) -> None:

@@ -116,13 +116,57 @@ def test_values_are_compared_as_scipy_does() -> None:
 
 
 def test_success_rates_are_compared_as_scipy_does() -> None:
-    for n, failed, m, other_failed in ((60, 12, 80, 8), (1000, 31, 900, 57), (40, 0, 50, 5)):
+    for n, failed, m, other_failed in ((60, 12, 80, 8), (1000, 31, 900, 57), (40, 3, 50, 10)):
         success = both([1.0] * n, [1.0] * m, failed, other_failed).success
         table = [[n - failed, failed], [m - other_failed, other_failed]]
         expected = stats.chi2_contingency(table, correction=False)
         assert success.p_value == pytest.approx(expected.pvalue, rel=1e-9)
         low, high = newcombe(m - other_failed, m, n - failed, n)
         assert (success.low, success.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def counted(count: int, failed: int) -> Totals:
+    totals = Totals()
+    totals.count, totals.errors = count, failed
+    return totals
+
+
+def succeeding(n: int, failed: int, m: int, other_failed: int) -> Any:
+    return compared(
+        "x", "m", ("A", counted(n, failed)), ("B", counted(m, other_failed)), n / (n + m)
+    )
+
+
+def test_few_failures_are_compared_by_fishers_mid_p() -> None:
+    for n, failed, m, other_failed in (
+        *((30, 0, 30, 4), (1000, 3, 30, 1), (30, 2, 1000, 4), (40, 38, 50, 49)),
+        *((30, 0, 30, 0), (30, 30, 30, 30), (30, 5, 10**6, 9), (30, 25, 10**9, 10**8)),
+    ):
+        rare = stats.hypergeom(n + m, failed + other_failed, n)
+        tail = min(rare.cdf(failed - 1), rare.sf(failed)) + rare.pmf(failed) / 2
+        p_value = succeeding(n, failed, m, other_failed).success.p_value
+        assert p_value == pytest.approx(2 * tail, rel=1e-6, abs=1e-12), (n, failed, m)
+
+
+def test_the_verdict_claims_what_its_interval_shows() -> None:
+    found = succeeding(30, 0, 30, 4)
+    assert found.success.p_value == pytest.approx(0.0562, abs=1e-4)
+    assert found.success.low < 0 < found.success.high
+    assert "succeeds" not in found.verdict
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 30), (30, 1000), (1000, 30)])
+def test_equal_variants_that_rarely_fail_differ_in_one_of_twenty(n: int, m: int) -> None:
+    claims = [
+        (failed, other)
+        for failed in range(min(n, 140) + 1)
+        for other in range(min(m, 140) + 1)
+        if " often than A" in succeeding(n, failed, m, other).verdict
+    ]
+    assert claims
+    for rate in (0.002, 0.005, 0.01, 0.02, 0.05, 0.08):
+        a, b = (stats.binom.pmf(range(141), count, rate) for count in (n, m))
+        assert sum(a[failed] * b[other] for failed, other in claims) <= 0.05, rate
 
 
 def newcombe(x: int, n: int, y: int, m: int) -> tuple[float, float]:
@@ -177,6 +221,14 @@ def test_the_verdict_says_what_the_numbers_do() -> None:
     assert "less than A" in faster.verdict
     same = both([2.0] * 5000, [2.0] * 5000, 50, 50)
     assert same.verdict == "Success rates show no difference. Values show no difference."
+
+
+def test_a_variant_without_samples_is_missing_where_there_are_enough() -> None:
+    gone = both([1.0] * 10_000, [])
+    assert gone.verdict.startswith("Not to be trusted: 10000 samples of A and 0 of B")
+    assert both([1.0] * 60, []).verdict.startswith("Not to be trusted")
+    assert both([1.0] * 59, []).verdict.startswith("Not enough data")
+    assert both([1.0] * 31, [1.0] * 29).verdict.startswith("Not enough data")
 
 
 def test_the_verdict_waits_for_as_many_samples_as_it_takes() -> None:

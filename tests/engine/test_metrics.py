@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -70,6 +71,17 @@ async def test_samples_are_grouped_by_hour_day_agent_or_dimension(store: Setting
     )
     assert (only.count, only.sum) == (1, 4)
     assert await query_metrics("seconds", DAY, end, agent_name="nobody") == []
+
+
+class Percent(int, Enum):
+    P95 = 95
+
+
+async def test_an_enum_that_is_a_number_counts_as_its_value(strict_store: Settings) -> None:
+    await seed((2.5, "parser", DAY, "A"))
+    end = DAY + timedelta(hours=1)
+    (row,) = await query_metrics("seconds", DAY, end, percentiles=(Percent.P95,))
+    assert row.percentiles == {Percent.P95: 2.5}
 
 
 async def test_a_cell_has_the_plans_attributes(store: Settings) -> None:

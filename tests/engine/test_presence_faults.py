@@ -435,6 +435,29 @@ async def test_a_worker_outlives_a_clock_that_fails(strict_store: Settings) -> N
         assert not await resume_pipeline("s")
 
 
+async def test_a_worker_outlives_a_transport_that_suspends_in_its_heartbeats(
+    strict_store: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    suspends = threading.Event()
+
+    def suspending(send: Transport) -> Transport:
+        async def suspended(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if suspends.is_set():
+                await asyncio.sleep(0)
+            return await send(operation, request)
+
+        return suspended
+
+    with settings.use(elsewhere(strict_store, lease_seconds=1.2, transport=suspending)):
+        await begin("s")
+        suspends.set()
+        await asyncio.sleep(0.6)  # longer than two heartbeats
+        suspends.clear()
+        await asyncio.sleep(1.5)
+        assert not await resume_pipeline("s")
+    assert caplog.text.count("must not suspend") > 1
+
+
 async def test_a_task_is_cancelled_though_its_loop_is_closed_at_that_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

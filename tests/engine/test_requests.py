@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from tdev_models import (
     Settings,
     Unavailable,
     get_pipeline_session,
+    record_metric,
     resume_pipeline,
     save_pipeline_session,
     settings,
@@ -29,7 +30,6 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.settings import Transport
 
 
@@ -152,9 +152,33 @@ async def test_both_colours_work_side_by_side_in_one_loop(store: Settings) -> No
     assert (await get_pipeline_session("s")) == sync.get_pipeline_session("s")
 
 
-def test_a_blocking_call_that_would_suspend_says_so() -> None:
-    with pytest.raises(RuntimeError, match="use the awaitable functions"):
-        drive(asyncio.sleep(0))
+def suspending(send: Transport) -> Transport:
+    """Return a transport that suspends at each request, whatever is raised into it meanwhile."""
+
+    async def suspended(operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        for _ in range(2):
+            with suppress(Exception):
+                await asyncio.sleep(0)
+        return await send(operation, request)
+
+    return suspended
+
+
+def test_a_blocking_call_whose_transport_suspends_says_so(strict_store: Settings) -> None:
+    with (
+        settings.use(strict_store, transport=suspending),
+        pytest.raises(ConfigurationError, match="must not suspend"),
+    ):
+        sync.get_pipeline_session("s")
+
+
+async def test_a_transport_that_suspends_stops_no_thread_that_writes_metrics(
+    strict_store: Settings,
+) -> None:
+    with settings.use(strict_store, transport=suspending):
+        for _ in range(10):  # there are eight threads
+            with pytest.raises(ConfigurationError, match="must not suspend"):
+                await asyncio.wait_for(record_metric(metric_name="m", value=1), 5)
 
 
 async def test_many_calls_at_once_share_the_threads(store: Settings) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.client import Client
-from tdev_models.metrics.recorder import Recorder, _WriterCell
+from tdev_models.metrics.recorder import Recorder
 from tdev_models.retry import CANCELLED_SECONDS, DICE, STOP_POLL_SECONDS, wait_until
 from tdev_models.services import due_queue
 from tdev_models.services.signal_handlers import handlers_code
@@ -97,9 +97,7 @@ class SimulatedRecorder(Recorder):
         self._client = client  # type: ignore[assignment]
         self._threads = 1
 
-    def _enqueue(self, cell: _WriterCell) -> None:
-        cell.busy = True
-        self._ready.append(cell)
+    def _call_writer(self) -> None:
         context = current_process().new_context()
         asyncio.get_running_loop().create_task(self._served(), context=context)
 

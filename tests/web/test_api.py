@@ -148,6 +148,13 @@ def test_wrong_parameters_are_named(
     assert (error["type"], error["field"]) == ("InvalidRequest", field)
 
 
+def test_weights_are_a_text_that_is_described(client: Client) -> None:
+    offered = client().get("/api/openapi.json").json()["paths"]["/api/comparison"]["get"]
+    (described,) = (one for one in offered["parameters"] if one["name"] == "weights")
+    assert described["schema"] == {"type": "string", "examples": ["old=9,new=1"]}
+    assert described["description"]
+
+
 def test_an_outage_says_call_again_and_to_users_no_more(
     strict_store: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,8 @@ def test_the_report_is_one_file_that_asks_for_nothing(
 ) -> None:
     made = tmp_path / "report.html"
     end = settings.current().clock()
-    written = report(end - 30 * 86400, end, language="ko", comparisons=[("search", "old", "new")])
+    compared = [("search", "old", "new", None)]
+    written = report(end - 30 * 86400, end, language="ko", comparisons=compared)
     with ThreadPoolExecutor() as thread:  # Playwright's own loop runs in this one
         made.write_text(thread.submit(asyncio.run, written).result())
     page, asked = open_page(), list[str]()

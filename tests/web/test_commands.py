@@ -77,6 +77,10 @@ def test_the_report_has_the_numbers_of_the_calls(
     out = tmp_path / "report.html"
     out.write_text("what was there before")
     command = ["report", "--days", "30", "--out", str(out), "--ab", "search", "old", "new"]
+    for uneven in (["old=9,new=1", "more"], ["9,1"], ["old=9,old=1"]):
+        assert main([*command, *uneven]) == 64
+        assert re.match(r"error: (weights|ab): .*old=9,new=1", capsys.readouterr().err)
+    command.append("old=1,new=1")
     assert main(command) == 0
     said = capsys.readouterr().out.replace("\n", "")
     assert re.search(r"report\.html: \d+ kB", said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from tdev_models import ConfigurationError, Settings, settings, sync, web
+from tdev_models import ConfigurationError, Settings, record_metric, settings, sync, web
 from tdev_models.metrics.experiments import compared
 from tdev_models.metrics.totals import Totals
 from tdev_models.results import Execution
@@ -194,6 +195,26 @@ def test_reports_show_the_numbers_of_the_calls(month: Settings, client: Client) 
     shown = words(asking.get("/workers").text)
     for worker in sync.list_workers():
         assert f"{worker.name} {worker.state} {worker.sessions}" in shown
+
+
+def test_an_uneven_test_is_judged_by_its_weights(strict_store: Settings, client: Client) -> None:
+    of_agent = {"metric_name": "agent_execution_time", "agent_name": "search", "value": 1}
+
+    async def record() -> None:
+        variants = ["a=b"] * 90 + ["c,d"] * 30
+        await asyncio.gather(*(record_metric(of_agent, dimension=one) for one in variants))
+
+    asyncio.run(record())
+    asked = {"agent_name": "search", "a": "a=b", "b": "c,d", "days": "1"}
+    asking = client()
+    assert "Not to be trusted" in words(asking.get("/comparison", params=asked).text)
+    text = asking.get("/comparison", params={**asked, "weights": "a=b=3,c,d=1"}).text
+    assert "Not enough data to tell" in words(text)
+    assert 'value="a=b=3,c,d=1"' in text
+    assert asking.get("/comparison", params={**asked, "weights": "a=b"}).status_code == 400
+    api = {"agent": "search", "a": "a=b", "b": "c,d", "metric": "agent_execution_time"}
+    api |= {"start": "1d", "end": "0s", "weights": "a=b=3, c,d=1"}
+    assert "Not enough data to tell" in asking.get("/api/comparison", params=api).json()["verdict"]
 
 
 @pytest.mark.parametrize("names", [("A", "B"), ("gpt-4.1 mini", "새 것 (2)")])

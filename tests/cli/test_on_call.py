@@ -300,12 +300,10 @@ def test_watch_knows_which_sessions_have_left_though_it_shows_few(
     def poll(seconds: float) -> None:
         if not polls:
             raise KeyboardInterrupt
-        polls.pop()()
+        session_id, status = polls.pop()
+        sync.save_pipeline_session(session_id=session_id, status=status)
 
-    def end_first() -> None:
-        sync.save_pipeline_session(session_id="0", status="COMPLETED")
-
-    polls = [end_first, lambda: sync.save_pipeline_session(session_id="new") and None]
+    polls = [("0", "COMPLETED"), ("new", "ACTIVE")]
     for number in range(5):
         sync.save_pipeline_session(session_id=str(number))
     with monkeypatch.context() as patched:

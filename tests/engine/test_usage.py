@@ -320,8 +320,7 @@ async def test_a_session_that_waits_for_money_is_not_given_up(strict_store: Sett
                 pass
     for seconds in (0, 4000, 8000):
         with settings.use(strict_store, clock=clock(seconds)):
-            done = await recover_sessions(runner, max_attempts=1)
-    assert done.abandoned == []
+            assert (await recover_sessions(runner, max_attempts=1)).abandoned == []
     await save_pipeline_session(session_id="s", budget_usd=2)
     with settings.use(strict_store, clock=clock(12000)):
         assert (await resume_pipeline("s", runner)).reason is None

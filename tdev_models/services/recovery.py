@@ -90,9 +90,10 @@ async def recover_sessions(
     whose runner raises is FAILED and waits `backoff_seconds`, doubled with each resume in vain (at
     most an hour), of which up to half is left out at random. One that was resumed `max_attempts`
     times in a row without an agent ending is ABANDONED, with the last error as the reason: by
-    default after two and a half hours at least. What the store or this worker causes counts for
-    nothing: throttling, outages, missing permissions, sessions handed back, and the death of a
-    worker with its other sessions. A session that two workers in a row died of runs alone.
+    default after two and a half hours at least. One whose budget is spent is left FAILED then. What
+    the store or this worker causes counts for nothing: throttling, outages, missing permissions,
+    sessions handed back, and the death of a worker with its other sessions. A session that two
+    workers in a row died of runs alone.
 
     End a worker by `stop`, Ctrl-C, cancellation or a signal handler that raises SystemExit: but for
     `stop`, what it runs is handed back (blocking with concurrency, in other threads than the main
@@ -224,10 +225,11 @@ class _Worker:
             self._queue.leave_alone(session)
             return
         in_vain = resumes_in_vain(session)
-        if in_vain >= self._max_attempts and is_spent(session.cost_usd, session.budget_usd):
-            self._queue.leave_alone(session)  # it waits for whoever gives it more
-        elif in_vain >= self._max_attempts:
+        waits = is_spent(session.cost_usd, session.budget_usd)  # for whoever gives it more
+        if in_vain >= self._max_attempts and not waits:
             await self._give_up(session, in_vain)
+        elif in_vain >= self._max_attempts and session.status == SessionStatus.FAILED:
+            self._queue.leave_alone(session)
         elif is_suspect(session) and not turn.alone:
             self._queue.put_off(session.session_id)
         else:

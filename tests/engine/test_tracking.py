@@ -248,8 +248,11 @@ def test_the_blocking_form_is_the_same_without_await(store: Settings) -> None:
         {"nl_input": [2]},
         "ui_selection",
     )
-    with resume, resume.agent("nl_input") as run:
-        assert (run.done, run.output) == (True, [2])
+    with resume:
+        with resume.agent("nl_input") as run:
+            assert (run.done, run.output) == (True, [2])
+        with resume.agent("ui_selection") as run:
+            run.output = [3]
     assert sync.get_pipeline_session("p").status == "COMPLETED"
 
 

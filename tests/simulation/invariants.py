@@ -70,7 +70,7 @@ class Invariants:
                 self._workers.is_taken_away(record, int(number(old, "fence")), sent.process)
         else:
             self._check_owner(record, old, sent)
-        (self.running.discard if status in FINAL else self.running.add)(record.session_id)
+        (self.running.discard if self.is_over(new) else self.running.add)(record.session_id)
         if before in FINAL and status != before and before != "ABANDONED":
             raise Violation(f"{record.session_id}: {before} became {status}")
         if status == "COMPLETED" != before and "lease_token" in old:
@@ -81,6 +81,12 @@ class Invariants:
             self._check_found(record, new, now)
         if status == "ACTIVE" and "lease_token" in old and "lease_token" not in new:
             self._workers.is_handed_back(record)
+
+    def is_over(self, session: Item) -> bool:
+        """Return whether nothing more becomes of a session by itself: it may wait for money."""
+        waits = _is_spent(session) and text(session, "status") == "FAILED"
+        in_vain = number(session, "resumes_without_progress")
+        return text(session, "status") in FINAL or (waits and in_vain >= self._max_attempts)
 
     def _check_claim(self, record: Record, old: Item, new: Item, sent: Sent, now: float) -> None:
         fence, token = int(number(new, "fence")), text(new, "lease_token")
@@ -126,6 +132,8 @@ class Invariants:
             return
         if not reason.startswith("gave up after"):
             raise Violation(f"{record.session_id}: abandoned for no reason: {reason!r}")
+        if _is_spent(old):
+            raise Violation(f"{record.session_id}: given up though it waits for money")
         if record.failures < self._max_attempts:
             raise Violation(
                 f"{record.session_id}: given up after {record.failures} failures, not "
@@ -166,8 +174,7 @@ class Invariants:
             if number(change.new, "fence") > number(session, "fence"):
                 raise Violation(f"{execution_id}: written under a claim that never was")
         begins = text(change.new, "status") == "RUNNING" != text(change.old, "status")
-        budget = session.get("budget_usd")
-        if begins and budget and number(session, "cost_usd") >= float(budget["N"]):
+        if begins and _is_spent(session):
             raise Violation(f"{execution_id}: begun though the session's budget is spent")
         ended = text(change.new, "status") == "COMPLETED"
         # A bare call's end that comes late counts as no progress of the session.
@@ -215,6 +222,11 @@ class Invariants:
             raise Violation(f"metrics: a sample counts twice: {total:b} of {count} samples")
         if lost := self._samples.awaited & ~total:
             raise Violation(f"metrics: awaited samples are lost: {lost:b}")
+
+
+def _is_spent(session: Item) -> bool:
+    budget = session.get("budget_usd")
+    return budget is not None and number(session, "cost_usd") >= float(budget["N"])
 
 
 def output_text(output: object) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 from tdev_models.settings import Settings
 from tests.simulation import clients
 from tests.simulation.engine import Change, Engine
-from tests.simulation.invariants import FINAL, Invariants
+from tests.simulation.invariants import Invariants
 from tests.simulation.lines import line
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network, Weather
 from tests.simulation.processes import Process
 from tests.simulation.programs import Programs
-from tests.simulation.records import Record, Rules, Samples, Violation, text
+from tests.simulation.records import Record, Rules, Samples, Violation
 from tests.simulation.workers import Workers
 
 AGENTS = ("parser", "generation", "assembly")
@@ -310,7 +310,7 @@ class History:
         return [
             record.session_id
             for record in self._records.values()
-            if text(self._stored(record), "status") not in FINAL
+            if not self._invariants.is_over(self._stored(record))
         ]
 
     def _is_over(self) -> bool:

@@ -189,22 +189,15 @@ class Recorder:
                 self._threads += 1
 
     def _serve(self) -> None:
-        try:
-            while True:
-                self._drain()
-                with self._work:
-                    self._idle += 1
-                    has_work = self._work.wait_for(
-                        lambda: self._awaited or self._quiet, _IDLE_SECONDS
-                    )
-                    self._idle -= 1
-                    if not has_work:
-                        self._threads -= 1
-                        return
-        except BaseException:
+        while True:
+            self._drain()
             with self._work:
-                self._threads -= 1
-            raise
+                self._idle += 1
+                has_work = self._work.wait_for(lambda: self._awaited or self._quiet, _IDLE_SECONDS)
+                self._idle -= 1
+                if not has_work:
+                    self._threads -= 1
+                    return
 
     def _drain(self) -> None:
         while (taken := self._take()) is not None:

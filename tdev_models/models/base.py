@@ -28,7 +28,7 @@ from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidReque
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
-from tdev_models.security.fields import encrypts
+from tdev_models.security.fields import ENVELOPES, SUFFIX, encrypts
 from tdev_models.validation import Rule
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -234,7 +234,8 @@ class BaseModel(Model):
             before = attribute.deserialize(attribute.get_value(stored)) if stored else None
             after = getattr(self, name)
             if repr(after) != repr(before):  # True equals 1, and is another value in JSON
-                if name.replace("_data", "_ref") in self._stored.keys() - {name}:
+                refs = [ref for ref, field in ENVELOPES.items() if field == name]
+                if any({ref, f"{ref}{SUFFIX}"} & self._stored.keys() for ref in refs):
                     raise InvalidRequest(
                         name, "is stored in chunks, beside which save() would be unseen; use a call"
                     )

@@ -10,6 +10,7 @@ from tests.migrations.runs import prod
 from tests.migrations.strict import StrictAws
 
 SHORT = "pipeline-sessions"
+OF_WRITES = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
 ONLY = ("--table", SHORT)
 OTHER_KEY = "arn:aws:kms:us-east-1:123456789012:key/other"
 
@@ -69,15 +70,15 @@ class Hand:
             **change,
         )
 
-    def target_value(self, percent: float) -> None:
-        metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
+    def target_value(self, percent: float, **own: Any) -> None:
         self.scaling(
             "PutScalingPolicy",
             PolicyName=f"DynamoDBWriteCapacityUtilization:table/{self.name}",
             PolicyType="TargetTrackingScaling",
             TargetTrackingScalingPolicyConfiguration={
                 "TargetValue": percent,
-                "PredefinedMetricSpecification": metric,
+                "PredefinedMetricSpecification": OF_WRITES,
+                **own,
             },
         )
 
@@ -221,8 +222,7 @@ def test_undeclared_tags_are_left(
 def test_a_scaling_policy_made_at_the_console_is_changed_under_its_name(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
-    tracking = {"TargetValue": 30.0, "PredefinedMetricSpecification": metric}
+    tracking = {"TargetValue": 30.0, "PredefinedMetricSpecification": OF_WRITES}
     ours = f"DynamoDBWriteCapacityUtilization:table/{hand.name}"
     hand.scaling("DeleteScalingPolicy", PolicyName=ours)
     hand.scaling(
@@ -240,17 +240,7 @@ def test_what_no_declaration_can_say_is_reported_and_left(
 ) -> None:
     hand.table(StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"})
     hand.alarm(OKActions=["arn:aws:sns:us-east-1:123456789012:well"], AlarmActions=[])
-    metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
-    hand.scaling(
-        "PutScalingPolicy",
-        PolicyName=f"DynamoDBWriteCapacityUtilization:table/{hand.name}",
-        PolicyType="TargetTrackingScaling",
-        TargetTrackingScalingPolicyConfiguration={
-            "TargetValue": 70.0,
-            "PredefinedMetricSpecification": metric,
-            "DisableScaleIn": True,
-        },
-    )
+    hand.target_value(70.0, DisableScaleIn=True)
     described = hand.aws._after_DescribeTable
 
     def after(params: dict[str, Any], answer: Any) -> None:
@@ -276,18 +266,8 @@ def test_what_is_left_alone_stays_when_its_alarm_or_its_policy_is_changed(
     well, unknown = (f"arn:aws:sns:us-east-1:123456789012:{name}" for name in ("well", "unknown"))
     near = "write-capacity-near-maximum"
     hand.alarm(near, AlarmActions=[], OKActions=[well], InsufficientDataActions=[unknown])
-    metric = {"PredefinedMetricType": "DynamoDBWriteCapacityUtilization"}
     own = {"DisableScaleIn": True, "ScaleInCooldown": 900, "ScaleOutCooldown": 30}
-    hand.scaling(
-        "PutScalingPolicy",
-        PolicyName=f"DynamoDBWriteCapacityUtilization:table/{hand.name}",
-        PolicyType="TargetTrackingScaling",
-        TargetTrackingScalingPolicyConfiguration={
-            "TargetValue": 70.0,
-            "PredefinedMetricSpecification": metric,
-            **own,
-        },
-    )
+    hand.target_value(70.0, **own)
     assert lines(environment, capsys)[1] == ["= scaling", f"= alarm {near}"]
     assert prod("plan", environment, *ONLY) == 0
     shown = capsys.readouterr().out
@@ -308,7 +288,7 @@ def test_what_is_left_alone_stays_when_its_alarm_or_its_policy_is_changed(
     )["ScalingPolicies"]
     configured = [one["TargetTrackingScalingPolicyConfiguration"] for one in policies]
     assert [one["TargetValue"] for one in configured] == [60.0, 60.0]
-    assert {**own, "TargetValue": 60.0, "PredefinedMetricSpecification": metric} in configured
+    assert {**own, "TargetValue": 60.0, "PredefinedMetricSpecification": OF_WRITES} in configured
     (reads,) = [one for one in configured if "DisableScaleIn" not in one]
     assert reads.keys() == {"TargetValue", "PredefinedMetricSpecification"}
 

@@ -45,6 +45,16 @@ async def test_a_second_user_gets_an_error_and_none_of_the_first_ones_data(store
         assert session.outputs == {"nl_input": "secret"}
 
 
+async def test_a_block_that_joins_another_users_session_writes_nothing(store: Settings) -> None:
+    async with track_session("s", user_id="first", project_name="theirs"):
+        before = raw.everything(store, "pipeline-sessions")
+        with pytest.raises(WrongUser):
+            async with track_session("s", user_id="second", project_name="mine"):
+                pass
+        assert raw.everything(store, "pipeline-sessions") == before
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
 @pytest.mark.parametrize("state", ["live", "COMPLETED", "FAILED"])
 async def test_another_user_is_told_nothing_else_of_a_session(store: Settings, state: str) -> None:
     if state == "live":

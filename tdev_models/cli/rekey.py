@@ -27,6 +27,8 @@ from tdev_models.security.fields import UnknownKey
 from tdev_models.services.reencryption import MODELS, Reencryption
 
 _SAMPLES = 3
+# While some worker lacks the key each pass finds something.
+_MORE_PASSES = 5
 
 
 @dataclass
@@ -69,14 +71,24 @@ def rekey(options: argparse.Namespace) -> int:
         passes = run.encrypt_all()
         if options.delete_old:
             # One that finds nothing to do proves that no row points at what is deleted.
-            while any(one.encrypted for one in passes) and not any(one.failed for one in passes):
-                passes = run.encrypt_all()
-            if not any(one.failed for one in passes):
+            more = _MORE_PASSES
+            while more and _have(passes, "encrypted") and not _have(passes, "failed"):
+                passes, more = run.encrypt_all(), more - 1
+            if not _have(passes, "failed"):
+                if _have(passes, "encrypted"):
+                    raise TdevError(
+                        "nothing was deleted, since rows are still written in clear or under "
+                        "another key; give every worker this key and these fields, and run it again"
+                    )
                 run.delete_old_chunks()
     for sample in (sample for one in passes for sample in one.samples):
         screen.print(f"left as it is: {plain(sample)}")
     screen.print(str(cost))
-    return FAILED if any(one.failed for one in passes) else DONE
+    return FAILED if _have(passes, "failed") else DONE
+
+
+def _have(passes: list[Pass], what: str) -> bool:
+    return any(getattr(one, what) for one in passes)
 
 
 class _Run:

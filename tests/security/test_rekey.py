@@ -118,13 +118,16 @@ async def store_chunks(count: int) -> None:
 
 
 async def test_payloads_that_are_not_to_be_encrypted_are_left(
-    clear_store: Settings, kms: Kms
+    clear_store: Settings, kms: Kms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await fill()
     before = chunk_keys(clear_store)
     with settings.use(kms_key=kms.new_key(), kms_fields=("error_message", "traceback")):
         assert main(["rekey", "--yes", "--delete-old"]) == 0
         await check_all()
+        capsys.readouterr()
+        assert main(["rekey", "--yes", "--json"]) == 0
+    assert [one["encrypted"] for one in passes(capsys.readouterr().out)] == [0, 0, 0]
     assert chunk_keys(clear_store) == before
 
 
@@ -174,6 +177,32 @@ async def test_a_deletion_that_was_stopped_is_finished_by_the_next_run(
         assert main(["rekey", "--yes", "--delete-old"]) == 0
         assert not former & {*chunk_keys(clear_store)}
         assert len((await get_agent_execution("p-parser")).output_data["x"]) == 270_000
+
+
+async def test_nothing_is_deleted_while_a_worker_without_the_key_writes(
+    clear_store: Settings,
+    kms: Kms,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    number = 0
+
+    def encrypt_all(run: Any) -> Any:
+        nonlocal number
+        number += 1
+        found = passes_over(run)
+        with settings.use(clear_store):
+            sync.save_user_project(user_id="u", project_id="p", description=f"in clear {number}")
+        return found
+
+    passes_over = rekey._Run.encrypt_all
+    monkeypatch.setattr(rekey._Run, "encrypt_all", encrypt_all)
+    await fill()
+    before = chunk_keys(clear_store)
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes", "--delete-old"]) == 1
+    assert "give every worker this key" in capsys.readouterr().err
+    assert {*before} <= {*chunk_keys(clear_store)}
 
 
 async def test_chunks_whose_first_is_gone_are_deleted_where_they_were_to_be_encrypted(

@@ -15,7 +15,7 @@ from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import ExecutionStatus, SessionStatus
 from tdev_models.services.adoption import adopted
 from tdev_models.services.payloads import known_payloads
-from tdev_models.services.progress import Outcome, Work
+from tdev_models.services.progress import Work
 from tdev_models.services.session_run import SessionRun
 from tdev_models.workers.claims import claim_session, hand_back
 from tdev_models.workers.lease import Lease
@@ -94,7 +94,7 @@ class OwnedSession(ClientContext[C, Literal[False]]):
 
     async def take_over(
         self, seen: PipelineSession, work: Work, from_agent: str | None = None
-    ) -> Outcome:
+    ) -> None:
         """Go on from what former claims left of the session, which this one has claimed."""
         lease = self.owned
         self._run.span.resume(seen.traceparent, seen.pipeline_type)
@@ -111,7 +111,6 @@ class OwnedSession(ClientContext[C, Literal[False]]):
             and one.status == ExecutionStatus.FAILED
         }
         lease.payloads = {**known_payloads(outcome.executions.values()), **outcome.payloads}
-        return outcome
 
     async def end(self) -> None:
         """End the session as what its agents have left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.results import ExecutionStatus
 from tdev_models.services.execution_states import counts_as_ended
 from tdev_models.services.payloads import read_payload
-from tdev_models.services.restarts import is_outdated, with_restart
+from tdev_models.services.restarts import Restart, is_outdated, with_restart
 from tdev_models.workers.claims import adopts_unclaimed
 
 _AT_ONCE = 10
@@ -36,7 +36,7 @@ class Outcome:
     ended: tuple[str, ...]
     start_agent: str | None
     agents: tuple[str, ...]
-    restarts: Sequence[Sequence[float]]
+    restarts: Sequence[Restart]
     payloads: Stored = field(default_factory=dict, repr=False)
 
     async def outputs(self, client: Client) -> dict[str, Any]:
@@ -63,15 +63,12 @@ class Outcome:
         All after it run again, too, and those of one's own that began since.
         """
         again = self.agents[self.agents.index(agent_name) :]
-        begun = {agent_name, *self.ended}.intersection(again, self.executions)
-        own = {name: run for name, run in self.executions.items() if name not in self.agents}
-        restarts = with_restart(
-            self.restarts, claim, [self.executions[name] for name in begun], own.values()
-        )
+        restarts = with_restart(self.restarts, claim, again, self.agents, self.executions)
         ended = tuple(
             name
             for name in self.ended
-            if name not in again and not (name in own and is_outdated(own[name], restarts))
+            if name not in again
+            and (name in self.agents or not is_outdated(self.executions[name], restarts))
         )
         return Outcome(self.executions, ended, agent_name, self.agents, restarts)
 
@@ -107,7 +104,7 @@ async def _outcome_of(client: Client, seen: PipelineSession) -> Outcome:
     are found by Queries on project-index, which may lag, and then read consistently.
     """
     session_id, agents = seen.session_id, client.settings.agents
-    unfenced, restarts = adopts_unclaimed(seen), seen.restarts or ()
+    unfenced, restarts = adopts_unclaimed(seen), [Restart(*one) for one in seen.restarts or ()]
     keys = [(f"{session_id}-{name}", name) for name in agents]
     executions = {
         execution.agent_name: execution
@@ -120,7 +117,7 @@ async def _outcome_of(client: Client, seen: PipelineSession) -> Outcome:
         if _counts(execution, unfenced):
             executions.setdefault(execution.agent_name, execution)
 
-    ended, start_agent = _ended_in_order(executions, agents)
+    ended, start_agent = _ended_in_order(executions, agents, restarts)
     ended += [
         name
         for name, execution in executions.items()
@@ -137,24 +134,29 @@ def _counts(execution: AgentExecution, unfenced: bool) -> bool:
 
 
 def _ended_in_order(
-    executions: Mapping[str, AgentExecution], agents: tuple[str, ...]
+    executions: Mapping[str, AgentExecution], agents: tuple[str, ...], restarts: Iterable[Restart]
 ) -> tuple[list[str], str | None]:
     """Return which of the pipeline's agents have ended, and the first that has to run."""
+    begun_again = {one.agent: one.claim for one in restarts}
     ended: list[str] = []
     latest_fence: float = 0
     start_agent: str | None = agents[0]
+    never_run: str | None = None
     for number, name in enumerate(agents):
+        latest_fence = max(latest_fence, begun_again.get(name, 0))
         execution = executions.get(name)
-        if execution is None:
-            continue  # a pipeline may leave agents out
+        if execution is None:  # a pipeline may leave agents out
+            if name in begun_again:
+                never_run = never_run or name
+            continue
         # What was done under an older claim than an agent before it was made of outdated input.
         is_outdated = (execution.fence or 0) < latest_fence
         if is_outdated or not counts_as_ended(execution.status, execution.critical):
-            return ended, name
+            return ended, never_run or name
         latest_fence = execution.fence or 0
         ended.append(name)
-        start_agent = agents[number + 1] if number + 1 < len(agents) else None
-    return ended, start_agent
+        start_agent, never_run = (agents[number + 1] if number + 1 < len(agents) else None), None
+    return ended, never_run or start_agent
 
 
 async def _executions_under_other_ids(

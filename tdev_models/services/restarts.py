@@ -7,8 +7,8 @@ those that the index did not show yet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tdev_models.models import AgentExecution
 
@@ -16,44 +16,60 @@ from tdev_models.models import AgentExecution
 class Restart(NamedTuple):
     """A session began again under a claim, at what had begun at a moment of an earlier claim.
 
-    What began since then is outdated until it has run under that claim or a later one. Claims
-    decide the order: they only rise. Start times decide within one claim, where they are of one
-    clock.
+    What began since then is outdated until it has run under that claim or a later one, and so are
+    the agent and those after it in the pipeline. Claims decide the order: they only rise. Start
+    times decide within one claim, where they are of one clock.
 
     Attributes:
         claim: the number of the claim that began again.
         fence: that of the earlier claim.
         start_time: the moment, by the clock of the earlier claim's worker.
+        agent: the pipeline's agent at which it began again; rows of an earlier form do not say it.
     """
 
     claim: float
     fence: float
     start_time: float
+    agent: str = ""
 
 
-def is_outdated(execution: AgentExecution, restarts: Iterable[Sequence[float]]) -> bool:
+def is_outdated(execution: AgentExecution, restarts: Iterable[Sequence[Any]]) -> bool:
     """Return whether an execution, of an agent that is none of the pipeline's, has to run again."""
     place = _place(execution)
     return any(
-        place[0] < claim and place >= (fence, start_time) for claim, fence, start_time in restarts
+        place[0] < claim and place >= (fence, start_time)
+        for claim, fence, start_time, *_ in restarts
     )
 
 
 def with_restart(
-    restarts: Iterable[Sequence[float]],
+    restarts: Iterable[Restart],
     claim: int,
-    again: Collection[AgentExecution],
-    others: Iterable[AgentExecution],
-) -> list[Sequence[float]]:
-    """Return the restarts of a session once a claim lets some of its pipeline's agents run again.
+    again: tuple[str, ...],
+    agents: tuple[str, ...],
+    executions: Mapping[str, AgentExecution],
+) -> list[Restart]:
+    """Return the restarts of a session once a claim lets the last of its agents run again.
 
-    Those by which none of the others is outdated that is not by the new one are left out.
+    Those by which nothing is outdated that is not by the new one are left out.
+
+    Args:
+        restarts: those of former claims.
+        claim: the number of the claim.
+        again: the pipeline's agents that run again.
+        agents: all of the pipeline's agents.
+        executions: the latest execution of each agent.
     """
-    if not again:
-        return list(restarts)
-    new = Restart(claim, *min(map(_place, again)))
-    rest = [execution for execution in others if not is_outdated(execution, [new])]
-    needed = [one for one in restarts if any(is_outdated(run, [one]) for run in rest)]
+    begun = [_place(executions[name]) for name in again if name in executions]
+    fence, start_time = min(begun, default=(claim, 0.0))
+    new = Restart(claim, fence, start_time, again[0])
+    own = [run for name, run in executions.items() if name not in agents]
+    rest = [run for run in own if not is_outdated(run, [new])]
+    needed = [
+        one
+        for one in restarts
+        if one.agent in agents[: -len(again)] or any(is_outdated(run, [one]) for run in rest)
+    ]
     return [*needed, new]
 
 

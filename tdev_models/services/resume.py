@@ -14,15 +14,13 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import InvalidRequest, LeaseLost, shown
 from tdev_models.models import PipelineSession
-from tdev_models.results import ExecutionStatus, SessionStatus
-from tdev_models.services.execution_writes import write_execution
-from tdev_models.services.executions import execution_key
+from tdev_models.results import SessionStatus
 from tdev_models.services.progress import Outcome, work_so_far
 from tdev_models.services.sessions import read_session
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.tracking import Tracker
 from tdev_models.workers.claims import is_expired, may_take_over
-from tdev_models.workers.lease import Lease, was_handed_back
+from tdev_models.workers.lease import was_handed_back
 from tdev_models.workers.liveness import is_stalled
 from tdev_models.workers.releases import why_too_old
 
@@ -181,7 +179,7 @@ async def try_to_resume(
         if resume.reason is not None:
             return resume
         work = await work_so_far(client, seen, from_agent)
-        values = {} if from_agent is None else {"restarts": json.dumps(work[0].restarts)}
+        values = {} if from_agent is None else _beginning_again(work[0])
         resumed = force or not was_handed_back(seen)
         refused = await resume.claim(
             seen, values, resumed=resumed, afresh=force, to_be_entered=to_be_entered
@@ -189,9 +187,7 @@ async def try_to_resume(
         if refused is None:
             resume.owned.retry_after_seconds = retry_after_seconds
             try:
-                outcome = await resume.take_over(seen, work, from_agent)
-                if from_agent is not None:
-                    await _begin_again_at(client, from_agent, outcome, resume.owned)
+                await resume.take_over(seen, work, from_agent)
             except BaseException as error:
                 await resume.hand_back(error)
                 if not isinstance(error, LeaseLost):
@@ -205,11 +201,13 @@ async def try_to_resume(
     return resume
 
 
-async def _begin_again_at(client: Client, agent: str, outcome: Outcome, lease: Lease) -> None:
-    """Let whoever resumes next begin there, too."""
-    key = execution_key(f"{lease.session_id}-{agent}", agent)
-    values = {"status": ExecutionStatus.PENDING, "project_id": lease.session_id}
-    await write_execution(client, *key[:2], values, outcome.executions.get(agent), lease)
+def _beginning_again(outcome: Outcome) -> dict[str, Any]:
+    """Return what a claim writes so that whoever resumes next begins there, too."""
+    return {
+        "restarts": json.dumps(outcome.restarts),
+        "progress": len(set(outcome.ended).intersection(outcome.agents)),
+        "current_agent": outcome.start_agent,
+    }
 
 
 async def _why_not_resumable(

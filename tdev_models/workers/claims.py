@@ -123,7 +123,7 @@ class _Claim:
             set_or_remove(PipelineSession.release, settings.release),
             set_to(PipelineSession.last_updated, now),
             set_if_absent(PipelineSession.created_at, now),
-            set_if_absent(PipelineSession.progress, 0),
+            *([] if "progress" in values else [set_if_absent(PipelineSession.progress, 0)]),
             *replace_fields(PipelineSession, values),
             PipelineSession.deadline.remove(),
             set_or_remove(PipelineSession.lease_expires, self._lease_expires),

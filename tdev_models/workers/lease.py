@@ -87,7 +87,7 @@ class Lease:
     lease_expires: float | None = None
     expires_at: float | None = None
     adopts: bool = False
-    restarts: Sequence[Sequence[float]] = ()
+    restarts: Sequence[Sequence[Any]] = ()
     start_agent: str | None = None
     executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)

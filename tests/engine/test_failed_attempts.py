@@ -392,13 +392,16 @@ async def test_an_agent_that_is_to_run_again_was_recovered_and_is_not_failed(
     assert shown(await get_failed_executions(include_recovered=True)) == [("parser", 1, True)]
 
 
-async def test_a_failed_agent_that_is_given_another_start_is_failed_no_more(
+async def test_a_failed_agent_that_is_given_another_start_is_failed_until_it_begins(
     store: Settings,
 ) -> None:
     await fail("s", at="parser")
-    assert await resume_pipeline("s", from_agent="parser")
-    assert await get_failed_executions() == []
-    assert shown(await get_failed_executions(include_recovered=True)) == [("parser", 1, False)]
+    resumed = await resume_pipeline("s", from_agent="parser")
+    assert shown(await get_failed_executions()) == [("parser", 1, False)]
+    async with resumed, resumed.agent("parser"):
+        await get_agent_execution("s-parser")  # waits until the begin is stored
+        assert await get_failed_executions() == []
+    assert shown(await get_failed_executions(include_recovered=True)) == [("parser", 1, True)]
 
 
 async def test_any_history_keeps_each_failed_attempt_once(strict_store: Settings) -> None:

@@ -76,24 +76,61 @@ async def test_who_resumes_next_runs_again_what_the_one_before_did_not(
             assert await run_all(session) == list(ORDER[: 4 + done])
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-async def test_who_dies_while_it_begins_again_leaves_nothing_outdated(
-    strict_store: Settings, nth: int
+async def test_who_dies_once_it_has_claimed_leaves_nothing_half_outdated(
+    strict_store: Settings,
 ) -> None:
-    """Between the claim and the write of the agent itself, and after that."""
-    await failed_after(ORDER)
-    operation = "UpdateItem" if nth == 1 else "TransactWriteItems"
-    with injected(Fault("dies-after", operation=operation)), pytest.raises(Died):
+    await failed_after((*ORDER, "component_decision"))
+    with injected(Fault("dies-after", operation="UpdateItem")), pytest.raises(Died):
         await resume_pipeline("s", from_agent="parser")
     with settings.use(strict_store, clock=clock(61)):
-        async with await resume_pipeline("s") as session:
-            assert not {"review@1", "audit"} & set(await run_all(session))
+        session = await resume_pipeline("s")
+        assert session.start_agent == "parser"
+        assert sorted(session.outputs) == sorted(ORDER[:4])
 
 
-@pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
-async def test_a_lost_reply_changes_nothing(strict_store: Settings, operation: str) -> None:
+async def test_who_resumes_next_begins_at_an_agent_that_never_ran_too(
+    strict_store: Settings,
+) -> None:
+    await failed_after(("nl_input", "component_decision"))
+    for number in range(1, 3):
+        with settings.use(strict_store, clock=clock(61 * number)):
+            session = await resume_pipeline("s", from_agent="parser" if number == 1 else None)
+            assert (session.start_agent, [*session.outputs]) == ("parser", ["nl_input"])
+    with settings.use(strict_store, clock=clock(200)):
+        again = await resume_pipeline("s")
+        await step(again, "component_decision")  # by a pipeline that leaves the parser out
+    with settings.use(strict_store, clock=clock(300)):
+        assert (await resume_pipeline("s")).start_agent == "match_rate"
+
+
+async def test_an_earlier_beginning_that_nobody_ran_stays_after_a_later_one(
+    strict_store: Settings,
+) -> None:
+    await failed_after(("nl_input", "ui_selection", "parser"))
+    for number, agent in enumerate(("nl_input", "parser", "ui_selection", "parser"), 1):
+        with settings.use(strict_store, clock=clock(61 * number)):
+            await resume_pipeline("s", from_agent=agent)
+    stored = raw.item(strict_store, "pipeline-sessions", "s")
+    assert stored is not None
+    assert [one[3] for one in json.loads(stored["restarts"]["S"])] == [
+        *("nl_input", "ui_selection", "parser")
+    ]
+    with settings.use(strict_store, clock=clock(400)):
+        assert (await resume_pipeline("s")).start_agent == "nl_input"
+
+
+async def test_beginnings_of_an_earlier_form_outdate_what_they_did(strict_store: Settings) -> None:
     await failed_after(ORDER)
-    with injected(Fault("resent", operation=operation)):
+    audit = raw.item(strict_store, "agent-executions", "s-audit", "audit")
+    assert audit is not None
+    restarts = json.dumps([[2, 1, float(audit["start_time"]["N"])]])
+    raw.put_attribute(strict_store, "pipeline-sessions", "s", restarts={"S": restarts})
+    assert sorted((await resume_pipeline("s")).outputs) == sorted(ORDER[:-1])
+
+
+async def test_a_lost_reply_changes_nothing(strict_store: Settings) -> None:
+    await failed_after(ORDER)
+    with injected(Fault("resent", operation="UpdateItem")):
         resume = await resume_pipeline("s", from_agent="parser")
     assert await run_all(resume) == list(ORDER[:4])
     with settings.use(strict_store, clock=clock(61)):

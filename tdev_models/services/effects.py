@@ -4,29 +4,40 @@ An effect is an item in the execution's partition, under `agent#once#name`::
 
     reserve (no such item, and under the lease) .. run the function .. store its result
 
-Who finds a result hands it back. Who finds a reservation without one cannot know whether the
-function ran: its worker died, or it raised. That is for the caller to decide. The item has no
-status and no project, so no index holds it.
+Who finds a result hands it back. Who finds a reservation (`write_token`) without one cannot know
+whether the function ran: its worker died, or it raised. That is for the caller to decide. The item
+has no status and no project, so no index holds it.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.update import Action
 
 from tdev_models import validation
 from tdev_models.dynamodb import chunks
-from tdev_models.dynamodb.client import Client
+from tdev_models.dynamodb.client import WAITED, Client
 from tdev_models.dynamodb.encryption import encrypt_fields
-from tdev_models.dynamodb.expressions import is_as_read, set_fields
-from tdev_models.errors import ConditionFailed, Conflict, EffectInDoubt, InvalidRequest, shown
+from tdev_models.dynamodb.expressions import is_as_read, set_fields, set_or_remove
+from tdev_models.errors import (
+    ConditionFailed,
+    Conflict,
+    EffectInDoubt,
+    InvalidRequest,
+    TdevError,
+    shown,
+)
 from tdev_models.models import AgentExecution
+from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.security.fields import key_for
 from tdev_models.services.payloads import read_payload
 from tdev_models.workers.lease import Lease
@@ -66,13 +77,13 @@ class Effect:
             InvalidRequest: the result has no JSON form; the effect is in doubt then.
         """
         token = uuid.uuid4().hex[:16]
-        found = seen = await self._reserve(token, None)
+        found = seen = await self._reserved(token, None)
         while found is not None:
             if found.end_time is not None:
                 return await read_payload(self.client, found, "output_data")
             if in_doubt == "raise":
                 raise self._doubt(found)
-            found = await self._reserve(token, found.write_token)
+            found = await self._reserved(token, found.write_token)
         skipped = seen is not None and in_doubt == "skip"
         result = None if skipped else await self.client.call(function)
         # It has happened: a cancellation must not leave it in doubt.
@@ -81,6 +92,21 @@ class Effect:
     @property
     def _sort_key(self) -> str:
         return f"{self.agent_name}#once#{self.name}"
+
+    async def _reserved(self, token: str, before: str | None) -> AgentExecution | None:
+        """Reserve; where that is cancelled give it back: the function was not called."""
+        try:
+            return await self._reserve(token, before)
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                begun, waited = time.monotonic(), getattr(error, WAITED, 0.0)
+                given_back = [set_or_remove(AgentExecution.write_token, before)]
+                condition = is_as_read(AgentExecution.write_token, token)
+                seconds = max(0.0, CANCELLED_SECONDS - waited)
+                with suppress(TdevError):  # it is in doubt then
+                    await self._write(given_back, condition, retry_seconds=seconds)
+                setattr(error, WAITED, waited + time.monotonic() - begun)
+            raise
 
     async def _reserve(self, token: str, before: str | None) -> AgentExecution | None:
         """Reserve what nobody has reserved but by a given token; return what is stored otherwise.
@@ -93,12 +119,10 @@ class Effect:
             values = {"write_token": token, "fence": self.lease.fence, "start_time": now}
             if self.lease.expires_at is not None:
                 values["expires_at"] = self.lease.expires_at
-            condition: Condition = AgentExecution.execution_id.does_not_exist()
-            if before is not None:
-                condition = is_as_read(AgentExecution.write_token, before)
-                condition &= AgentExecution.end_time.does_not_exist()
+            condition = is_as_read(AgentExecution.write_token, before)
+            condition &= AgentExecution.end_time.does_not_exist()
             try:
-                await self._write(values, condition, says_owned=True)
+                await self._write(set_fields(AgentExecution, values), condition, says_owned=True)
             except ConditionFailed as refused:
                 stored = self.client.executions.load(refused.item)
                 if stored is None or stored.write_token != token:
@@ -131,9 +155,9 @@ class Effect:
             }
         place = self.execution_id, self._sort_key
         fields = await encrypt_fields(self.client, AgentExecution, place, values, kms_seconds)
-        condition: Condition = is_as_read(AgentExecution.write_token, token)
+        actions = set_fields(AgentExecution, {**fields, "end_time": self.client.now()})
         try:
-            await self._write({**fields, "end_time": self.client.now()}, condition)
+            await self._write(actions, is_as_read(AgentExecution.write_token, token))
         except ConditionFailed:
             raise Conflict(
                 f"{self._what} was begun again by another call; this one's result is not stored"
@@ -141,16 +165,24 @@ class Effect:
         return await self.client.compute(json.loads, text)
 
     async def _write(
-        self, values: dict[str, Any], condition: Condition, *, says_owned: bool = False
+        self,
+        actions: list[Action],
+        condition: Condition,
+        *,
+        says_owned: bool = False,
+        retry_seconds: float | None = None,
     ) -> None:
         part = self.client.executions.requests.update_part(
-            self.execution_id,
-            self._sort_key,
-            actions=set_fields(AgentExecution, values),
-            condition=condition,
+            self.execution_id, self._sort_key, actions=actions, condition=condition
         )
         await leased_execution(
-            self.client, self.lease, self.agent_name, part, ended=None, says_owned=says_owned
+            self.client,
+            self.lease,
+            self.agent_name,
+            part,
+            ended=None,
+            says_owned=says_owned,
+            retry_seconds=retry_seconds,
         )
 
     @property

@@ -211,6 +211,37 @@ async def test_a_reservation_that_took_long_is_made_once_more(strict_store: Sett
     assert mail.sent == 1
 
 
+@pytest.mark.parametrize("was_in_doubt", [False, True])
+@pytest.mark.parametrize("kind", ["before", "after", "resent"])
+async def test_an_effect_that_is_cancelled_while_it_is_reserved_did_not_happen(
+    strict_store: Settings, kind: str, was_in_doubt: bool
+) -> None:
+    mail = Mail()
+
+    async def cancelled() -> None:
+        async with track_session("s") as session, session.agent("parser") as run:
+            task = asyncio.current_task()
+            assert task is not None
+            if was_in_doubt:
+                with pytest.raises(KeyError):
+                    await run.once("mail", {}.popitem)
+            nth = 2 if was_in_doubt else 1  # then the first is refused
+            fault = Fault(kind, operation="TransactWriteItems", nth=nth, between=task.cancel)
+            with injected(fault, needed=False):
+                run._client = track_session("x")._client
+            await run.once("mail", mail, in_doubt="run" if was_in_doubt else "raise")
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(cancelled())
+    async with track_session("s") as session, session.agent("parser") as run:
+        if was_in_doubt:
+            with pytest.raises(EffectInDoubt):
+                await run.once("mail", mail)
+        else:
+            assert await run.once("mail", mail) == "sent"
+    assert mail.sent == (0 if was_in_doubt else 1)
+
+
 async def test_a_lost_lease_reserves_nothing_and_stores_nothing(strict_store: Settings) -> None:
     mail = Mail()
     late: list[Any] = []

@@ -44,6 +44,7 @@ def show(options: argparse.Namespace) -> int:
         screen.print(*facts(session), "", timeline.of(session, executions))
         screen.print(*errors(executions, found))
         if executions.cursor is not None:
+            screen.line({"cursor": executions.cursor}, kind="executions")
             screen.print(f"The first {len(executions)} executions.")
         if options.tracebacks:
             for failure in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tdev_models import validation
-from tdev_models.errors import InvalidRequest
+from tdev_models.errors import InvalidRequest, shown
 from tdev_models.models.execution import KEY_MARK, AgentExecution
 from tdev_models.workers.lease import Block, Lease
 
@@ -19,8 +19,13 @@ def name_with_key(agent_name: str, key: str | int | None) -> str:
     if key is None:
         return name
     is_number = isinstance(key, int) and not isinstance(key, bool)
-    text = str(_NUMBER("key", key)) if is_number else key
-    return f"{name}{KEY_MARK}{_KEY('key', text)}"
+    text = _KEY("key", str(_NUMBER("key", key)) if is_number else key)
+    try:
+        both: str = _NAME("key", f"{name}{KEY_MARK}{text}")
+    except InvalidRequest:
+        problem = f"is too long beside {shown(name)}: they have at most 254 bytes together"
+        raise InvalidRequest("key", problem) from None
+    return both
 
 
 def begin_block(lease: Lease, agent_name: str) -> Block | None:

@@ -188,6 +188,16 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     )
 
 
+def test_show_says_that_it_has_not_all_executions(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tdev_models.cli.show.MOST_EXECUTIONS", 1)
+    three_attempts("s")
+    assert "The first 1 executions." in tdev("show", "s").out
+    cursor = tdev("show", "s", "--json").lines[-1]
+    assert (cursor["kind"], set(cursor)) == ("executions", {"kind", "cursor"})
+
+
 def test_the_errors_of_a_session_are_whole(strict_store: Settings, tdev: Tdev) -> None:
     with pytest.raises(RuntimeError), sync.track_session("s") as session, session.agent("parser"):
         raise RuntimeError("E" * 600 + " at the root")

@@ -194,7 +194,7 @@ async def test_a_bare_call_reaches_the_run_of_a_key(strict_store: Settings) -> N
         ("a", 1.5, "key"),
         ("a", True, "key"),
         pytest.param("a", 10**5000, "key", id="which Python refuses to print"),
-        ("a" * 100, "k" * 200, "agent_name"),
+        ("a" * 100, "k" * 200, "key"),
         (7, None, "agent_name"),
         (None, 1, "agent_name"),
         ("", 1, "agent_name"),

@@ -43,7 +43,7 @@ FIRST = {
     "services/execution_states.py": ("executions", "late_copies"),
     "services/effects.py": ("effects",),
     "services/adoption.py": ("users",),
-    "services/progress.py": ("users", "agent_keys"),
+    "services/progress.py": ("users", "agent_keys", "from_agent"),
     "services/projects.py": ("projects", "late_copies"),
     "services/reencryption.py": ("rekey",),
     "dynamodb/saves.py": ("late_copies", "sessions", "projects"),

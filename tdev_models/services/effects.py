@@ -101,7 +101,7 @@ class Effect:
             if not isinstance(error, Exception):
                 begun, waited = time.monotonic(), getattr(error, WAITED, 0.0)
                 given_back = [set_or_remove(AgentExecution.write_token, before)]
-                condition = is_as_read(AgentExecution.write_token, token)
+                condition: Condition = is_as_read(AgentExecution.write_token, token)
                 seconds = max(0.0, CANCELLED_SECONDS - waited)
                 with suppress(TdevError):  # it is in doubt then
                     await self._write(given_back, condition, retry_seconds=seconds)
@@ -119,7 +119,7 @@ class Effect:
             values = {"write_token": token, "fence": self.lease.fence, "start_time": now}
             if self.lease.expires_at is not None:
                 values["expires_at"] = self.lease.expires_at
-            condition = is_as_read(AgentExecution.write_token, before)
+            condition: Condition = is_as_read(AgentExecution.write_token, before)
             condition &= AgentExecution.end_time.does_not_exist()
             try:
                 await self._write(set_fields(AgentExecution, values), condition, says_owned=True)
@@ -156,8 +156,9 @@ class Effect:
         place = self.execution_id, self._sort_key
         fields = await encrypt_fields(self.client, AgentExecution, place, values, kms_seconds)
         actions = set_fields(AgentExecution, {**fields, "end_time": self.client.now()})
+        condition: Condition = is_as_read(AgentExecution.write_token, token)
         try:
-            await self._write(actions, is_as_read(AgentExecution.write_token, token))
+            await self._write(actions, condition)
         except ConditionFailed:
             raise Conflict(
                 f"{self._what} was begun again by another call; this one's result is not stored"

@@ -72,8 +72,8 @@ BUGS = (
     Bug(
         "an effect is reserved twice",
         "services/effects.py",
-        "condition: Condition = AgentExecution.execution_id.does_not_exist()",
-        "condition = None",
+        "condition: Condition = is_as_read(AgentExecution.write_token, before)",
+        "condition = AgentExecution.end_time.does_not_exist()",
     ),
     Bug(
         "a metric goes backward",
@@ -137,6 +137,13 @@ BUGS = (
         "services/progress.py",
         "is_outdated = (execution.fence or 0) < latest_fence",
         "is_outdated = False",
+    ),
+    Bug(
+        "who resumes next does not begin where it began again",
+        "services/restarts.py",
+        "Restart(claim, fence, start_time, again[0])",
+        "Restart(claim, fence, start_time)",
+        "began again",
     ),
     # Who is declared dead, and who learns of it.
     Bug(

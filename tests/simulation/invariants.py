@@ -143,7 +143,7 @@ class Invariants:
     def _check_completed(self, record: Record) -> None:
         """Check that the owner of a session ends it with all of its agents' work."""
         fence = 0.0
-        for agent in record.agents:
+        for place, agent in enumerate(record.agents):
             execution = self._executions.get((f"{record.session_id}-{agent}", agent), {})
             if text(execution, "status") != "COMPLETED":
                 raise Violation(f"{record.session_id}: COMPLETED, and {agent} is not")
@@ -153,7 +153,9 @@ class Invariants:
                 )
             if number(execution, "fence") < fence:
                 raise Violation(f"{record.session_id}: {agent} is older than what it was made of")
-            fence = number(execution, "fence")
+            fence = max(number(execution, "fence"), record.begun_again.get(place, 0))
+            if number(execution, "fence") < fence:
+                raise Violation(f"{record.session_id}: {agent} is older than what began again")
 
     def _check_found(self, record: Record, new: Item, now: float) -> None:
         wait = number(new, "due_at") - (EPOCH + now)

@@ -266,10 +266,15 @@ class Programs:
             elif what == "from_agent":
                 number = self._dice.randrange(len(record.agents))
                 record.is_taken(number)
+
+                async def again(session: Tracker[Any]) -> None:
+                    record.begun_again[number] = session.owned.fence
+                    await self.pipeline(session)
+
                 await resume_pipeline(
                     self._client,
                     record.session_id,
-                    self.pipeline,
+                    again,
                     record.agents[number],
                     force=self._dice.random() < 0.5,
                 )

@@ -55,6 +55,7 @@ class Record:
         finished: by agent, the output that a program was told is stored.
         redone_from: the number of the first agent that was asked to run again; those from there
             on may lose what they had.
+        begun_again: by the number of an agent, the claim that began again there.
         reasons: why somebody has asked to abandon the session.
         failures: failures and deaths since the last agent ended.
         used: what its tries have said that they cost.
@@ -74,6 +75,7 @@ class Record:
     budget_usd: int | None = None
     finished: dict[str, str] = field(default_factory=dict)
     redone_from: int | None = None
+    begun_again: dict[int, int] = field(default_factory=dict)
     reasons: set[str] = field(default_factory=set)
     failures: int = 0
     used: int = 0

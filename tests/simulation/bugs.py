@@ -72,8 +72,8 @@ BUGS = (
     Bug(
         "an effect is reserved twice",
         "services/effects.py",
-        "condition: Condition = is_as_read(AgentExecution.write_token, before)",
-        "condition = AgentExecution.end_time.does_not_exist()",
+        "actions=actions, condition=condition)",
+        "actions=actions)",
     ),
     Bug(
         "a metric goes backward",

@@ -331,7 +331,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("what", choices=("plan", "apply", "status", "backfill", "export"))
-    parser.add_argument("more", nargs="*", metavar="TABLE module:function", help="of backfill")
+    parser.add_argument(
+        "more", nargs="*", default=[], metavar="TABLE module:function", help="of backfill"
+    )
     add_environment(parser)
     parser.add_argument(
         "--table",

@@ -72,7 +72,7 @@ BUGS = (
     Bug(
         "an effect is reserved twice",
         "services/effects.py",
-        "condition: Condition = AgentExecution.execution_id.does_not_exist()",
+        "condition &= AgentExecution.end_time.does_not_exist()",
         "condition = None",
     ),
     Bug(

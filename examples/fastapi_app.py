@@ -41,6 +41,7 @@ def application(agents: Mapping[str, Agent], poll_seconds: float = 5) -> FastAPI
         yield
         recovery.cancel()
         await asyncio.gather(recovery, *running, return_exceptions=True)
+        await tdev.flush_metrics()  # uvicorn's process dies of the signal, without exit functions
 
     app = FastAPI(lifespan=lifespan)
     # Progress: /runs/api/session, live: /runs/api/events, history: /runs/api/projects; and pages.

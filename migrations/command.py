@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> int:
     """Run one of the commands and return the exit code (see `--help`)."""
     try:
-        options = _parser(prog).parse_intermixed_args(argv)
+        options = parser(prog).parse_intermixed_args(argv)
     except SystemExit as end:
         return int(end.code or 0)
     try:
@@ -322,7 +322,8 @@ def _agreed() -> bool:
     return sys.stdin.readline().strip() == "yes"
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = Parser(
         prog=prog,
         description=_COMMANDS,
@@ -331,7 +332,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("what", choices=("plan", "apply", "status", "backfill", "export"))
-    parser.add_argument("more", nargs="*", metavar="TABLE module:function", help="of backfill")
+    parser.add_argument(
+        "more", nargs="*", default=[], metavar="TABLE module:function", help="of backfill"
+    )
     add_environment(parser)
     parser.add_argument(
         "--table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -32,11 +33,8 @@ REKEY_ACTIONS = ["DescribeTable", "Scan", "Query", "UpdateItem", "DeleteItem"]
 
 def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
-    parser = Parser(prog=prog, description="Print an IAM policy.", allow_abbrev=False)
-    parser.add_argument("role", choices=_POLICIES)
-    add_environment(parser)
     try:
-        options = parser.parse_args(argv)
+        options = parser(prog).parse_args(argv)
         if options.role == "runtime" and not (options.env or options.config or options.set):
             document = runtime()
         else:
@@ -50,6 +48,14 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     if options.role == "runtime":
         sys.stderr.write(f"{_NEVER_SENT}\n")
     return 0
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = Parser(prog=prog, description="Print an IAM policy.", allow_abbrev=False)
+    parser.add_argument("role", choices=[*_POLICIES])
+    add_environment(parser)
+    return parser
 
 
 def runtime(

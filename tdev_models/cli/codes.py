@@ -23,7 +23,7 @@ USAGE, INTERRUPTED, NO_READER = 64, 130, 141
 TEXT = """\
 exit codes:
   0    done
-  1    an error; or what was looked at is not well (doctor, demo, recover, watch)
+  1    an error; or what was looked at is not well (doctor, demo, local, recover, watch)
   2    changes pending (migrate)
   3    refused: another worker owns it, its status forbids it, or you said no
   4    there is no such session

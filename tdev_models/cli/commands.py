@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 import tdev_models
@@ -176,8 +177,8 @@ FORWARDED = {
 }
 
 
-def parser() -> Parser:
-    """Return the parser of the whole command."""
+def parser(*, forwarded: bool = False) -> Parser:
+    """Return the parser of the whole command, with the arguments of those forwarded if asked."""
     whole = Parser(prog="tdev", description=DESCRIPTION, epilog=TEXT)
     whole.add_argument(
         "--version", action="version", version=f"tdev-models {tdev_models.__version__}"
@@ -195,8 +196,9 @@ def parser() -> Parser:
             add_store(one)
         if name != "completion":
             add_json(one)
-    for name, (_, purpose) in FORWARDED.items():
-        commands.add_parser(name, help=purpose)
+    for name, (module, purpose) in FORWARDED.items():
+        own = [import_module(module).parser(f"tdev {name}")] if forwarded else []
+        commands.add_parser(name, help=purpose, parents=own, add_help=not own)
     return whole
 
 

@@ -13,5 +13,5 @@ from tdev_models.cli.commands import parser
 
 def completion(options: argparse.Namespace) -> int:
     """Print the script."""
-    sys.stdout.write(shtab.complete(parser(), options.shell) + "\n")
+    sys.stdout.write(shtab.complete(parser(forwarded=True), options.shell) + "\n")
     return DONE

@@ -111,6 +111,8 @@ def _usage(
     all_of = report.sessions
     rates = f"{percent(report.success_rate)} % of those that ended completed, "
     rates += f"{percent(report.abandonment_rate)} % abandoned"
+    if report.success_rate is None:
+        rates = "none has ended"
     who = "session waits" if report.waiting == 1 else "sessions wait"
     waiting = f"{report.waiting} FAILED {who} to be resumed; due by now: {report.due}."
     lasted = []

@@ -19,6 +19,9 @@ def name_with_key(agent_name: str, key: str | int | None) -> str:
     if key is None:
         return name
     is_number = isinstance(key, int) and not isinstance(key, bool)
+    if not (is_number or isinstance(key, str)):
+        kind = type(key).__name__
+        raise InvalidRequest("key", f"must be a string or a whole number, not {kind}")
     text = _KEY("key", str(_NUMBER("key", key)) if is_number else key)
     try:
         both: str = _NAME("key", f"{name}{KEY_MARK}{text}")

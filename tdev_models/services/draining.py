@@ -7,12 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tdev_models import validation
 from tdev_models.errors import ConfigurationError, InvalidRequest
 from tdev_models.retry import CANCELLED_SECONDS, STOP_POLL_SECONDS
-from tdev_models.workers.presence import Presence
+from tdev_models.workers.presence import Presence, stop_idle
 
 GRACE_SECONDS = 25.0
 """Less than the 30 s that container platforms give a process."""
@@ -66,17 +67,20 @@ def begin_draining(grace_seconds: float, then: Callable[[], object]) -> None:
     Presence.draining = True
 
     def drain() -> None:
-        _wait(grace_seconds)
+        _wait(Presence.all_held, grace_seconds)
         for lease in Presence.all_held():
             if lease.canceller is not None:
                 lease.canceller.cancel()
-        _wait(CANCELLED_SECONDS)
+        _wait(Presence.all_busy, CANCELLED_SECONDS)
+        # Now: the handler before, as uvicorn's, may end the process without its exit functions.
+        with suppress(Exception):  # of a hook, say: the program must end
+            stop_idle()
         then()
 
     threading.Thread(target=drain, name="tdev-drain", daemon=True).start()
 
 
-def _wait(seconds: float) -> None:
+def _wait(left: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while Presence.all_held() and time.monotonic() < deadline:
+    while left() and time.monotonic() < deadline:
         time.sleep(min(STOP_POLL_SECONDS, seconds))

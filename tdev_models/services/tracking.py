@@ -95,8 +95,8 @@ class Tracker(OwnedSession[C]):
             variant: of an A/B test, which the execution and the agent's metrics then name.
             retry_failed: try again what failed before without being critical.
             key: tells the runs of an agent that runs more than once apart: text of at most 200
-                bytes without '#', or a number. Each is an execution of its own, `agent@key`; none
-                counts in `progress`.
+                bytes without '#', or a whole number. Each is an execution of its own, `agent@key`;
+                none counts in `progress`.
             timeout: seconds. In an event loop the block is cancelled then, raises TimeoutError, and
                 the agent is FAILED. Where that cannot be (code that blocks), the session can be
                 taken over a lease later, though its worker lives.

@@ -24,7 +24,7 @@ _EPOCH_SECONDS = re.compile(r"\d{9,12}(?:\.\d+)?", re.ASCII)
 
 
 def moment(field: str, text: str) -> float:
-    """Return epoch seconds of `2 hours ago`, `90m`, `today`, `yesterday`, ISO 8601 or themselves.
+    """Return epoch seconds of `2 hours ago`, `90m`, `now`, `yesterday`, ISO 8601 or themselves.
 
     Raises:
         InvalidRequest: it is none of these.
@@ -32,6 +32,8 @@ def moment(field: str, text: str) -> float:
     words = text.strip().lower()
     if match := _DURATION.fullmatch(words):
         return instant(field, time.time() - float(match[1]) * _UNITS[match[2][0]])
+    if words == "now":
+        return time.time()
     if words in ("today", "yesterday"):
         day = datetime.now().astimezone().date() - timedelta(days=words == "yesterday")
         # Without this moment's offset: another may have been in force then.

@@ -102,6 +102,11 @@ class Presence:
             if not (lease.over or lease.lost or lease.lease_expires)
         ]
 
+    @classmethod
+    def all_busy(cls) -> list[Presence]:
+        """Return the workers that beat, and run or look for something."""
+        return [one for one in [*cls._all.values()] if one._beats and not one.is_idle]
+
     @property
     def name(self) -> str:
         """What leases show as their owner: host, process and a random part."""
@@ -426,13 +431,15 @@ async def _stop(client: Client, worker_id: str) -> None:
         await client.sender.send(*request, retry_seconds=0)
 
 
-def _stop_all() -> None:
+def stop_idle() -> None:
+    """Say that this process's workers have ended, but those that run something."""
     for settings, presence in [*Presence._all.items()]:
         if presence.is_idle:
+            presence._beats = False
             drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
 
 
-atexit.register(_stop_all)
+atexit.register(stop_idle)
 
 
 def _after_fork() -> None:

@@ -80,6 +80,10 @@ def test_hours_and_days_are_said_to_be_utc(printed: Printed) -> None:
     assert "Sessions by day (UTC): " in printed("usage")
 
 
+def test_a_range_in_which_no_session_ended_says_so(printed: Printed) -> None:
+    assert "\nSessions by day (UTC): none has ended" in printed("usage", "--end", "2020-01-01")
+
+
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
     assert "100.0 % of those that ended completed, 0.0 % abandoned" in " ".join(usage.split())

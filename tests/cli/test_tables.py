@@ -81,6 +81,7 @@ def test_harmless_text_and_short_numbers() -> None:
         ("3 weeks ago", 1814400),
         ("10 s", 10),
         ("5 mins ago", 300),
+        ("now", 0),
     ],
 )
 def test_a_moment_is_read_as_people_write_it(text: str, seconds: float) -> None:

@@ -171,6 +171,8 @@ def test_completion_knows_commands_and_options(
     printed = capsys.readouterr().out
     assert "failures" in printed
     assert "--since" in printed
+    assert "--backfill-units" in printed  # of `migrate`, which parses its own arguments
+    assert "rekey" in printed.split("iam", 1)[1]
 
 
 def test_migrate_gets_its_arguments_and_gives_its_exit_code(

@@ -205,6 +205,11 @@ def test_a_wrong_key_is_refused(strict_store: Settings, name: str, key: str, fie
         sync.track_session("s").agent(name, key=key)
 
 
+def test_a_key_of_another_type_is_told_both_that_it_may_have(strict_store: Settings) -> None:
+    with pytest.raises(InvalidRequest, match="must be a string or a whole number, not float"):
+        sync.track_session("s").agent("a", key=1.5)  # type: ignore[arg-type]
+
+
 async def test_an_unread_key_stops_the_agent_and_not_more(strict_store: Settings) -> None:
     with pytest.raises(KeyError):
         async with track_session("s"):

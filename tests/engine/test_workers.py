@@ -315,6 +315,34 @@ def test_the_handler_that_was_set_before_is_called_once_all_is_handed_back(
         Presence.draining = False
 
 
+SERVER = """
+import asyncio, os, signal, sys
+from tdev_models import configure, handle_sigterm, recover_sessions
+configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+handle_sigterm(5)
+asyncio.run(recover_sessions(print, poll_seconds=30))
+"""
+
+
+def test_a_worker_has_ended_though_the_handler_before_runs_no_exit_functions(
+    strict_store: Settings,
+) -> None:
+    """As uvicorn's, which lets its process die of the signal."""
+    command = [sys.executable, "-c", SERVER, str(strict_store.endpoint), strict_store.environment]
+    with subprocess.Popen(command) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not sync.list_workers() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert [one.name.split(":")[1] for one in sync.list_workers()] == [str(process.pid)]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert sync.list_workers() == []
+
+
 async def test_a_loop_that_handles_sigterm_itself_is_told(strict_store: Settings) -> None:
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGTERM)

@@ -54,6 +54,13 @@ def test_a_typo_is_wrong_usage_and_never_reads_as_drift(aws: StrictAws, argv: li
     assert aws.calls == []
 
 
+def test_what_is_missing_is_named_without_what_only_a_backfill_takes(
+    aws: StrictAws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 64
+    assert capsys.readouterr().err.endswith("the following arguments are required: what\n")
+
+
 def test_apply_without_a_terminal_requires_yes_and_changes_nothing_without_it(
     aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen
 from tdev_models.cli.tables import status
 from tdev_models.errors import plain
+from tdev_models.models.execution import agent_of
 from tdev_models.results import Execution, Failure, Page, Session
 from tdev_models.sync import (
     get_agent_execution,
@@ -146,16 +147,17 @@ def _print_tracebacks(screen: Screen, failures: Sequence[Failure]) -> None:
 def _print_payloads(
     screen: Screen, executions: Sequence[Execution], session: Session, name: str
 ) -> None:
-    """Print the in- and the output of one agent."""
-    listed = [one for one in executions if one.agent_name == name]
-    execution_id = listed[-1].execution_id if listed else f"{session.session_id}-{name}"
-    execution = get_agent_execution(execution_id, name)
-    screen.line(
-        {"input_data": execution.input_data, "output_data": execution.output_data},
-        kind="payloads",
-        agent_name=name,
-    )
-    for field in ("input", "output"):
-        screen.print(Text(f"\n{field} of {plain(name)}", style="bold"))
-        text = json.dumps(execution[f"{field}_data"], indent=2, ensure_ascii=False)
-        screen.whole("\n".join(map(plain, text.splitlines())))
+    """Print the in- and output of one agent: with each key, where it ran with keys alone."""
+    found = {one.agent_name: one.execution_id for one in executions}
+    keyed = [one for one in found if agent_of(one) == name]
+    for run in [name] if name in found or not keyed else keyed:
+        execution = get_agent_execution(found.get(run, f"{session.session_id}-{run}"), run)
+        screen.line(
+            {"input_data": execution.input_data, "output_data": execution.output_data},
+            kind="payloads",
+            agent_name=run,
+        )
+        for field in ("input", "output"):
+            screen.print(Text(f"\n{field} of {plain(run)}", style="bold"))
+            text = json.dumps(execution[f"{field}_data"], indent=2, ensure_ascii=False)
+            screen.whole("\n".join(map(plain, text.splitlines())))

@@ -188,6 +188,17 @@ def test_show_has_payloads_and_tracebacks_on_demand(strict_store: Settings, tdev
     )
 
 
+def test_show_has_the_payloads_of_each_key_of_an_agent(strict_store: Settings, tdev: Tdev) -> None:
+    with sync.track_session("s") as session:
+        for key in (1, 2):
+            with session.agent("evaluator", key=key) as run:
+                run.output = key
+    shown = tdev("show", "s", "--payloads", "evaluator", "--json").lines[-2:]
+    assert [(one["agent_name"], one["output_data"]) for one in shown] == [
+        *(("evaluator@1", 1), ("evaluator@2", 2))
+    ]
+
+
 def test_show_says_that_it_has_not_all_executions(
     strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from tdev_models import ConfigurationError, Settings, record_metric, settings, sync, web
+from tdev_models import ConfigurationError, Resume, Settings, record_metric, settings, sync, web
 from tdev_models.metrics.experiments import compared
 from tdev_models.metrics.totals import Totals
 from tdev_models.results import Execution
@@ -386,6 +386,23 @@ def test_acting_takes_a_switch_a_token_and_the_page(strict_store: Settings, clie
     refused = acting.post("/release", data=form, headers=page)
     assert refused.status_code == 409
     assert "refused" in refused.text
+
+
+def test_who_loses_a_session_that_the_page_releases_is_told(
+    strict_store: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyError), sync.track_session("s"):
+        raise KeyError("broken")
+    release = Resume.release
+
+    async def too_late(self: Resume) -> None:
+        await asyncio.to_thread(sync.resume_pipeline, "s", force=True)
+        await release(self)
+
+    monkeypatch.setattr(Resume, "release", too_late)
+    acting, page = client(action_token="a token of the operator"), {"Origin": "http://localhost"}
+    form = {"session_id": "s", "token": "a token of the operator"}
+    assert acting.post("/release", data=form, headers=page).status_code == 409
 
 
 def test_a_switch_that_contradicts_itself_is_refused() -> None:

@@ -202,6 +202,20 @@ async def test_a_session_is_not_completed_while_an_agent_of_a_former_claim_is_le
     assert (await get_pipeline_session("s")).status == "COMPLETED"
 
 
+async def test_an_agent_of_a_former_claim_that_was_not_critical_may_be_left_out(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("search", critical=False) as run:
+                run.fail("found nothing")
+            async with session.agent("parser"):
+                raise KeyError
+    async with await resume_pipeline("s") as resume, resume.agent("parser"):
+        pass
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
 async def test_an_input_that_cannot_be_stored_names_its_agent(strict_store: Settings) -> None:
     for session_id, caught in (("s", False), ("t", True)):
         with suppress(InvalidRequest):

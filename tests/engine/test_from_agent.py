@@ -172,6 +172,15 @@ async def test_what_was_outdated_by_an_earlier_beginning_stays_so_after_a_later_
             assert await run_all(session) == ["prepare", "nl_input", "ui_selection"]
 
 
+async def test_what_ran_before_it_since_an_earlier_beginning_stays(strict_store: Settings) -> None:
+    await failed_after(ORDER)
+    first = await resume_pipeline("s", from_agent="nl_input")
+    await run_all(first, ORDER[:5])  # the search is still that of the first claim
+    with settings.use(strict_store, clock=clock(61)):
+        second = await resume_pipeline("s", from_agent="parser")
+        assert sorted(second.outputs) == sorted(ORDER[:4])
+
+
 async def test_beginning_again_many_times_makes_no_session_larger(strict_store: Settings) -> None:
     await failed_after(ORDER)
     for number in range(1, 8):

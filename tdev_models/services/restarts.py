@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tdev_models.models import AgentExecution
+from tdev_models.models.execution import agent_of
 
 
 class Restart(NamedTuple):
@@ -60,7 +61,7 @@ def with_restart(
         agents: all of the pipeline's agents.
         executions: the latest execution of each agent.
     """
-    begun = [executions[name] for name in again if name in executions]
+    begun = [run for name, run in executions.items() if agent_of(name) in again]
     # What an earlier beginning has outdated says nothing of what ran since.
     latest = [run for run in begun if not _was_outdated(run, restarts, agents)]
     fence, start_time = min(map(_place, latest or begun), default=(claim, 0.0))
@@ -78,8 +79,11 @@ def with_restart(
 def _was_outdated(
     execution: AgentExecution, restarts: Sequence[Restart], agents: tuple[str, ...]
 ) -> bool:
-    """Return whether an execution of a pipeline's agent was outdated by one of the restarts."""
-    fence, before = execution.fence or 0, agents[: agents.index(execution.agent_name) + 1]
+    """Return whether an execution, of whichever agent, was outdated by one of the restarts."""
+    name, fence = execution.agent_name, execution.fence or 0
+    if name not in agents:
+        return is_outdated(execution, restarts)
+    before = agents[: agents.index(name) + 1]
     return any(fence < one.claim and one.agent in before for one in restarts)
 
 

@@ -181,6 +181,15 @@ async def test_what_ran_before_it_since_an_earlier_beginning_stays(strict_store:
         assert sorted(second.outputs) == sorted(ORDER[:4])
 
 
+async def test_an_agent_that_ran_with_keys_alone_runs_again_with_each(
+    strict_store: Settings,
+) -> None:
+    await failed_after(("nl_input", "before", "search@a", "search@b", "after", "download"))
+    async with await resume_pipeline("s", from_agent="search") as session:
+        assert sorted(session.outputs) == ["before", "nl_input"]
+        assert await run_all(session, ("nl_input", "before", "search@a")) == ["nl_input", "before"]
+
+
 async def test_beginning_again_many_times_makes_no_session_larger(strict_store: Settings) -> None:
     await failed_after(ORDER)
     for number in range(1, 8):

@@ -256,6 +256,23 @@ async def test_what_bare_calls_left_is_adopted_and_outdated_alike(strict_store: 
         assert await step(resume, "early")
 
 
+async def test_what_bare_calls_write_before_the_first_claim_is_outdated_for_the_next_too(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def bare() -> None:
+        with settings.use(strict_store):
+            for name in ("parser", "late"):
+                values = {"execution_id": f"s-{name}", "agent_name": name, "project_id": "s"}
+                await update_agent_execution(values, status="COMPLETED", output_data=[name])
+
+    with injected(Fault("before", operation="UpdateItem", between=bare)):
+        assert (await resume_pipeline("s", from_agent="parser")).outputs == {}
+    with settings.use(strict_store, clock=clock(61)):
+        assert (await resume_pipeline("s")).outputs == {}
+
+
 async def test_hundreds_of_outdated_agents_cost_no_more_than_one(strict_store: Settings) -> None:
     def writes(events: list[RequestEvent]) -> list[str]:
         return [one.operation for one in events if "Get" not in one.operation != "Query"]

@@ -435,13 +435,10 @@ class AgentRun(ClientContext[C, bool]):
 
     def _note_failure(self, status: str | None) -> None:
         """Remember a critical failure, until the agent was tried again with success."""
-        lease, failures = self._session.owned, self._session.owned.failures
         if status == ExecutionStatus.FAILED and self._critical:
-            failures[self.agent_name] = self.error or ""
+            self._session.owned.note_end(self.agent_name, self.error or "")
         elif status != ExecutionStatus.PENDING:
-            failures.pop(self.agent_name, None)
-            lease.failed_before.pop(self.agent_name, None)
-            lease.raised[:] = [one for one in lease.raised if one[1] != self.agent_name]
+            self._session.owned.note_end(self.agent_name, None)
 
     async def _stored_output(self) -> Any:
         """Return what the agent stored in this claim or before, by whichever call or block."""

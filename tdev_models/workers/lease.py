@@ -130,6 +130,15 @@ class Lease:
             return self.ended_agents
         return self.ended_agents | {agent_name} if ended else self.ended_agents - {agent_name}
 
+    def note_end(self, agent_name: str, failure: str | None) -> None:
+        """Remember why a critical agent has failed; None: it was tried again with success."""
+        if failure is not None:
+            self.failures[agent_name] = failure
+            return
+        for failures in (self.failures, self.failed_before):
+            failures.pop(agent_name, None)
+        self.raised[:] = [one for one in self.raised if one[1] != agent_name]
+
     def begins(self, agent_name: str) -> SharedFuture:
         """Return what is to be settled once the begin of an agent is written or given up."""
         written = SharedFuture()

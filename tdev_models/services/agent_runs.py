@@ -371,7 +371,7 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""
-        if isinstance(error, LeaseLost) or self._session.owned.inherited:
+        if self._session.owned.is_lost_by(error) or self._session.owned.inherited:
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.

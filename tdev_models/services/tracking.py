@@ -18,7 +18,6 @@ from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
-    LeaseLost,
     TdevError,
     shown,
 )
@@ -291,7 +290,7 @@ class Tracker(OwnedSession[C]):
 
     async def _leave(self, error: BaseException | None, interrupted: bool) -> None:
         lease = self.owned
-        if lease.over or isinstance(error, LeaseLost):
+        if lease.over or lease.is_lost_by(error):
             return
         if error is None and not lease.stopped:
             await self.end()

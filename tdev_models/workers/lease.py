@@ -189,6 +189,10 @@ class Lease:
             if self.canceller is not None:
                 self.canceller.cancel()
 
+    def is_lost_by(self, error: BaseException | None) -> bool:
+        """Return whether an error says that this session is lost, and not one inside its block."""
+        return isinstance(error, LeaseLost) and error.session_id in (None, self.session_id)
+
     def check(self) -> None:
         """Raise LeaseLost where the session was ended under this lease, or is known to be lost."""
         if self.lost is not None:
@@ -232,7 +236,9 @@ def due_with(client: Client, status: str) -> Action:
 
 def lease_lost_error(lease: Lease) -> LeaseLost:
     """Return the error of a write under a lease that is no more."""
-    return LeaseLost(
+    error = LeaseLost(
         f"session {lease.session_id}: claim {lease.fence} was taken over or ended; "
         "nothing was changed, stop working on it"
     )
+    error.session_id = lease.session_id
+    return error

@@ -7,6 +7,7 @@ import contextvars
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -505,3 +506,20 @@ def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Setti
 
     _in_a_child(run)
     assert sync.get_pipeline_session("p").status == "COMPLETED"
+
+
+@pytest.mark.parametrize("caught", [True, False])
+async def test_a_lost_session_inside_another_ones_agent_fails_that_one(
+    strict_store: Settings, caught: bool
+) -> None:
+    with suppress(LeaseLost):
+        async with track_session("outer") as outer:
+            with pytest.raises(LeaseLost) if caught else nullcontext():
+                async with outer.agent("parser"), track_session("inner") as inner:
+                    new = {"lease_token": {"S": "of another"}}
+                    raw.put_attribute(strict_store, "pipeline-sessions", "inner", **new)
+                    async with inner.agent("search"):
+                        pass
+    assert (await get_agent_execution("outer-parser")).status == "FAILED"
+    left = await get_pipeline_session("outer")
+    assert (left.status, left.failed_agent) == ("FAILED", "parser")

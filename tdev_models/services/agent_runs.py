@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from types import TracebackType
@@ -94,6 +95,7 @@ class AgentRun(ClientContext[C, bool]):
         self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._begun = self._runs = False
+        self._process = 0
 
     @property
     def status(self) -> str | None:
@@ -264,7 +266,7 @@ class AgentRun(ClientContext[C, bool]):
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
-        self._begun = True
+        self._begun, self._process = True, os.getpid()
         self._span = telemetry.active.agent(
             self._session.span, self._session.session_id, agent_of(self.agent_name)
         )
@@ -371,7 +373,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""
-        if self._session.owned.is_lost_by(error) or self._session.owned.inherited:
+        # What a forked child leaves, but did not enter, goes on in its parent.
+        if self._session.owned.is_lost_by(error) or self._process != os.getpid():
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.

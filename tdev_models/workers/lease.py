@@ -121,7 +121,7 @@ class Lease:
 
     @property
     def inherited(self) -> bool:
-        """Whether this is the child of a fork: what it leaves is not the end of anything."""
+        """Whether this is the child of a fork: what it leaves is not the end of the session."""
         return self.process != os.getpid()
 
     def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:

@@ -496,6 +496,16 @@ def test_a_forked_child_that_exits_ends_neither_agent_nor_session(strict_store: 
     assert sync.get_agent_execution("p-parser").output_data == "of the parent"
 
 
+def test_what_a_forked_child_runs_itself_is_stored(strict_store: Settings) -> None:
+    with sync.track_session("p") as session, session.agent("parser") as outer:
+        _in_a_child(lambda: session.run("search", lambda: {"found": 1}))
+        outer.output = "of the parent"
+    found = sync.get_agent_execution("p-search")
+    assert (found.status, found.output_data) == ("COMPLETED", {"found": 1})
+    assert sync.get_agent_execution("p-parser").output_data == "of the parent"
+    assert sync.get_pipeline_session("p").status == "COMPLETED"
+
+
 def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Settings) -> None:
     sync.save_pipeline_session(session_id="p", status="FAILED")
     resume = sync.resume_pipeline("p")

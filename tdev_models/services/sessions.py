@@ -219,7 +219,8 @@ def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
     when = f"once that worker's lease of {client.settings.lease_seconds:g} s has ended"
     if session.lease_expires is not None:
-        when = f"in {session.lease_expires - client.now():.0f} s, unless it is entered"
+        left = session.lease_expires - client.now()
+        when = f"in {left:.0f} s, unless it is entered" if left > 0 else "now: nobody entered it"
     return LeaseHeld(
         f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
         f"it can be taken over {when}; other calls belong inside its track_session or resume"

@@ -322,7 +322,7 @@ class Tracker(OwnedSession[C]):
         """Hand the session back now: it stays ACTIVE without an owner, due at once.
 
         The next look of any worker takes it; it counts as no failure. What the block still does of
-        it is refused. One UpdateItem.
+        it is refused, but that agents which run already end. One UpdateItem.
 
         Raises:
             LeaseLost: the session was taken over, or has ended.

@@ -133,7 +133,13 @@ class LeaseHeld(TdevError):
 
 
 class LeaseLost(TdevError):
-    """This worker's lease was taken over or ended; its write changed nothing."""
+    """This worker's lease was taken over or ended; its write changed nothing.
+
+    Attributes:
+        session_id: the session, where the package has raised it.
+    """
+
+    session_id: str | None = None
 
 
 class BudgetSpent(TdevError):

@@ -7,11 +7,14 @@ first claim: that claim adopts it. An adopted execution has fence 0, older than 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 
+from pynamodb.expressions.update import Action
+
 from tdev_models.dynamodb.client import Client
-from tdev_models.dynamodb.expressions import set_to
+from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.services.execution_states import seen_condition
@@ -37,21 +40,28 @@ async def adopted(
     for _ in range(_TRIES):
         work = await work_so_far(client, seen, from_agent)
         unfenced = [run for run in work[0].executions.values() if run.fence is None]
-        if await _adopt(client, lease, unfenced):
-            lease.adopts = False
+        # What came since the claim was planned may have begun before all else that it outdates.
+        restarts = replace_fields(PipelineSession, {"restarts": json.dumps(work[0].restarts)})
+        if await _adopt(client, lease, unfenced, restarts if from_agent else []):
+            lease.adopts, lease.restarts = False, work[0].restarts
             return work
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
 
 
-async def _adopt(client: Client, lease: Lease, executions: Sequence[AgentExecution]) -> bool:
-    """Adopt executions as they were read; return False if others have written one since."""
+async def _adopt(
+    client: Client, lease: Lease, executions: Sequence[AgentExecution], adds: Sequence[Action]
+) -> bool:
+    """Adopt executions as they were read; return False if others have written one since.
+
+    `adds` are further actions on the session.
+    """
     for first in range(0, len(executions) or 1, _AT_ONCE):
         is_last = first + _AT_ONCE >= len(executions)
         attribute = PipelineSession.adopts
         parts = [
             client.sessions.requests.update_part(
                 lease.session_id,
-                actions=[attribute.remove() if is_last else set_to(attribute, True)],
+                actions=[attribute.remove() if is_last else set_to(attribute, True), *adds],
                 condition=lease.condition,
             ),
             *(

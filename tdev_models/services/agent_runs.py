@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from types import TracebackType
@@ -94,6 +95,7 @@ class AgentRun(ClientContext[C, bool]):
         self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._begun = self._runs = False
+        self._process = 0
 
     @property
     def status(self) -> str | None:
@@ -264,7 +266,7 @@ class AgentRun(ClientContext[C, bool]):
             most = self._timeout + self._client.settings.lease_seconds
             lease.deadlines[self.agent_name] = self._started + most
         lease.check()
-        self._begun = True
+        self._begun, self._process = True, os.getpid()
         self._span = telemetry.active.agent(
             self._session.span, self._session.session_id, agent_of(self.agent_name)
         )
@@ -371,7 +373,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _leave(self, error: BaseException | None) -> bool:
         """Record the end; return whether the session goes on though the agent failed."""
-        if isinstance(error, LeaseLost) or self._session.owned.inherited:
+        # What a forked child leaves, but did not enter, goes on in its parent.
+        if self._session.owned.is_lost_by(error) or self._process != os.getpid():
             return False
         if self._session.owned.over and self._session.left:
             # A task that outlived the session's block: nothing of it is recorded.
@@ -435,13 +438,10 @@ class AgentRun(ClientContext[C, bool]):
 
     def _note_failure(self, status: str | None) -> None:
         """Remember a critical failure, until the agent was tried again with success."""
-        lease, failures = self._session.owned, self._session.owned.failures
         if status == ExecutionStatus.FAILED and self._critical:
-            failures[self.agent_name] = self.error or ""
+            self._session.owned.note_end(self.agent_name, self.error or "")
         elif status != ExecutionStatus.PENDING:
-            failures.pop(self.agent_name, None)
-            lease.failed_before.pop(self.agent_name, None)
-            lease.raised[:] = [one for one in lease.raised if one[1] != self.agent_name]
+            self._session.owned.note_end(self.agent_name, None)
 
     async def _stored_output(self) -> Any:
         """Return what the agent stored in this claim or before, by whichever call or block."""

@@ -27,6 +27,7 @@ from tdev_models.services.execution_states import PAYLOADS
 from tdev_models.services.execution_writes import write_execution
 from tdev_models.services.payloads import checked_payload, shown_payload, stands_in_item
 from tdev_models.workers.bindings import after_beginnings, current_lease
+from tdev_models.workers.lease import Lease
 from tdev_models.workers.users import visible_to
 
 RULES, SESSION_RULES = AgentExecution.rules(), PipelineSession.rules()
@@ -113,9 +114,22 @@ async def update_agent_execution(
     if lease is not None or written.status == ExecutionStatus.FAILED:
         written = await _read_execution(client, *key)
     result = await _with_payloads(client, written)
+    if lease is not None:
+        _note_end(lease, agent_name, values, written)
     if lease is not None and result.status == ExecutionStatus.COMPLETED:
         lease.outputs[agent_name] = result.output_data
     return result
+
+
+def _note_end(
+    lease: Lease, agent_name: str, values: Mapping[str, Any], written: AgentExecution
+) -> None:
+    """Let a session end as what calls inside its block have made of an agent, too."""
+    if values.get("status") == ExecutionStatus.COMPLETED or written.critical is False:
+        lease.note_end(agent_name, None)
+    elif values.get("status") == ExecutionStatus.FAILED:
+        before = lease.failures.get(agent_name, "FAILED by update_agent_execution")
+        lease.note_end(agent_name, values.get("error_message", before))
 
 
 async def _read_with_session(

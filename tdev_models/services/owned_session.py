@@ -109,6 +109,7 @@ class OwnedSession(ClientContext[C, Literal[False]]):
             if name in outcome.agents
             and name not in outcome.ended
             and one.status == ExecutionStatus.FAILED
+            and one.critical is not False
         }
         lease.payloads = {**known_payloads(outcome.executions.values()), **outcome.payloads}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tdev_models.models import AgentExecution
+from tdev_models.models.execution import agent_of
 
 
 class Restart(NamedTuple):
@@ -43,7 +44,7 @@ def is_outdated(execution: AgentExecution, restarts: Iterable[Sequence[Any]]) ->
 
 
 def with_restart(
-    restarts: Iterable[Restart],
+    restarts: Sequence[Restart],
     claim: int,
     again: tuple[str, ...],
     agents: tuple[str, ...],
@@ -60,8 +61,10 @@ def with_restart(
         agents: all of the pipeline's agents.
         executions: the latest execution of each agent.
     """
-    begun = [_place(executions[name]) for name in again if name in executions]
-    fence, start_time = min(begun, default=(claim, 0.0))
+    begun = [run for name, run in executions.items() if agent_of(name) in again]
+    # What an earlier beginning has outdated says nothing of what ran since.
+    latest = [run for run in begun if not _was_outdated(run, restarts, agents)]
+    fence, start_time = min(map(_place, latest or begun), default=(claim, 0.0))
     new = Restart(claim, fence, start_time, again[0])
     own = [run for name, run in executions.items() if name not in agents]
     rest = [run for run in own if not is_outdated(run, [new])]
@@ -71,6 +74,17 @@ def with_restart(
         if one.agent in agents[: -len(again)] or any(is_outdated(run, [one]) for run in rest)
     ]
     return [*needed, new]
+
+
+def _was_outdated(
+    execution: AgentExecution, restarts: Sequence[Restart], agents: tuple[str, ...]
+) -> bool:
+    """Return whether an execution, of whichever agent, was outdated by one of the restarts."""
+    name, fence = execution.agent_name, execution.fence or 0
+    if name not in agents:
+        return is_outdated(execution, restarts)
+    before = agents[: agents.index(name) + 1]
+    return any(fence < one.claim and one.agent in before for one in restarts)
 
 
 def _place(execution: AgentExecution) -> tuple[float, float]:

@@ -96,8 +96,9 @@ async def resume_pipeline(
         runner: called with the `Resume` inside its block; what it raises ends the session as
             FAILED and is raised; AccessDenied hands it back.
         from_agent: one of the pipeline's agents to begin again at, even if it had ended. It, those
-            after it in the pipeline, and every agent of your own that began since it last did, are
-            outdated and run again, now or in a later resume; the others keep their outputs.
+            after it in the pipeline, each with all keys, and every agent of your own that began
+            since it last did, are outdated and run again, now or in a later resume; the others keep
+            their outputs.
         force: take it over from a live or hung owner, whose next write or heartbeat raises
             LeaseLost, from a newer release, or though it is ABANDONED. Its resumes count from the
             start.

@@ -30,6 +30,7 @@ from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.services.execution_states import ERROR_FORMS
 from tdev_models.workers.bindings import after_beginnings, current_lease
+from tdev_models.workers.budget import progress_made
 from tdev_models.workers.lease import claim_ended, due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
@@ -71,10 +72,11 @@ async def save_pipeline_session(
 
     One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
     A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE or COMPLETED
-    clears `failed_agent` and `error_message`. Inside `track_session` or `async with resume` the
-    call carries the lease; there `progress` is how many of the nine agents have ended, whatever is
-    given, a status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears
-    what is not given of the last failure.
+    clears `failed_agent` and `error_message`; with `budget_usd` its resumes in vain are forgotten,
+    so that recovery goes on with it. Inside `track_session` or `async with resume` the call carries
+    the lease; there `progress` is how many of the nine agents have ended, whatever is given, a
+    status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears what is
+    not given of the last failure.
     Safe to call again with the same fields.
 
     Args:
@@ -175,6 +177,8 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
     return [
         *replace_fields(PipelineSession, values),
         *(_forget_failure(values) if values.get("status") in _WITHOUT_FAILURE else ()),
+        # What it was resumed in vain for want of money would have it given up now.
+        *(progress_made() if "budget_usd" in values else ()),
         set_to(PipelineSession.last_updated, now),
         *(
             set_if_absent(PipelineSession.get_attributes()[name], value)
@@ -219,7 +223,8 @@ def lease_held_error(client: Client, session: PipelineSession) -> LeaseHeld:
     """Return the error of a call on a session that someone owns."""
     when = f"once that worker's lease of {client.settings.lease_seconds:g} s has ended"
     if session.lease_expires is not None:
-        when = f"in {session.lease_expires - client.now():.0f} s, unless it is entered"
+        left = session.lease_expires - client.now()
+        when = f"in {left:.0f} s, unless it is entered" if left > 0 else "now: nobody entered it"
     return LeaseHeld(
         f"session {session.session_id} is owned by {session.lease_owner} (claim {session.fence}); "
         f"it can be taken over {when}; other calls belong inside its track_session or resume"

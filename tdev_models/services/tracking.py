@@ -18,7 +18,6 @@ from tdev_models.errors import (
     InvalidRequest,
     InvalidTransition,
     LeaseHeld,
-    LeaseLost,
     TdevError,
     shown,
 )
@@ -36,7 +35,9 @@ from tdev_models.services.sessions import (
     real_error,
     shortened,
 )
+from tdev_models.services.usage import is_spent
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
+from tdev_models.workers.budget import progress_made
 from tdev_models.workers.claims import enter_claim, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
@@ -233,15 +234,19 @@ class Tracker(OwnedSession[C]):
         if self._values:
             place = (self.session_id,)
             values = await encrypt_fields(self._client, PipelineSession, place, self._values)
-            await leased_update(
-                self._client,
-                outer,
-                replace_fields(PipelineSession, values),
-                user_id=self._values.get("user_id"),
-            )
+            actions = replace_fields(PipelineSession, values)
+            if self._gives_money(outer):
+                actions += progress_made()
+            user_id = self._values.get("user_id")
+            await leased_update(self._client, outer, actions, user_id=user_id)
         self._joined += 1
         self._run.lease, self.start_agent = outer, outer.start_agent
         return self
+
+    def _gives_money(self, spender: Lease | PipelineSession) -> bool:
+        """Return whether a spent budget is raised: what was in vain without money is forgotten."""
+        cost, budget = spender.cost_usd, self._values.get("budget_usd", spender.budget_usd)
+        return is_spent(cost, spender.budget_usd) and not is_spent(cost, budget)
 
     async def _enter(self, binding: Binding) -> Self:
         try:
@@ -291,7 +296,7 @@ class Tracker(OwnedSession[C]):
 
     async def _leave(self, error: BaseException | None, interrupted: bool) -> None:
         lease = self.owned
-        if lease.over or isinstance(error, LeaseLost):
+        if lease.over or lease.is_lost_by(error):
             return
         if error is None and not lease.stopped:
             await self.end()
@@ -317,7 +322,7 @@ class Tracker(OwnedSession[C]):
         """Hand the session back now: it stays ACTIVE without an owner, due at once.
 
         The next look of any worker takes it; it counts as no failure. What the block still does of
-        it is refused. One UpdateItem.
+        it is refused, but that agents which run already end. One UpdateItem.
 
         Raises:
             LeaseLost: the session was taken over, or has ended.
@@ -350,7 +355,8 @@ class Tracker(OwnedSession[C]):
             work: Work | None = None
             if seen.status is not None:
                 work = await work_so_far(self._client, seen)
-            refused = await self.claim(seen, self._values, resumed=resumed)
+            afresh = self._gives_money(seen)
+            refused = await self.claim(seen, self._values, resumed=resumed, afresh=afresh)
             if refused is None:
                 if work is not None:
                     await self.take_over(seen, work)

@@ -246,9 +246,8 @@ def unchanged(seen: PipelineSession) -> Condition:
     """Return the condition that a session is as it was read: nobody has written it since."""
     same: Condition = seen.is_as_read(PipelineSession.status)
     same &= seen.is_as_read(PipelineSession.fence)
-    if seen.status != SessionStatus.ACTIVE:
-        return same
-    if seen.lease_token is None:
+    if seen.status != SessionStatus.ACTIVE or seen.lease_token is None:
+        # An agent of its last owner may end after it, and is to be read, too.
         same &= seen.is_as_read(PipelineSession.last_updated)
         return same
     # What its owner has ended meanwhile is to be read; its worker may have come back.

@@ -121,7 +121,7 @@ class Lease:
 
     @property
     def inherited(self) -> bool:
-        """Whether this is the child of a fork: what it leaves is not the end of anything."""
+        """Whether this is the child of a fork: what it leaves is not the end of the session."""
         return self.process != os.getpid()
 
     def ended_after(self, agent_name: str, ended: bool | None) -> set[str]:
@@ -129,6 +129,15 @@ class Lease:
         if ended is None:
             return self.ended_agents
         return self.ended_agents | {agent_name} if ended else self.ended_agents - {agent_name}
+
+    def note_end(self, agent_name: str, failure: str | None) -> None:
+        """Remember why a critical agent has failed; None: it was tried again with success."""
+        if failure is not None:
+            self.failures[agent_name] = failure
+            return
+        for failures in (self.failures, self.failed_before):
+            failures.pop(agent_name, None)
+        self.raised[:] = [one for one in self.raised if one[1] != agent_name]
 
     def begins(self, agent_name: str) -> SharedFuture:
         """Return what is to be settled once the begin of an agent is written or given up."""
@@ -180,6 +189,10 @@ class Lease:
             if self.canceller is not None:
                 self.canceller.cancel()
 
+    def is_lost_by(self, error: BaseException | None) -> bool:
+        """Return whether an error says that this session is lost, and not one inside its block."""
+        return isinstance(error, LeaseLost) and error.session_id in (None, self.session_id)
+
     def check(self) -> None:
         """Raise LeaseLost where the session was ended under this lease, or is known to be lost."""
         if self.lost is not None:
@@ -223,7 +236,9 @@ def due_with(client: Client, status: str) -> Action:
 
 def lease_lost_error(lease: Lease) -> LeaseLost:
     """Return the error of a write under a lease that is no more."""
-    return LeaseLost(
+    error = LeaseLost(
         f"session {lease.session_id}: claim {lease.fence} was taken over or ended; "
         "nothing was changed, stop working on it"
     )
+    error.session_id = lease.session_id
+    return error

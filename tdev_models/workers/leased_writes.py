@@ -174,7 +174,8 @@ async def execution_after_end(
 ) -> None:
     """Change the execution of an agent whose session this claim has ended meanwhile.
 
-    Of the session only `adds` changes. Tried as long as other writes of an owner.
+    Of the session only `last_updated`, by which a claim that has not read it is refused, and `adds`
+    change. Tried as long as other writes of an owner.
 
     Raises:
         LeaseLost: somebody has claimed the session since; nothing was changed.
@@ -183,7 +184,7 @@ async def execution_after_end(
     fence, token = PipelineSession.fence, uuid.uuid4().hex
     session = client.sessions.requests.update_part(
         lease.session_id,
-        actions=[set_to(fence, lease.fence), *adds],
+        actions=[set_to(PipelineSession.last_updated, client.now()), *adds],
         condition=is_as_read(fence, lease.fence),
     )
 

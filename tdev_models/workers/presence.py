@@ -185,6 +185,8 @@ class Presence:
             except TdevError as refused:
                 error = refused
                 raise
+            except _DeclaredDead:
+                continue  # of an earlier call without an answer; the next try has another id
             finally:
                 self._forget(mine)
                 mine.settle(error)

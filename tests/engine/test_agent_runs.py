@@ -202,6 +202,61 @@ async def test_a_session_is_not_completed_while_an_agent_of_a_former_claim_is_le
     assert (await get_pipeline_session("s")).status == "COMPLETED"
 
 
+async def test_an_agent_of_a_former_claim_that_was_not_critical_may_be_left_out(
+    strict_store: Settings,
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("search", critical=False) as run:
+                run.fail("found nothing")
+            async with session.agent("parser"):
+                raise KeyError
+    async with await resume_pipeline("s") as resume, resume.agent("parser"):
+        pass
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+@pytest.mark.parametrize("failed_by", ["block", "former claim", "call"])
+async def test_a_session_ends_as_what_calls_in_its_block_have_made_of_an_agent(
+    strict_store: Settings, failed_by: str
+) -> None:
+    run = {"execution_id": "s-parser"}
+
+    async def calls(status: str) -> None:
+        await update_agent_execution(run, status="RUNNING")
+        more = {"error_message": "of a call"} if status == "FAILED" else {}
+        await update_agent_execution({**run, **more}, status=status)
+
+    with suppress(ValueError):
+        async with track_session("s") as session:
+            if failed_by != "call":
+                with pytest.raises(ValueError, match="broke"):
+                    async with session.agent("parser"):
+                        raise ValueError("broke")
+            if failed_by == "former claim":
+                raise ValueError
+            await calls("FAILED" if failed_by == "call" else "COMPLETED")
+    left = await get_pipeline_session("s")
+    if failed_by != "block":
+        assert (left.status, left.failed_agent) == ("FAILED", "parser")
+        assert left.error_message == ("of a call" if failed_by == "call" else "ValueError: ")
+        async with await resume_pipeline("s"):
+            await calls("COMPLETED")
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
+async def test_what_a_call_failed_that_is_not_critical_fails_no_session(
+    strict_store: Settings,
+) -> None:
+    async with track_session("s") as session:
+        async with session.agent("parser", critical=False) as run:
+            run.fail("found nothing")
+        await update_agent_execution(
+            execution_id="s-parser", status="FAILED", error_message="found nothing at all"
+        )
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
+
+
 async def test_an_input_that_cannot_be_stored_names_its_agent(strict_store: Settings) -> None:
     for session_id, caught in (("s", False), ("t", True)):
         with suppress(InvalidRequest):

@@ -558,3 +558,26 @@ async def test_nothing_is_claimed_where_no_heartbeat_can_start(
         sync.get_pipeline_session("s")
     with sync.track_session("s"):
         pass
+
+
+@pytest.mark.parametrize("status", ["FAILED", "ACTIVE"])
+async def test_who_claims_while_an_agent_of_the_last_owner_ends_does_not_run_it_again(
+    strict_store: Settings, status: str
+) -> None:
+    async with track_session("s") as session:
+        run = session.agent("parser")
+        await run.__aenter__()
+        run.output = 1
+        if status == "FAILED":
+            await save_pipeline_session(session_id="s", status=status)
+        else:
+            await session.release()
+
+        async def ends() -> None:
+            with settings.use(strict_store):
+                await run.__aexit__(None, None, None)
+
+        with injected(Fault("before", operation="UpdateItem", between=ends)):
+            late = await resume_pipeline("s")
+        assert late.reason == "another worker changed it at the same time"
+        assert (await resume_pipeline("s")).outputs == {"parser": 1}

@@ -172,6 +172,24 @@ async def test_what_was_outdated_by_an_earlier_beginning_stays_so_after_a_later_
             assert await run_all(session) == ["prepare", "nl_input", "ui_selection"]
 
 
+async def test_what_ran_before_it_since_an_earlier_beginning_stays(strict_store: Settings) -> None:
+    await failed_after(ORDER)
+    first = await resume_pipeline("s", from_agent="nl_input")
+    await run_all(first, ORDER[:5])  # the search is still that of the first claim
+    with settings.use(strict_store, clock=clock(61)):
+        second = await resume_pipeline("s", from_agent="parser")
+        assert sorted(second.outputs) == sorted(ORDER[:4])
+
+
+async def test_an_agent_that_ran_with_keys_alone_runs_again_with_each(
+    strict_store: Settings,
+) -> None:
+    await failed_after(("nl_input", "before", "search@a", "search@b", "after", "download"))
+    async with await resume_pipeline("s", from_agent="search") as session:
+        assert sorted(session.outputs) == ["before", "nl_input"]
+        assert await run_all(session, ("nl_input", "before", "search@a")) == ["nl_input", "before"]
+
+
 async def test_beginning_again_many_times_makes_no_session_larger(strict_store: Settings) -> None:
     await failed_after(ORDER)
     for number in range(1, 8):
@@ -236,6 +254,23 @@ async def test_what_bare_calls_left_is_adopted_and_outdated_alike(strict_store: 
         assert resume.outputs == {"early": ["early"]}
         assert not await step(resume, "late")
         assert await step(resume, "early")
+
+
+async def test_what_bare_calls_write_before_the_first_claim_is_outdated_for_the_next_too(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+
+    async def bare() -> None:
+        with settings.use(strict_store):
+            for name in ("parser", "late"):
+                values = {"execution_id": f"s-{name}", "agent_name": name, "project_id": "s"}
+                await update_agent_execution(values, status="COMPLETED", output_data=[name])
+
+    with injected(Fault("before", operation="UpdateItem", between=bare)):
+        assert (await resume_pipeline("s", from_agent="parser")).outputs == {}
+    with settings.use(strict_store, clock=clock(61)):
+        assert (await resume_pipeline("s")).outputs == {}
 
 
 async def test_hundreds_of_outdated_agents_cost_no_more_than_one(strict_store: Settings) -> None:

@@ -201,6 +201,18 @@ async def test_a_claim_that_nobody_enters_runs_out_though_its_worker_lives(
             await resume.__aenter__()
 
 
+async def test_a_call_is_told_whether_a_claim_that_nobody_entered_has_run_out(
+    strict_store: Settings,
+) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    resume = await resume_pipeline("s")
+    for seconds, when in ((0, r"in \d+ s, unless it is entered"), (61, "now: nobody entered it")):
+        with settings.use(strict_store, clock=clock(seconds)):
+            with pytest.raises(LeaseHeld, match=f"it can be taken over {when};"):
+                await save_pipeline_session(session_id="s", project_name="p")
+    await resume.release()
+
+
 async def test_an_entered_claim_lasts_as_long_as_its_worker(store: Settings) -> None:
     await save_pipeline_session(session_id="s", status="FAILED")
     with settings.use(elsewhere(store)):

@@ -17,6 +17,7 @@ from tdev_models import (
     Settings,
     get_failed_sessions,
     get_pipeline_session,
+    list_workers,
     recover_sessions,
     resume_pipeline,
     save_pipeline_session,
@@ -601,3 +602,18 @@ async def test_claims_name_no_worker_that_is_not_stored_yet(strict_store: Settin
         await begin("b")
         named = worker_of(strict_store, "b")
     assert raw.item(strict_store, "pipeline-sessions", named) is not None
+
+
+async def test_a_worker_that_was_declared_dead_before_it_knew_its_id_takes_another(
+    strict_store: Settings,
+) -> None:
+    """Its registration was carried out, all replies were lost, and its lease ended since."""
+    lost = Fault("unanswered", operation="UpdateItem", of_workers=True)
+    with settings.use(elsewhere(strict_store)), injected(lost):
+        with pytest.raises(Unavailable):
+            await begin("s")
+        (unknown,) = await list_workers()
+        worker_id = f"#worker:{unknown.name}"
+        raw.put_attribute(strict_store, "pipeline-sessions", worker_id, died_at={"N": "1"})
+        await begin("s")
+    assert worker_of(strict_store, "s") != worker_id

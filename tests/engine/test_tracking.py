@@ -7,6 +7,7 @@ import contextvars
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -495,6 +496,16 @@ def test_a_forked_child_that_exits_ends_neither_agent_nor_session(strict_store: 
     assert sync.get_agent_execution("p-parser").output_data == "of the parent"
 
 
+def test_what_a_forked_child_runs_itself_is_stored(strict_store: Settings) -> None:
+    with sync.track_session("p") as session, session.agent("parser") as outer:
+        _in_a_child(lambda: session.run("search", lambda: {"found": 1}))
+        outer.output = "of the parent"
+    found = sync.get_agent_execution("p-search")
+    assert (found.status, found.output_data) == ("COMPLETED", {"found": 1})
+    assert sync.get_agent_execution("p-parser").output_data == "of the parent"
+    assert sync.get_pipeline_session("p").status == "COMPLETED"
+
+
 def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Settings) -> None:
     sync.save_pipeline_session(session_id="p", status="FAILED")
     resume = sync.resume_pipeline("p")
@@ -505,3 +516,20 @@ def test_a_child_that_enters_what_its_parent_claimed_ends_it(strict_store: Setti
 
     _in_a_child(run)
     assert sync.get_pipeline_session("p").status == "COMPLETED"
+
+
+@pytest.mark.parametrize("caught", [True, False])
+async def test_a_lost_session_inside_another_ones_agent_fails_that_one(
+    strict_store: Settings, caught: bool
+) -> None:
+    with suppress(LeaseLost):
+        async with track_session("outer") as outer:
+            with pytest.raises(LeaseLost) if caught else nullcontext():
+                async with outer.agent("parser"), track_session("inner") as inner:
+                    new = {"lease_token": {"S": "of another"}}
+                    raw.put_attribute(strict_store, "pipeline-sessions", "inner", **new)
+                    async with inner.agent("search"):
+                        pass
+    assert (await get_agent_execution("outer-parser")).status == "FAILED"
+    left = await get_pipeline_session("outer")
+    assert (left.status, left.failed_agent) == ("FAILED", "parser")

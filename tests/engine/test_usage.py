@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -307,10 +308,37 @@ async def test_an_orchestrator_inside_a_runner_raises_the_budget(strict_store: S
     assert (done.status, done.budget_usd, done.metadata) == ("COMPLETED", 100, {"b": 100})
 
 
-async def test_a_session_that_waits_for_money_is_not_given_up(strict_store: Settings) -> None:
+async def save_it() -> None:
+    await save_pipeline_session(session_id="s", budget_usd=2)
+
+
+async def track_it() -> None:
+    """Fail for another reason, before an agent has ended."""
+    with pytest.raises(KeyError):
+        async with track_session("s", budget_usd=2):
+            raise KeyError
+
+
+async def track_it_in_a_runner() -> None:
+    async def runner(resume: Resume) -> None:
+        await track_it()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await resume_pipeline("s", runner)
+
+
+@pytest.mark.parametrize("give_money", [save_it, track_it, track_it_in_a_runner])
+async def test_a_session_that_waits_for_money_is_not_given_up(
+    strict_store: Settings, give_money: Callable[[], Awaitable[None]]
+) -> None:
     async def runner(resume: Resume) -> None:
         async with resume.agent("search"):
             pass
+
+    async def as_before(resume: Resume) -> None:
+        async with track_session("s", budget_usd=1):  # this is no more money
+            await runner(resume)
 
     with pytest.raises(BudgetSpent):
         async with track_session("s", budget_usd=1) as session:
@@ -318,10 +346,10 @@ async def test_a_session_that_waits_for_money_is_not_given_up(strict_store: Sett
                 run.usage(cost_usd=1)
             async with session.agent("search"):
                 pass
-    for seconds in (0, 4000, 8000):
+    for seconds, ids in ((0, ["s"]), (4000, ["s"]), (8000, [])):
         with settings.use(strict_store, clock=clock(seconds)):
-            assert (await recover_sessions(runner, max_attempts=1)).abandoned == []
-    await save_pipeline_session(session_id="s", budget_usd=2)
+            tried = await recover_sessions(as_before, max_attempts=2)
+            assert (tried.failed, tried.abandoned) == (ids, [])
+    await give_money()
     with settings.use(strict_store, clock=clock(12000)):
-        assert (await resume_pipeline("s", runner)).reason is None
-    assert (await get_pipeline_session("s")).status == "COMPLETED"
+        assert (await recover_sessions(runner, max_attempts=2)).completed == ["s"]

@@ -143,7 +143,6 @@ BUGS = (
         "services/restarts.py",
         "Restart(claim, fence, start_time, again[0])",
         "Restart(claim, fence, start_time)",
-        "began again",
     ),
     # Who is declared dead, and who learns of it.
     Bug(

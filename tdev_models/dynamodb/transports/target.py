@@ -152,7 +152,8 @@ def _open(settings: Settings) -> Target | None:
         parts.path not in ("", "/")
         or parts.query
         or parts.username
-        or get_environ_proxies(endpoint.url)
+        # NO_PROXY alone, and proxies for other schemes, are in there, too.
+        or get_environ_proxies(endpoint.url).get(parts.scheme)
         or str(session.get_config_variable("endpoint_discovery_enabled")).lower() == "true"
         or _has_own_endpoints(session)
     )

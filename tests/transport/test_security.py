@@ -191,6 +191,21 @@ def test_who_names_the_certificates_is_heard(
 
 
 @pytest.mark.parametrize("send", SENDERS)
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_a_variable_that_is_empty_names_no_certificates(
+    variable: str,
+    send: Callable[[Settings], None],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "")
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_3)) as wire:
+        with pytest.raises(ConfigurationError, match=r"is not trusted.*AWS_CA_BUNDLE"):
+            send(wire.settings())
+        assert wire.heads == []
+
+
+@pytest.mark.parametrize("send", SENDERS)
 def test_certificates_that_cannot_be_read_are_named(
     send: Callable[[Settings], None], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.credentials import Credentials
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import InvalidConfigError, NoCredentialsError, NoRegionError
-from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, validate_region_name
 
 from tdev_models.aws import (
@@ -228,8 +227,7 @@ def _has_own_endpoints(session: Any) -> bool:
 
 def _tls(session: Any) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer, with the certificates that botocore would use."""
-    path = certificates(session) or get_cert_path(True)
-    return with_tls_floor(ssl.create_default_context(cafile=path))
+    return with_tls_floor(ssl.create_default_context(cafile=certificates(session)))
 
 
 def _after_fork() -> None:

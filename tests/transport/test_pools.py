@@ -327,6 +327,34 @@ async def test_where_others_are_answered_those_that_wait_have_their_turn(wire: W
     assert others == [None] * 39
 
 
+@pytest.mark.parametrize("blocking", [False, True], ids=["loop", "threads"])
+async def test_connections_that_lead_nowhere_any_more_cost_one_timeout_in_all(
+    blocking: bool, wire: Wire
+) -> None:
+    """As after a gateway on the way was replaced, or a machine has slept."""
+    together, silent = threading.Barrier(8), set[threading.Thread]()
+
+    def answer(parameters: dict[str, Any]) -> bytes | None:
+        if not silent and int(parameters["Key"]["id"]["N"]) < 8:
+            together.wait(20)  # so each has a connection of its own
+        return None if threading.current_thread() in silent else ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    chosen = wire.settings(read_timeout_seconds=0.5)
+    awaited, plain = LoopTransport(chosen), BlockingTransport(chosen)
+
+    async def send(number: int) -> None:
+        await (asyncio.to_thread(get_blocking, plain, number) if blocking else get(awaited, number))
+
+    with ThreadPoolExecutor(8) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        await asyncio.gather(*map(send, range(8)))
+        silent |= {*threading.enumerate()}
+        with pytest.raises(Unavailable, match="no answer"):
+            await send(8)
+        await send(9)
+
+
 @pytest.fixture
 def two_addresses(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """An endpoint with two addresses, of which the first answers nobody who connects."""

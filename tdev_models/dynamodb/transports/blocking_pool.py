@@ -29,6 +29,7 @@ class BlockingPool:
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target, self._settings = target, settings
         self._idle = deque[_Connection]()  # the one used last is at the end
+        self._answers = 0
 
     def exchange(self, request: bytes) -> Answer:
         """Send the bytes of one request and return its answer.
@@ -36,10 +37,12 @@ class BlockingPool:
         Raises:
             Unavailable: there was none.
         """
-        connection = self._newest_idle() or self._made()
+        connection, answers = self._newest_idle() or self._made(), self._answers
         try:
             answer = connection.exchange(request, self._settings.read_timeout_seconds)
         except TimeoutError:
+            if answers == self._answers:  # to anybody
+                self.close()  # the way to the server may be another one since they were made
             seconds = self._settings.read_timeout_seconds
             raise Unavailable(f"no answer within {seconds:g} s") from None
         except OSError as error:
@@ -48,6 +51,7 @@ class BlockingPool:
             raise Unavailable(f"the answer is not HTTP: {error}") from error
         finally:
             self._give_back(connection)
+        self._answers += 1
         return answer
 
     def close(self) -> None:

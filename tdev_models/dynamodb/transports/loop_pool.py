@@ -62,6 +62,7 @@ class Pool:
             problem = f"no answer within {seconds:g} s"
             if answers == self._answers:  # to anybody: those that wait would wait in vain
                 self._fail_waiting(lambda: Unavailable(problem), len(self._waiting))
+                self._close_idle()  # the way to the server may be another one since they were made
             raise Unavailable(problem) from None
         finally:
             self._give_back(connection)
@@ -83,10 +84,13 @@ class Pool:
         connection = self._idle.pop()
         if connection.is_fresh():
             return connection
-        connection.close()  # and the others are older
+        connection.close()
+        self._close_idle()  # which are older
+        return None
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        return None
 
     async def _next_free(self) -> Connection:
         turn: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()

@@ -13,7 +13,7 @@ import pytest
 
 from tdev_models import Settings, get_agent_execution, settings, sync, track_session
 from tdev_models.dynamodb import chunks
-from tdev_models.errors import Throttled
+from tdev_models.errors import AccessDenied, Throttled
 from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
 from tests.conftest import allowed_only
@@ -136,6 +136,35 @@ def test_a_blocking_call_in_an_event_loop_does_not_wait_for_its_tasks(slow: Stor
     ended = threading.Event()
     threading.Thread(target=asyncio.run, args=[mixed()], daemon=True).start()
     assert ended.wait(20)
+
+
+@pytest.mark.parametrize("error", [AccessDenied, KeyboardInterrupt])
+def test_a_payload_of_which_a_chunk_is_refused_is_given_up_though_others_are_throttled(
+    error: type[BaseException], strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, seen = threading.Barrier(chunks.AT_ONCE), set[str]()
+
+    def refusing(send: Transport) -> Transport:
+        async def refuse(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            number = str(request.get("Key")).rpartition("#")[2][:5]
+            if operation != "UpdateItem" or number not in ("00001", "00002", "00003", "00004"):
+                return await send(operation, request)
+            if number not in seen:
+                seen.add(number)
+                begun.wait(20)
+            if number == "00001":
+                raise error("injected")
+            raise Throttled("injected")
+
+        return refuse
+
+    monkeypatch.setattr(chunks, "CHUNK_WRITE_SECONDS", 20.0)
+    changed = replace(strict_store, transport=refusing)
+    monkeypatch.setattr(settings, "_configured", changed)
+    output, before = {"code": incompressible("s", 8 * chunks.CHUNK_BYTES)}, time.monotonic()
+    with pytest.raises(error, match="injected"):
+        sync.update_agent_execution(execution_id="s-parser", output_data=output)
+    assert time.monotonic() - before < 15, "it waits for as long as the others are tried"
 
 
 async def test_threads_and_tasks_wait_alike_and_who_is_cancelled_keeps_no_slot(

@@ -177,6 +177,32 @@ async def test_connections_idle_for_long_are_not_used(
     assert wire.made == 4
 
 
+async def test_connections_that_only_many_at_once_needed_are_closed_in_time(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8)
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        if int(parameters["Key"]["id"]["N"]) < 8:
+            together.wait(20)  # so each has a connection of its own
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    awaited, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    await asyncio.gather(*(get(awaited, number) for number in range(8)))
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(get_blocking, blocking, number) for number in range(8)]:
+            done.result()
+    assert wire.now == 16
+    for module in (loop_pool, blocking_pool):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 1.0)
+    for _ in range(8):  # one that is used again and again is kept
+        await asyncio.sleep(0.2)
+        await get(awaited, 8)
+        await asyncio.to_thread(get_blocking, blocking, 8)
+    await asyncio.to_thread(wire.until, 2)
+
+
 async def test_an_answer_later_than_a_connection_is_kept_is_an_answer(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import httptools
@@ -95,6 +96,10 @@ class BlockingPool:
             connection.close()
             return
         self._idle.append(connection)
+        # What many threads once needed, and one does not, the server has closed by then.
+        with suppress(IndexError):
+            while not self._idle[0].is_fresh():
+                self._idle.popleft().close()
 
 
 class _Connection:
@@ -108,9 +113,13 @@ class _Connection:
         self._socket, self._reader = sock, Reader()
         self._used, self.reusable = time.monotonic(), True
 
+    def is_fresh(self) -> bool:
+        """Return whether it was used lately, so that nothing on the way has forgotten it."""
+        return time.monotonic() - self._used < IDLE_SECONDS
+
     def is_usable(self) -> bool:
         """Return whether it is open, and nothing on the way has forgotten it."""
-        if time.monotonic() - self._used >= IDLE_SECONDS:
+        if not self.is_fresh():
             return False
         # What can be read now is the server's end of the connection, or something unasked for.
         return not _is_readable(self._socket)

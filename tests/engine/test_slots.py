@@ -6,12 +6,20 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tdev_models import Settings, get_agent_execution, settings, sync, track_session
+from tdev_models import (
+    Settings,
+    get_agent_execution,
+    settings,
+    sync,
+    track_session,
+    update_agent_execution,
+)
 from tdev_models.dynamodb import chunks
 from tdev_models.errors import AccessDenied, Throttled
 from tdev_models.retry import wait_until
@@ -165,6 +173,35 @@ def test_a_payload_of_which_a_chunk_is_refused_is_given_up_though_others_are_thr
     with pytest.raises(error, match="injected"):
         sync.update_agent_execution(execution_id="s-parser", output_data=output)
     assert time.monotonic() - before < 15, "it waits for as long as the others are tried"
+
+
+def test_a_loop_that_was_stopped_keeps_nobody_waiting(slow: Store) -> None:
+    output = {"code": incompressible("x", OUTPUT_BYTES)}
+    loop = asyncio.new_event_loop()
+
+    async def begun() -> list[asyncio.Task[Any]]:
+        tasks = [
+            asyncio.create_task(
+                update_agent_execution(execution_id=f"s{number}-parser", output_data=output)
+            )
+            for number in range(6)
+        ]
+        await all_slots_taken(slow)
+        return tasks
+
+    tasks = loop.run_until_complete(begun())
+    slow.answers.set()
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(
+            sync.update_agent_execution, execution_id="s-parser", output_data=output
+        )
+        wait([other], 20)
+        is_done = other.done()
+        loop.run_until_complete(asyncio.gather(*tasks))  # they go on
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert is_done
+    assert sync.get_agent_execution("s5-parser").output_data == output
 
 
 async def test_threads_and_tasks_wait_alike_and_who_is_cancelled_keeps_no_slot(

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -442,6 +443,26 @@ async def test_a_name_server_that_hangs_takes_one_thread(
     finally:
         free.set()
     assert len(asked) == 1
+
+
+async def test_a_name_server_that_is_slow_is_not_asked_in_vain(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the first of two does not answer."""
+    found = socket.getaddrinfo
+
+    def slow(host: Any, *more: Any, **named: Any) -> Any:
+        if host == "localhost" and socket.AI_NUMERICHOST not in more:
+            time.sleep(0.6)
+        return found(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    settings = wire.settings(connect_timeout_seconds=0.3)
+    transport = LoopTransport(replace(settings, endpoint=f"http://localhost:{wire.port}"))
+    with pytest.raises(Unavailable, match="in time"):
+        await get(transport, 1)
+    await asyncio.sleep(0.6)
+    await get(transport, 1)
 
 
 async def test_answers_larger_than_one_read(wire: Wire) -> None:

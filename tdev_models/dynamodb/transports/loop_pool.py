@@ -172,10 +172,14 @@ class Pool:
             # Not in the loop's own threads: these are gone where the main thread has ended before
             # the loop, and the end of `asyncio.run` waits for them.
             # In one, however many wait for it: where no name server answers, that takes long.
-            if self._asked is None or self._asked.done():
-                self._asked = in_thread(socket.getaddrinfo, *name)
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                found = await asyncio.wrap_future(self._asked)
+            # An answer for which nobody waited any more serves whoever asks next.
+            asked = self._asked = self._asked or in_thread(socket.getaddrinfo, *name)
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                    found = await asyncio.wrap_future(asked)
+            finally:
+                if self._asked is asked and asked.done():
+                    self._asked = None
         return [*dict.fromkeys(str(one[4][0]) for one in found)]
 
     def _where(self) -> str:

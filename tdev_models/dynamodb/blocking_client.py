@@ -65,10 +65,12 @@ class BlockingClient(Client):
             time.sleep(seconds)  # noqa: ASYNC251
             return
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if any(one.is_set() for one in stopped):
-                raise CancelledError
+        while not any(one.is_set() for one in stopped):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
             time.sleep(min(left, STOP_POLL_SECONDS))  # noqa: ASYNC251
+        raise CancelledError
 
     async def gather(
         self,

@@ -52,6 +52,7 @@ class Slots:
         try:
             while not await client.wait_for(turn[0], LOOP_POLL_SECONDS):
                 self._take_back()
+                await client.sleep(0)  # a job that nobody waits for stops there
             yield
             self._succeeded_at = time.monotonic()
         finally:

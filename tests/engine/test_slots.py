@@ -21,6 +21,8 @@ from tdev_models import (
     update_agent_execution,
 )
 from tdev_models.dynamodb import chunks
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.slots import Slots
 from tdev_models.errors import AccessDenied, Throttled
 from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
@@ -173,6 +175,27 @@ def test_a_payload_of_which_a_chunk_is_refused_is_given_up_though_others_are_thr
     with pytest.raises(error, match="injected"):
         sync.update_agent_execution(execution_id="s-parser", output_data=output)
     assert time.monotonic() - before < 15, "it waits for as long as the others are tried"
+
+
+def test_a_job_that_nobody_waits_for_waits_for_no_slot() -> None:
+    client, slots = BlockingClient.for_settings(Settings(region="us-east-1")), Slots(1)
+
+    async def waits() -> None:
+        async with slots.taken(client):
+            pass
+
+    async def fails() -> None:
+        raise ValueError("injected")
+
+    async def both() -> None:
+        async with slots.taken(client):  # as another call's chunk that is throttled for long
+            with pytest.raises(ValueError, match="injected"):
+                await client.gather([waits, fails], 2)
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=drive, args=[both()], daemon=True).start()
+    assert ended.wait(20)
 
 
 def test_a_loop_that_was_stopped_keeps_nobody_waiting(slow: Store) -> None:

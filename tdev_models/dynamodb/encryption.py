@@ -103,10 +103,11 @@ async def _fetch(client: Client, needed: KeyNeeded) -> None:
 
     try:
         await client.call(work)
-    except RuntimeError as error:  # there was no thread to do it in
-        if _flights.get(needed.name) is mine:
-            end(error)
-        raise
+    except RuntimeError as error:
+        if _flights.get(needed.name) is not mine:
+            raise
+        end(error)
+        raise Unavailable(f"there is no thread to ask KMS in: {error}") from error
 
 
 async def encrypt_fields(

@@ -239,6 +239,26 @@ async def test_many_at_once_wait_for_kms_in_one_thread(
     assert most - before < 10
 
 
+async def test_where_no_thread_is_left_for_kms_it_is_tried_again(
+    encrypted_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, list[threading.Thread]()
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "tdev-agent" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    await save_user_project(user_id="u", project_id="p", description="d")  # the SDK is imported
+    kms.forget()
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    await asyncio.gather(
+        *(save_user_project(user_id="u", project_id=f"p{n}", description="d") for n in range(9))
+    )
+    assert refused
+
+
 async def test_a_field_that_was_not_decrypted_is_no_data(
     encrypted_store: Settings, kms: Kms
 ) -> None:

@@ -396,6 +396,23 @@ async def test_credentials_near_their_end_are_renewed_while_the_loop_runs_on(iss
         assert keys_used(wire)[-1] == f"KEY{before + 1}".encode()
 
 
+async def test_where_no_thread_is_left_for_new_credentials_it_is_tried_again(
+    issuer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    issuer(99, 60)
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        await transport("GetItem", GET)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Unavailable, match="new thread"):
+                await transport("GetItem", GET)
+        await transport("GetItem", GET)
+
+
 async def test_credentials_that_last_are_used_while_their_issuer_hangs(issuer: Any) -> None:
     count = issuer(99, 720)  # botocore renews them, and uses them while somebody else does so
     with wired() as wire:

@@ -31,6 +31,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from tdev_models.endpoints import ALLOW, in_clear_to
@@ -161,6 +162,10 @@ def session_of(settings: Settings) -> Any:
     session = botocore.session.get_session()
     if settings.region and not session.get_config_variable("region"):
         session.set_config_variable("region", settings.region)  # of AWS_REGION, which it ignores
+    if not session.get_config_variable("ca_bundle"):
+        # A variable that is empty names no file: earlier botocores then check no certificate.
+        named = os.environ.get("REQUESTS_CA_BUNDLE") or True  # the latter: botocore's own
+        session.set_config_variable("ca_bundle", named)
     return session
 
 
@@ -233,16 +238,15 @@ def refuse_clear_text(url: str, settings: Settings) -> None:
         )
 
 
-def certificates(session: Any) -> str | None:
-    """Return the file of the certificates that are trusted; None: those of botocore.
+def certificates(session: Any) -> str:
+    """Return the file of the certificates that are trusted, for one of `session_of`.
 
     Raises:
         ConfigurationError: it cannot be read.
     """
-    path: str | None
-    path = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    path: str = get_cert_path(named := session.get_config_variable("ca_bundle"))
     try:
-        if path:
+        if named is not True:
             ssl.create_default_context(cafile=path)
     except OSError as error:
         raise ConfigurationError(

@@ -264,7 +264,8 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
 
 def _known(kind: type[TdevError], text: str, tables: str) -> TdevError:
     if kind is ConfigurationError:
-        text += "; renew the AWS credentials, or check them"
+        # botocore reads those of variables and files once.
+        text += "; renew the AWS credentials, or check them, and start the process anew"
     # AWS names the resource of most denials, not of all.
     return kind(f"{text} ({tables})" if kind is AccessDenied and tables else text)
 

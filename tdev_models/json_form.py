@@ -66,7 +66,7 @@ def text_of(
         ) from None
     if constants or _ESCAPED_SURROGATE.search(value):
         return encode(field, decoded, most_bytes, too_large)
-    return value
+    return str.__str__(value)  # of an Enum that is a str, too, str() would be its name
 
 
 def encode(field: str, value: Any, most_bytes: int = JSON_BYTES, too_large: str = TOO_LARGE) -> str:

@@ -73,6 +73,7 @@ LOCK_POLL_SECONDS: Final = 0.005
 # So many wait for one lock before each of them looks less often.
 LOCK_POLLERS: Final = 10
 STOP_POLL_SECONDS: Final = 0.2
+LOOP_POLL_SECONDS: Final = 2.0
 
 
 def is_retried(error: Exception) -> bool:

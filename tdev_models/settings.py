@@ -245,7 +245,7 @@ class Settings:
         TDEV_OWNER_RETRY_SECONDS, TDEV_JSON_NAN (null or refuse), TDEV_TRANSPORT (botocore),
         TDEV_MAX_CONNECTIONS, TDEV_KMS_KEY, TDEV_KMS_FORMER_KEYS and TDEV_KMS_FIELDS (with commas
         between them), TDEV_KMS_STRICT (on or off), AWS_REGION or AWS_DEFAULT_REGION,
-        AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL.
+        AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL (but for AWS_IGNORE_CONFIGURED_ENDPOINT_URLS).
 
         Raises:
             InvalidRequest: a variable holds no usable value; the field's name is in the message.
@@ -258,7 +258,7 @@ class Settings:
             "json_nan": environ.get("TDEV_JSON_NAN"),
             "transport": environ.get("TDEV_TRANSPORT"),
             "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"),
-            "endpoint": environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL"),
+            "endpoint": _endpoint(environ),
             **{field: _listed(environ.get(f"TDEV_{field.upper()}")) for field in _LISTS},
         }
         for field in (*_SECONDS_ABOVE_0, *_SECONDS_FROM_0, "retention_days", "max_connections"):
@@ -298,6 +298,12 @@ class Settings:
     def table_name(self, table: str) -> str:
         """Return the physical name of one of the four tables."""
         return f"{self.prefix}-{self.environment}-{table}"
+
+
+def _endpoint(environ: Mapping[str, str]) -> str | None:
+    if environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":  # as botocore does
+        return None
+    return environ.get("AWS_ENDPOINT_URL_DYNAMODB") or environ.get("AWS_ENDPOINT_URL")
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:

@@ -109,7 +109,7 @@ def whole(least: int, most: int) -> Rule:
             raise InvalidRequest(
                 field, f"{shown(value)} is not a whole number from {least} to {most}"
             )
-        return value
+        return int(value)  # of an Enum that is an int, too, str() would be its name
 
     return rule
 
@@ -121,7 +121,7 @@ def number(field: str, value: Any) -> float:
     if isinstance(value, int) and abs(value) <= LARGEST:
         if abs(value) > MOST_EXACT and len(str(value).strip("-0")) > 38:
             raise InvalidRequest(field, "has more than the 38 digits that DynamoDB keeps")
-        return value
+        return int(value)  # as of whole numbers
     try:
         size = abs(float(value))
     except (OverflowError, ValueError):  # a very large int, a signalling NaN

@@ -66,7 +66,7 @@ def settings_in_force(options: argparse.Namespace) -> list[Setting]:
         source = "default" if value == field.default else "program"
         if getattr(options, option, None):
             source = f"--{option}"
-        elif variable:
+        elif variable and value is not None:  # an endpoint may be ignored
             source = variable
         found.append(Setting(field.name, _shown(value), source, names[0]))
     return [*found, *_of_aws(chosen)]

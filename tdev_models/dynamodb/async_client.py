@@ -38,6 +38,12 @@ class AsyncClient(Client):
         """Wait until the loop has time."""
         await self._turn()
 
+    def runs(self) -> Callable[[], bool]:
+        """Return whether the loop runs."""
+        import asyncio
+
+        return asyncio.get_running_loop().is_running
+
     async def sleep(self, seconds: float) -> None:
         """Wait, letting other tasks run."""
         import asyncio

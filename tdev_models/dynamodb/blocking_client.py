@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from typing import Any, NoReturn, TypeVar
@@ -14,6 +15,7 @@ from tdev_models.dynamodb.shared_future import SharedFuture
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.errors import ConfigurationError
+from tdev_models.retry import STOP_POLL_SECONDS
 from tdev_models.settings import Transport
 
 T = TypeVar("T")
@@ -24,6 +26,8 @@ _SUSPENDED = (
 )
 
 _caller: ContextVar[int | None] = ContextVar("tdev_caller", default=None)
+# Of a job, and of the jobs that it is a part of: set once nobody waits for its result.
+_stopped: ContextVar[tuple[threading.Event, ...]] = ContextVar("tdev_stopped", default=())
 
 
 class BlockingClient(Client):
@@ -51,8 +55,22 @@ class BlockingClient(Client):
         """Go on: other threads run meanwhile."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, blocking the thread."""
-        time.sleep(seconds)  # noqa: ASYNC251
+        """Wait, blocking the thread.
+
+        Raises:
+            CancelledError: in a job whose result nobody waits for any more.
+        """
+        stopped = _stopped.get()
+        if not stopped:
+            time.sleep(seconds)  # noqa: ASYNC251
+            return
+        end = time.monotonic() + seconds
+        while not any(one.is_set() for one in stopped):
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, STOP_POLL_SECONDS))  # noqa: ASYNC251
+        raise CancelledError
 
     async def gather(
         self,
@@ -60,13 +78,18 @@ class BlockingClient(Client):
         concurrency: int,
         end: Callable[[], None] | None = None,
     ) -> list[T]:
-        """Run jobs in threads, or one after the other."""
+        """Run jobs in threads, or one after the other.
+
+        Where one fails, or all are to stop, those without an `end` stop at their next pause.
+        """
         if concurrency == 1 or len(jobs) < 2:
             return [copy_context().run(drive, job()) for job in jobs]
-        caller = self.thread
+        caller, stop = self.thread, threading.Event()
 
         def run_job(job: Callable[[], Awaitable[T]]) -> T:
             _caller.set(caller)
+            if end is None:
+                _stopped.set((*_stopped.get(), stop))
             return drive(job())
 
         with ThreadPoolExecutor(concurrency, thread_name_prefix="tdev-job") as threads:
@@ -78,8 +101,7 @@ class BlockingClient(Client):
                     run.result()  # raises, though those before it go on
                 return [run.result() for run in runs]
             except BaseException:  # Ctrl-C, too: no further job may begin
-                if end is not None:
-                    end()
+                (end or stop.set)()  # else throttled ones would be tried for minutes
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 

@@ -95,6 +95,10 @@ class Client(ABC):
         """The thread that waits for what is called here: for a job, that of the call."""
         return threading.get_ident()
 
+    def runs(self) -> Callable[[], bool]:
+        """Return what tells, from any thread, whether what waits here can go on."""
+        return lambda: True
+
     @abstractmethod
     def _standard_transport(self) -> Transport: ...
 
@@ -120,6 +124,7 @@ class Client(ABC):
         """Run jobs, at most so many at once, each in a context of its own; return their results.
 
         Where one fails, or all are to stop, `end` is called: jobs in threads cannot be cancelled.
+        Those without it end at their next pause.
         """
 
     @abstractmethod

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, partial
 from typing import Any, TypeVar
 
 from tdev_models.dynamodb.client import Client
-from tdev_models.errors import ConfigurationError, PayloadDamaged
+from tdev_models.dynamodb.shared_future import SharedFuture
+from tdev_models.errors import (
+    ConfigurationError,
+    PayloadDamaged,
+    TdevError,
+    Unavailable,
+    logged,
+)
+from tdev_models.forks import after_fork_in_child
 from tdev_models.models.base import BaseModel
 from tdev_models.results import Record, Undecrypted
 from tdev_models.retry import Backoff, retry
@@ -28,6 +36,10 @@ NOT_DECRYPTED = Undecrypted("(encrypted, and not decrypted here)")
 
 # What is larger takes the processor so long that an event loop would notice.
 _SMALL_BYTES = 64 * 1024
+
+# Data keys that are being fetched now, by what they are needed for.
+_flights: dict[Hashable, SharedFuture] = {}
+after_fork_in_child(_flights.clear)
 
 
 async def encrypt(
@@ -63,8 +75,39 @@ async def _with_data_key(
         try:
             return work() if size <= _SMALL_BYTES else await client.compute(work)
         except KeyNeeded as needed:
-            fetch = partial(client.call, needed.fetch)
+            fetch = partial(_fetch, client, needed)
             await retry(fetch, client.sleep, Backoff(budget))
+
+
+async def _fetch(client: Client, needed: KeyNeeded) -> None:
+    """Fetch a data key, or wait for whoever fetches it: in one thread, however many need it."""
+    mine = SharedFuture()
+    flight = _flights.setdefault(needed.name, mine)
+    if flight is not mine:
+        await client.wait_for(flight)
+        return
+
+    def end(error: BaseException | None) -> None:
+        del _flights[needed.name]
+        if error is not None and not isinstance(error, TdevError):  # an interruption is one's own
+            error = Unavailable(f"no data key was fetched: {logged(error)}")
+        mine.settle(error)
+
+    def work() -> None:
+        try:
+            needed.fetch()
+        except BaseException as error:
+            end(error)
+            raise
+        end(None)
+
+    try:
+        await client.call(work)
+    except RuntimeError as error:
+        if _flights.get(needed.name) is not mine:
+            raise
+        end(error)
+        raise Unavailable(f"there is no thread to ask KMS in: {error}") from error
 
 
 async def encrypt_fields(

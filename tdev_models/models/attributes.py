@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -125,7 +126,8 @@ class NumberAttribute(Declared, Attribute[float]):
     def serialize(self, value: Any) -> str:
         """Return the number's decimal text, in which a float survives unchanged."""
         if type(value) not in _USUAL or not SMALLEST <= value <= MOST_EXACT:
-            number(self.attr_name, value)
+            given = number(self.attr_name, value)
+            value = value if isinstance(value, Decimal) else given  # of an Enum, its value
         return str(value)
 
     def deserialize(self, value: str) -> float:

@@ -8,7 +8,7 @@ context, which therefore is the same for all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,14 @@ _keys: dict[Any, Keys] = {}
 
 
 class KeyNeeded(Exception):
-    """No usable data key is cached; try again after `fetch`, which calls KMS and blocks."""
+    """No usable data key is cached; try again after `fetch`, which calls KMS and blocks.
 
-    def __init__(self, fetch: Callable[[], object]) -> None:
+    All that need the same one have the same `name`, and one of them fetches it.
+    """
+
+    def __init__(self, name: Hashable, fetch: Callable[[], object]) -> None:
         super().__init__("a data key is needed")
-        self.fetch = fetch
+        self.name, self.fetch = name, fetch
 
 
 class UnknownKey(ConfigurationError):
@@ -138,9 +141,10 @@ def keys_of(settings: Settings) -> Keys:
 
 
 def _keys_at_hand(settings: Settings) -> Keys:
-    found = _keys.get(_name_of(settings))
+    name = _name_of(settings)
+    found = _keys.get(name)
     if found is None:  # to import the SDK takes long
-        raise KeyNeeded(lambda: keys_of(settings))
+        raise KeyNeeded(name, lambda: keys_of(settings))
     return found
 
 

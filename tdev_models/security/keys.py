@@ -7,9 +7,7 @@ threads that compute wait for KMS.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import aws_encryption_sdk as sdk
@@ -53,8 +51,6 @@ class Keys:
         self._cache = sdk.LocalCryptoMaterialsCache(_CACHED)
         self._cached = self._over(_Uncached(self))
         self._filled = self._over(_FromKms(settings.kms_key, Kms(settings)))
-        self._lock = threading.Lock()
-        self._flights: dict[Any, Future[None]] = {}
 
     def _over(self, source: CryptoMaterialsManager) -> CryptoMaterialsManager:
         # Both see the same entries, since their partition is the same.
@@ -108,28 +104,11 @@ class Keys:
         return None
 
     def fetch(self, request: Any) -> None:
-        """Let KMS make or decrypt the data key of a request; of many at once only one asks it.
+        """Let KMS make or decrypt the data key of a request, where it is not cached meanwhile.
 
         Raises:
             TdevError: as `Kms` does.
         """
-        name = _name_of(request)
-        with self._lock:
-            flight = self._flights.get(name)
-            mine = flight is None
-            if flight is None:
-                flight = self._flights[name] = Future()
-        if mine:
-            try:
-                self._fill(request)
-                flight.set_result(None)
-            except BaseException as error:
-                flight.set_exception(error)
-            finally:
-                del self._flights[name]
-        flight.result()
-
-    def _fill(self, request: Any) -> None:
         if isinstance(request, DecryptionMaterialsRequest):
             self._filled.decrypt_materials(request)
             return
@@ -162,11 +141,11 @@ def _opened(message: bytes, materials: CryptoMaterialsManager) -> bytes:
     return data
 
 
-def _name_of(request: Any) -> Any:
+def _name_of(request: Any) -> tuple[Any, ...]:
     context = tuple(sorted(request.encryption_context.items()))
     if isinstance(request, DecryptionMaterialsRequest):
         return context, frozenset(request.encrypted_data_keys)
-    return context
+    return (context,)
 
 
 class _Uncached(CryptoMaterialsManager):  # type: ignore[misc]
@@ -177,10 +156,10 @@ class _Uncached(CryptoMaterialsManager):  # type: ignore[misc]
 
     def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> NoReturn:
         request.plaintext_length = 0  # or the caching manager would not keep it
-        raise KeyNeeded(lambda: self._keys.fetch(request))
+        raise KeyNeeded((self._keys, *_name_of(request)), lambda: self._keys.fetch(request))
 
     def decrypt_materials(self, request: DecryptionMaterialsRequest) -> NoReturn:
-        raise KeyNeeded(lambda: self._keys.fetch(request))
+        raise KeyNeeded((self._keys, *_name_of(request)), lambda: self._keys.fetch(request))
 
 
 class _FromKms(CryptoMaterialsManager):  # type: ignore[misc]

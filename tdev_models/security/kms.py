@@ -58,6 +58,7 @@ class Kms:
         answer = self._call(
             "GenerateDataKey",
             key,
+            ("Plaintext", "CiphertextBlob"),
             lambda client: client.generate_data_key(
                 KeyId=key, NumberOfBytes=32, EncryptionContext=dict(context)
             ),
@@ -74,20 +75,26 @@ class Kms:
         answer = self._call(
             "Decrypt",
             key,
+            ("Plaintext",),
             lambda client: client.decrypt(
                 KeyId=key, CiphertextBlob=encrypted, EncryptionContext=dict(context)
             ),
         )
         return DataKey(answer["Plaintext"], encrypted)
 
-    def _call(self, action: str, key: str, send: Callable[[Any], Any]) -> Any:
+    def _call(
+        self, action: str, key: str, members: tuple[str, ...], send: Callable[[Any], Any]
+    ) -> Any:
         region = key.split(":")[3]
         try:
             if region not in self._clients:
                 settings = replace(self._settings, region=region)
                 self._clients[region] = aws.create("kms", settings, None)
             with aws.sending():
-                return send(self._clients[region])
+                answer = send(self._clients[region])
+            if not all(answer.get(member) for member in members):  # a proxy's page, for instance
+                raise Unavailable(f"kms:{action} on {key}: the answer is not that of KMS")
+            return answer
         except ClientError as error:
             raise _meaning(error, f"kms:{action} on {key}") from error
         except BotoCoreError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from enum import Enum
 
 from tdev_models import (
+    PipelineSession,
     Settings,
     assign_variant,
     compare_variants,
     get_agent_executions,
+    get_pipeline_session,
     list_pipeline_sessions,
     query_metrics,
     record_metric,
@@ -28,6 +30,10 @@ class Name(str, Enum):  # noqa: UP042 (its str() is not its value)
     OLD = "a"
     RUNNING = "RUNNING"
     STATUS = "ACTIVE"
+
+
+class Number(int, Enum):  # its str() is not its value, either
+    DESIGN = 3
 
 
 async def test_sessions_and_executions_have_its_value(store: Settings) -> None:
@@ -66,3 +72,19 @@ async def test_metrics_are_found_by_its_value(store: Settings) -> None:
         assert assign_variant(Name.ID, Name(unit), weights) == assign_variant(
             "s", unit, {"a": 1, "b": 1}
         )
+
+
+async def test_a_number_has_its_value(store: Settings) -> None:
+    await save_pipeline_session(session_id="s", progress=Number.DESIGN)
+    assert (await get_pipeline_session("s")).progress == 3
+    async with (
+        track_session("other") as session,
+        session.agent("search", key=Number.DESIGN) as run,
+    ):
+        run.usage(input_tokens=Number.DESIGN)
+    (execution,) = await get_agent_executions("other")
+    assert (execution.agent_name, execution.input_tokens) == ("search@3", 3)
+    item = PipelineSession("s")
+    item.refresh()
+    item.progress = Number.DESIGN
+    item.save(PipelineSession.progress == Number.DESIGN)

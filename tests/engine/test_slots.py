@@ -6,14 +6,24 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tdev_models import Settings, get_agent_execution, settings, sync, track_session
+from tdev_models import (
+    Settings,
+    get_agent_execution,
+    settings,
+    sync,
+    track_session,
+    update_agent_execution,
+)
 from tdev_models.dynamodb import chunks
-from tdev_models.errors import Throttled
+from tdev_models.dynamodb.blocking_client import BlockingClient, drive
+from tdev_models.dynamodb.slots import Slots
+from tdev_models.errors import AccessDenied, Throttled
 from tdev_models.retry import wait_until
 from tdev_models.settings import Transport
 from tests.conftest import allowed_only
@@ -136,6 +146,85 @@ def test_a_blocking_call_in_an_event_loop_does_not_wait_for_its_tasks(slow: Stor
     ended = threading.Event()
     threading.Thread(target=asyncio.run, args=[mixed()], daemon=True).start()
     assert ended.wait(20)
+
+
+@pytest.mark.parametrize("error", [AccessDenied, KeyboardInterrupt])
+def test_a_payload_of_which_a_chunk_is_refused_is_given_up_though_others_are_throttled(
+    error: type[BaseException], strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, seen = threading.Barrier(chunks.AT_ONCE), set[str]()
+
+    def refusing(send: Transport) -> Transport:
+        async def refuse(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            number = str(request.get("Key")).rpartition("#")[2][:5]
+            if operation != "UpdateItem" or number not in ("00001", "00002", "00003", "00004"):
+                return await send(operation, request)
+            if number not in seen:
+                seen.add(number)
+                begun.wait(20)
+            if number == "00001":
+                raise error("injected")
+            raise Throttled("injected")
+
+        return refuse
+
+    monkeypatch.setattr(chunks, "CHUNK_WRITE_SECONDS", 20.0)
+    changed = replace(strict_store, transport=refusing)
+    monkeypatch.setattr(settings, "_configured", changed)
+    output, before = {"code": incompressible("s", 8 * chunks.CHUNK_BYTES)}, time.monotonic()
+    with pytest.raises(error, match="injected"):
+        sync.update_agent_execution(execution_id="s-parser", output_data=output)
+    assert time.monotonic() - before < 15, "it waits for as long as the others are tried"
+
+
+def test_a_job_that_nobody_waits_for_waits_for_no_slot() -> None:
+    client, slots = BlockingClient.for_settings(Settings(region="us-east-1")), Slots(1)
+
+    async def waits() -> None:
+        async with slots.taken(client):
+            pass
+
+    async def fails() -> None:
+        raise ValueError("injected")
+
+    async def both() -> None:
+        async with slots.taken(client):  # as another call's chunk that is throttled for long
+            with pytest.raises(ValueError, match="injected"):
+                await client.gather([waits, fails], 2)
+        ended.set()
+
+    ended = threading.Event()
+    threading.Thread(target=drive, args=[both()], daemon=True).start()
+    assert ended.wait(20)
+
+
+def test_a_loop_that_was_stopped_keeps_nobody_waiting(slow: Store) -> None:
+    output = {"code": incompressible("x", OUTPUT_BYTES)}
+    loop = asyncio.new_event_loop()
+
+    async def begun() -> list[asyncio.Task[Any]]:
+        tasks = [
+            asyncio.create_task(
+                update_agent_execution(execution_id=f"s{number}-parser", output_data=output)
+            )
+            for number in range(6)
+        ]
+        await all_slots_taken(slow)
+        return tasks
+
+    tasks = loop.run_until_complete(begun())
+    slow.answers.set()
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(
+            sync.update_agent_execution, execution_id="s-parser", output_data=output
+        )
+        wait([other], 20)
+        is_done = other.done()
+        loop.run_until_complete(asyncio.gather(*tasks))  # they go on
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert is_done
+    assert sync.get_agent_execution("s5-parser").output_data == output
 
 
 async def test_threads_and_tasks_wait_alike_and_who_is_cancelled_keeps_no_slot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 import pytest
 
@@ -20,6 +21,7 @@ from tdev_models import (
     settings,
     sync,
     track_session,
+    update_agent_execution,
 )
 from tdev_models.cli import main
 from tdev_models.models import UserProject
@@ -35,6 +37,15 @@ TABLES = ("pipeline-sessions", "agent-executions", "user-projects")
 def stored(store: Settings) -> str:
     """Return everything that is stored."""
     return "".join(repr(raw.everything(store, table)) for table in TABLES)
+
+
+class Text(str, Enum):  # noqa: UP042 (its str() is not its value)
+    EMPTY = "{}"
+
+
+async def test_json_text_that_is_an_enum_has_its_value(encrypted_store: Settings) -> None:
+    await update_agent_execution(execution_id="s-search", status="RUNNING", input_data=Text.EMPTY)
+    assert (await get_agent_execution("s-search")).input_data == {}
 
 
 async def test_rows_that_go_to_tables_of_another_name_are_read_there_and_stored_here(

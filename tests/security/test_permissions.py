@@ -26,6 +26,7 @@ from tdev_models import (
     get_failed_executions,
     get_failed_sessions,
     get_pipeline_session,
+    get_user_project,
     list_user_projects,
     recover_sessions,
     resume_pipeline,
@@ -214,6 +215,48 @@ async def test_many_at_once_ask_kms_once_and_the_loop_goes_on(
     beats.cancel()
     assert kms.calls == {"GenerateDataKey": 1}
     assert max(stops) < 0.8, "the loop waited for KMS"
+
+
+async def test_many_at_once_wait_for_kms_in_one_thread(
+    encrypted_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await save_user_project(user_id="u", project_id="p", description="d")
+    monkeypatch.setattr(kms, "seconds", 0.5)
+    kms.forget()
+    before, most = threading.active_count(), 0
+
+    async def count() -> None:
+        nonlocal most
+        while True:
+            await asyncio.sleep(0.01)
+            most = max(most, threading.active_count())
+
+    counting = asyncio.create_task(count())
+    found = await asyncio.gather(*(get_user_project("u", "p") for _ in range(50)))
+    counting.cancel()
+    assert [one.description for one in found] == ["d"] * 50
+    assert kms.calls == {"Decrypt": 1}
+    assert most - before < 10
+
+
+async def test_where_no_thread_is_left_for_kms_it_is_tried_again(
+    encrypted_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, list[threading.Thread]()
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "tdev-agent" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    await save_user_project(user_id="u", project_id="p", description="d")  # the SDK is imported
+    kms.forget()
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    await asyncio.gather(
+        *(save_user_project(user_id="u", project_id=f"p{n}", description="d") for n in range(9))
+    )
+    assert refused
 
 
 async def test_a_field_that_was_not_decrypted_is_no_data(

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,6 +178,32 @@ async def test_connections_idle_for_long_are_not_used(
     assert wire.made == 4
 
 
+async def test_connections_that_only_many_at_once_needed_are_closed_in_time(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(8)
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        if int(parameters["Key"]["id"]["N"]) < 8:
+            together.wait(20)  # so each has a connection of its own
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    awaited, blocking = LoopTransport(wire.settings()), BlockingTransport(wire.settings())
+    await asyncio.gather(*(get(awaited, number) for number in range(8)))
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(get_blocking, blocking, number) for number in range(8)]:
+            done.result()
+    assert wire.now == 16
+    for module in (loop_pool, blocking_pool):
+        monkeypatch.setattr(module, "IDLE_SECONDS", 1.0)
+    for _ in range(8):  # one that is used again and again is kept
+        await asyncio.sleep(0.2)
+        await get(awaited, 8)
+        await asyncio.to_thread(get_blocking, blocking, 8)
+    await asyncio.to_thread(wire.until, 2)
+
+
 async def test_an_answer_later_than_a_connection_is_kept_is_an_answer(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +354,34 @@ async def test_where_others_are_answered_those_that_wait_have_their_turn(wire: W
     assert others == [None] * 39
 
 
+@pytest.mark.parametrize("blocking", [False, True], ids=["loop", "threads"])
+async def test_connections_that_lead_nowhere_any_more_cost_one_timeout_in_all(
+    blocking: bool, wire: Wire
+) -> None:
+    """As after a gateway on the way was replaced, or a machine has slept."""
+    together, silent = threading.Barrier(8), set[threading.Thread]()
+
+    def answer(parameters: dict[str, Any]) -> bytes | None:
+        if not silent and int(parameters["Key"]["id"]["N"]) < 8:
+            together.wait(20)  # so each has a connection of its own
+        return None if threading.current_thread() in silent else ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    chosen = wire.settings(read_timeout_seconds=0.5)
+    awaited, plain = LoopTransport(chosen), BlockingTransport(chosen)
+
+    async def send(number: int) -> None:
+        await (asyncio.to_thread(get_blocking, plain, number) if blocking else get(awaited, number))
+
+    with ThreadPoolExecutor(8) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        await asyncio.gather(*map(send, range(8)))
+        silent |= {*threading.enumerate()}
+        with pytest.raises(Unavailable, match="no answer"):
+            await send(8)
+        await send(9)
+
+
 @pytest.fixture
 def two_addresses(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """An endpoint with two addresses, of which the first answers nobody who connects."""
@@ -388,6 +443,26 @@ async def test_a_name_server_that_hangs_takes_one_thread(
     finally:
         free.set()
     assert len(asked) == 1
+
+
+async def test_a_name_server_that_is_slow_is_not_asked_in_vain(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the first of two does not answer."""
+    found = socket.getaddrinfo
+
+    def slow(host: Any, *more: Any, **named: Any) -> Any:
+        if host == "localhost" and socket.AI_NUMERICHOST not in more:
+            time.sleep(0.6)
+        return found(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    settings = wire.settings(connect_timeout_seconds=0.3)
+    transport = LoopTransport(replace(settings, endpoint=f"http://localhost:{wire.port}"))
+    with pytest.raises(Unavailable, match="in time"):
+        await get(transport, 1)
+    await asyncio.sleep(0.6)
+    await get(transport, 1)
 
 
 async def test_answers_larger_than_one_read(wire: Wire) -> None:

@@ -191,6 +191,21 @@ def test_who_names_the_certificates_is_heard(
 
 
 @pytest.mark.parametrize("send", SENDERS)
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_a_variable_that_is_empty_names_no_certificates(
+    variable: str,
+    send: Callable[[Settings], None],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "")
+    with wired(serving(certificate, ssl.TLSVersion.TLSv1_3)) as wire:
+        with pytest.raises(ConfigurationError, match=r"is not trusted.*AWS_CA_BUNDLE"):
+            send(wire.settings())
+        assert wire.heads == []
+
+
+@pytest.mark.parametrize("send", SENDERS)
 def test_certificates_that_cannot_be_read_are_named(
     send: Callable[[Settings], None], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +394,23 @@ async def test_credentials_near_their_end_are_renewed_while_the_loop_runs_on(iss
         assert int(count.read_text()) == before + 1  # one of the tasks' threads for all of them
         assert turns > 10
         assert keys_used(wire)[-1] == f"KEY{before + 1}".encode()
+
+
+async def test_where_no_thread_is_left_for_new_credentials_it_is_tried_again(
+    issuer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    issuer(99, 60)
+    with wired() as wire:
+        transport = LoopTransport(wire.settings())
+        await transport("GetItem", GET)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(Unavailable, match="new thread"):
+                await transport("GetItem", GET)
+        await transport("GetItem", GET)
 
 
 async def test_credentials_that_last_are_used_while_their_issuer_hangs(issuer: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pynamodb.exceptions import UpdateError
 
 from tdev_models import (
+    Settings,
     Unavailable,
     save_pipeline_session,
     settings,
@@ -20,7 +21,10 @@ from tdev_models.dynamodb.blocking_client import drive
 from tdev_models.dynamodb.transports.blocking import BlockingTransport
 from tdev_models.models import PipelineSession
 from tdev_models.retry import is_retried
-from tests.transport.wire import ok, wired
+from tdev_models.security.kms import Kms
+from tests.transport.wire import OK, ok, wired
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/k"
 
 
 def save() -> None:
@@ -105,3 +109,17 @@ def test_what_dynamodb_did_not_answer_is_no_success(
                 drive(BlockingTransport(chosen)("TransactWriteItems", {"TransactItems": []}))
             with pytest.raises(UpdateError, match=problem):
                 PipelineSession("s").save()
+
+
+@pytest.mark.parametrize("body", [b"<p>Log in to the network</p>", b"", b"{}"])
+def test_what_kms_did_not_answer_is_no_data_key(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kms = Kms(Settings(region="us-east-1"))
+    with wired() as wire:
+        wire.answer = lambda request: OK % (len(body), body)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{wire.port}")
+        with pytest.raises(Unavailable, match="not that of KMS"):
+            kms.new_data_key(KEY, {})
+        with pytest.raises(Unavailable, match="not that of KMS"):
+            kms.decrypted(KEY, b"encrypted", {})

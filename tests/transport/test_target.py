@@ -225,6 +225,14 @@ def test_a_proxy_that_is_not_for_this_host_changes_nothing(
     assert isinstance(opened(Settings()), Target)
 
 
+@pytest.mark.parametrize("variable", ["NO_PROXY", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_variable_that_names_no_proxy_for_https_changes_nothing(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_up(({**KEYS, variable: "proxy.example:3128"}, None), monkeypatch, tmp_path)
+    assert isinstance(opened(Settings()), Target)
+
+
 def test_endpoints_of_the_users_own_are_left_to_botocore(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_missing_table_names_the_remedy() -> None:
 def test_credentials_that_are_refused_name_the_remedy(code: str) -> None:
     refused = errors.from_response(response(code, message="The security token is not valid"))
     assert str(refused).startswith("The security token is not valid; renew the AWS credentials")
+    assert "start the process anew" in str(refused), "what it has read of a file it keeps"
 
 
 @pytest.mark.parametrize(

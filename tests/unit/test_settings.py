@@ -69,6 +69,16 @@ def test_the_environment_gives_the_settings() -> None:
     assert (only_default.region, only_default.endpoint) == ("r", "https://b")
 
 
+@pytest.mark.parametrize(("ignore", "endpoint"), [("True", None), ("false", "https://a")])
+def test_endpoints_of_the_environment_are_ignored_where_botocore_ignores_them(
+    ignore: str, endpoint: str | None
+) -> None:
+    found = Settings.from_env(
+        {"AWS_ENDPOINT_URL": "https://a", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": ignore}
+    )
+    assert found.endpoint == endpoint
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import httptools
@@ -29,6 +30,7 @@ class BlockingPool:
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target, self._settings = target, settings
         self._idle = deque[_Connection]()  # the one used last is at the end
+        self._answers = 0
 
     def exchange(self, request: bytes) -> Answer:
         """Send the bytes of one request and return its answer.
@@ -36,10 +38,12 @@ class BlockingPool:
         Raises:
             Unavailable: there was none.
         """
-        connection = self._newest_idle() or self._made()
+        connection, answers = self._newest_idle() or self._made(), self._answers
         try:
             answer = connection.exchange(request, self._settings.read_timeout_seconds)
         except TimeoutError:
+            if answers == self._answers:  # to anybody
+                self.close()  # the way to the server may be another one since they were made
             seconds = self._settings.read_timeout_seconds
             raise Unavailable(f"no answer within {seconds:g} s") from None
         except OSError as error:
@@ -48,6 +52,7 @@ class BlockingPool:
             raise Unavailable(f"the answer is not HTTP: {error}") from error
         finally:
             self._give_back(connection)
+        self._answers += 1
         return answer
 
     def close(self) -> None:
@@ -91,6 +96,10 @@ class BlockingPool:
             connection.close()
             return
         self._idle.append(connection)
+        # What many threads once needed, and one does not, the server has closed by then.
+        with suppress(IndexError):
+            while not self._idle[0].is_fresh():
+                self._idle.popleft().close()
 
 
 class _Connection:
@@ -104,9 +113,13 @@ class _Connection:
         self._socket, self._reader = sock, Reader()
         self._used, self.reusable = time.monotonic(), True
 
+    def is_fresh(self) -> bool:
+        """Return whether it was used lately, so that nothing on the way has forgotten it."""
+        return time.monotonic() - self._used < IDLE_SECONDS
+
     def is_usable(self) -> bool:
         """Return whether it is open, and nothing on the way has forgotten it."""
-        if time.monotonic() - self._used >= IDLE_SECONDS:
+        if not self.is_fresh():
             return False
         # What can be read now is the server's end of the connection, or something unasked for.
         return not _is_readable(self._socket)

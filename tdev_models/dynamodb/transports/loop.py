@@ -16,6 +16,7 @@ from tdev_models.dynamodb.transports.loop_pool import Pool
 from tdev_models.dynamodb.transports.native import NativeTransport, PoolKey, pool_key
 from tdev_models.dynamodb.transports.pace import turn
 from tdev_models.dynamodb.transports.target import Target
+from tdev_models.errors import Unavailable
 from tdev_models.forks import after_fork_in_child
 from tdev_models.settings import Settings
 
@@ -43,7 +44,10 @@ class LoopTransport(NativeTransport):
         with self._lock:
             future = self._aside_now.get(work)
             if future is None or future.done():
-                future = self._aside_now[work] = in_thread(work)
+                try:
+                    future = self._aside_now[work] = in_thread(work)
+                except RuntimeError as error:  # later there may be one; an owner's write must wait
+                    raise Unavailable(f"there is no thread for credentials: {error}") from error
         return future
 
     async def _renewed_credentials(self, target: Target) -> Any:

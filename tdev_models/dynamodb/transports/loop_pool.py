@@ -62,6 +62,7 @@ class Pool:
             problem = f"no answer within {seconds:g} s"
             if answers == self._answers:  # to anybody: those that wait would wait in vain
                 self._fail_waiting(lambda: Unavailable(problem), len(self._waiting))
+                self._close_idle()  # the way to the server may be another one since they were made
             raise Unavailable(problem) from None
         finally:
             self._give_back(connection)
@@ -83,10 +84,13 @@ class Pool:
         connection = self._idle.pop()
         if connection.is_fresh():
             return connection
-        connection.close()  # and the others are older
+        connection.close()
+        self._close_idle()  # which are older
+        return None
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        return None
 
     async def _next_free(self) -> Connection:
         turn: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -168,10 +172,14 @@ class Pool:
             # Not in the loop's own threads: these are gone where the main thread has ended before
             # the loop, and the end of `asyncio.run` waits for them.
             # In one, however many wait for it: where no name server answers, that takes long.
-            if self._asked is None or self._asked.done():
-                self._asked = in_thread(socket.getaddrinfo, *name)
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                found = await asyncio.wrap_future(self._asked)
+            # An answer for which nobody waited any more serves whoever asks next.
+            asked = self._asked = self._asked or in_thread(socket.getaddrinfo, *name)
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                    found = await asyncio.wrap_future(asked)
+            finally:
+                if self._asked is asked and asked.done():
+                    self._asked = None
         return [*dict.fromkeys(str(one[4][0]) for one in found)]
 
     def _where(self) -> str:

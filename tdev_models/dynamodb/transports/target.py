@@ -17,7 +17,6 @@ from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.credentials import Credentials
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import InvalidConfigError, NoCredentialsError, NoRegionError
-from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, validate_region_name
 
 from tdev_models.aws import (
@@ -152,7 +151,8 @@ def _open(settings: Settings) -> Target | None:
         parts.path not in ("", "/")
         or parts.query
         or parts.username
-        or get_environ_proxies(endpoint.url)
+        # NO_PROXY alone, and proxies for other schemes, are in there, too.
+        or get_environ_proxies(endpoint.url).get(parts.scheme)
         or str(session.get_config_variable("endpoint_discovery_enabled")).lower() == "true"
         or _has_own_endpoints(session)
     )
@@ -227,8 +227,7 @@ def _has_own_endpoints(session: Any) -> bool:
 
 def _tls(session: Any) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer, with the certificates that botocore would use."""
-    path = certificates(session) or get_cert_path(True)
-    return with_tls_floor(ssl.create_default_context(cafile=path))
+    return with_tls_floor(ssl.create_default_context(cafile=certificates(session)))
 
 
 def _after_fork() -> None:

@@ -35,7 +35,7 @@ FIRST = {
     "workers/liveness.py": ("presence", "workers"),
     "services/failed_attempts.py": ("failed_attempts",),
     "workers/lease.py": ("resume", "races", "users", "clocks", "recovery"),
-    "workers/leased_writes.py": ("leased_writes", "late_copies", "races"),
+    "workers/leased_writes.py": ("leased_writes", "late_copies", "races", "ends", "users"),
     "workers/users.py": ("users",),
     "services/sessions.py": ("sessions", "late_copies", "users", "expiry"),
     "services/execution_writes.py": ("failed_attempts", "executions", "users", "ends", "usage"),

@@ -33,7 +33,6 @@ from tdev_models.workers.lease import Lease, is_hung
 from tdev_models.workers.leased_writes import leased_update
 from tdev_models.workers.liveness import declare_dead, is_stalled, revoke
 from tdev_models.workers.presence import Presence, owned_by
-from tdev_models.workers.users import is_of_user
 
 
 def adopts_unclaimed(seen: PipelineSession) -> bool:
@@ -136,8 +135,6 @@ class _Claim:
         if resumed:
             self._actions += resume_counted(seen, afresh=afresh)
         self._condition = unchanged(seen)
-        if "user_id" in values:
-            self._condition &= is_of_user(values["user_id"])
 
     async def send(
         self, client: Client, retry_seconds: float | None = None

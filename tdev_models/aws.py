@@ -164,7 +164,7 @@ def session_of(settings: Settings) -> Any:
         session.set_config_variable("region", settings.region)  # of AWS_REGION, which it ignores
     if not session.get_config_variable("ca_bundle"):
         # A variable that is empty names no file: earlier botocores then check no certificate.
-        named = os.environ.get("REQUESTS_CA_BUNDLE") or True  # the latter: botocore's own
+        named = os.environ.get("REQUESTS_CA_BUNDLE") or True  # True: those that botocore brings
         session.set_config_variable("ca_bundle", named)
     return session
 

@@ -136,7 +136,7 @@ class LeaseLost(TdevError):
     """This worker's lease was taken over or ended; its write changed nothing.
 
     Attributes:
-        session_id: the session, where the package has raised it.
+        session_id: the session; None where other code than the package's has raised it.
     """
 
     session_id: str | None = None

@@ -117,7 +117,7 @@ class PipelineSession(BaseModel):
     # Where it began again at an agent (`from_agent`): what is outdated by that.
     restarts = JSONTextAttribute(returned=False, lease=True)
     resume_count = NumberAttribute(listed=True)
-    # In a row; an agent that ends, and a bare save of a budget, take both away.
+    # In a row; an agent that ends takes both away, a budget that is raised the first.
     resumes_without_progress = NumberAttribute(listed=False, lease=True)
     worker_deaths = NumberAttribute(listed=False, lease=True)
     failed_agent = TextAttribute(text(255), listed=True)

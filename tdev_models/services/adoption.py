@@ -41,8 +41,8 @@ async def adopted(
         work = await work_so_far(client, seen, from_agent)
         unfenced = [run for run in work[0].executions.values() if run.fence is None]
         # What came since the claim was planned may have begun before all else that it outdates.
-        restarts = replace_fields(PipelineSession, {"restarts": json.dumps(work[0].restarts)})
-        if await _adopt(client, lease, unfenced, restarts if from_agent else []):
+        again = {"restarts": json.dumps(work[0].restarts)} if from_agent else {}
+        if await _adopt(client, lease, unfenced, replace_fields(PipelineSession, again)):
             lease.adopts, lease.restarts = False, work[0].restarts
             return work
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")

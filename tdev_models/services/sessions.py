@@ -29,8 +29,9 @@ from tdev_models.models.attributes import ERROR_BYTES
 from tdev_models.models.worker import WORKER_IDS
 from tdev_models.results import Page, Session, SessionStatus
 from tdev_models.services.execution_states import ERROR_FORMS
+from tdev_models.services.usage import is_raised
 from tdev_models.workers.bindings import after_beginnings, current_lease
-from tdev_models.workers.budget import progress_made
+from tdev_models.workers.budget import tried_anew
 from tdev_models.workers.lease import claim_ended, due_with
 from tdev_models.workers.leased_writes import leased_update, write_lock
 from tdev_models.workers.liveness import revoke
@@ -102,6 +103,8 @@ async def save_pipeline_session(
         values.pop("status", None)
         ends = SessionStatus(status) if status not in (None, SessionStatus.ACTIVE) else None
         actions = replace_fields(PipelineSession, values)
+        if is_raised(lease, values.get("budget_usd", lease.budget_usd)):
+            actions += tried_anew()
         if ends in (SessionStatus.COMPLETED, SessionStatus.FAILED):
             actions += _forget_failure(values)
         session = await leased_update(client, lease, actions, ends=ends, user_id=user_id)
@@ -178,7 +181,7 @@ def upsert_actions(client: Client, values: Mapping[str, Any]) -> list[Action]:
         *replace_fields(PipelineSession, values),
         *(_forget_failure(values) if values.get("status") in _WITHOUT_FAILURE else ()),
         # What it was resumed in vain for want of money would have it given up now.
-        *(progress_made() if "budget_usd" in values else ()),
+        *(tried_anew() if "budget_usd" in values else ()),
         set_to(PipelineSession.last_updated, now),
         *(
             set_if_absent(PipelineSession.get_attributes()[name], value)

@@ -35,9 +35,9 @@ from tdev_models.services.sessions import (
     real_error,
     shortened,
 )
-from tdev_models.services.usage import is_spent
+from tdev_models.services.usage import is_raised
 from tdev_models.workers.bindings import Binding, bind_lease, current_lease, unbind_lease
-from tdev_models.workers.budget import progress_made
+from tdev_models.workers.budget import tried_anew
 from tdev_models.workers.claims import enter_claim, may_take_over
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_update
@@ -235,18 +235,13 @@ class Tracker(OwnedSession[C]):
             place = (self.session_id,)
             values = await encrypt_fields(self._client, PipelineSession, place, self._values)
             actions = replace_fields(PipelineSession, values)
-            if self._gives_money(outer):
-                actions += progress_made()
+            if is_raised(outer, self._values.get("budget_usd", outer.budget_usd)):
+                actions += tried_anew()
             user_id = self._values.get("user_id")
             await leased_update(self._client, outer, actions, user_id=user_id)
         self._joined += 1
         self._run.lease, self.start_agent = outer, outer.start_agent
         return self
-
-    def _gives_money(self, spender: Lease | PipelineSession) -> bool:
-        """Return whether a spent budget is raised: what was in vain without money is forgotten."""
-        cost, budget = spender.cost_usd, self._values.get("budget_usd", spender.budget_usd)
-        return is_spent(cost, spender.budget_usd) and not is_spent(cost, budget)
 
     async def _enter(self, binding: Binding) -> Self:
         try:
@@ -355,7 +350,7 @@ class Tracker(OwnedSession[C]):
             work: Work | None = None
             if seen.status is not None:
                 work = await work_so_far(self._client, seen)
-            afresh = self._gives_money(seen)
+            afresh = is_raised(seen, self._values.get("budget_usd", seen.budget_usd))
             refused = await self.claim(seen, self._values, resumed=resumed, afresh=afresh)
             if refused is None:
                 if work is not None:

@@ -75,6 +75,12 @@ def is_spent(cost_usd: float | None, budget_usd: float | None) -> bool:
     return budget_usd is not None and (cost >= budget_usd or math.isclose(cost, budget_usd))
 
 
+def is_raised(spender: Lease | PipelineSession, budget_usd: float | None) -> bool:
+    """Return whether a budget that is spent is raised; what failed without money counts no more."""
+    cost = spender.cost_usd
+    return is_spent(cost, spender.budget_usd) and not is_spent(cost, budget_usd)
+
+
 def check_budget(lease: Lease) -> None:
     """Raise BudgetSpent if the agents of a session have cost what they may."""
     spent, budget = lease.cost_usd, lease.budget_usd

@@ -44,10 +44,12 @@ def resume_counted(seen: PipelineSession, *, afresh: bool) -> list[Action]:
 
 def progress_made() -> list[Action]:
     """Return the actions that go with the end of an agent."""
-    return [
-        PipelineSession.resumes_without_progress.remove(),
-        PipelineSession.worker_deaths.remove(),
-    ]
+    return [*tried_anew(), PipelineSession.worker_deaths.remove()]
+
+
+def tried_anew() -> list[Action]:
+    """Return the actions that go with more money: what was in vain without it is forgotten."""
+    return [PipelineSession.resumes_without_progress.remove()]
 
 
 def _worker_deaths(seen: PipelineSession) -> int:

@@ -289,6 +289,8 @@ class Presence:
                 raise _DeclaredDead  # the clock was set back; others would take the lease for wrong
             await self._beat(client, self.worker_id, self._interval)
         except _DeclaredDead:
+            if not self._beats:
+                return  # this process has stopped it meanwhile
             _log.warning("worker %s was declared dead, or its clock was set back", self.name)
             await self._register(client, self._interval)
 

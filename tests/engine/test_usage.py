@@ -328,7 +328,18 @@ async def track_it_in_a_runner() -> None:
         await resume_pipeline("s", runner)
 
 
-@pytest.mark.parametrize("give_money", [save_it, track_it, track_it_in_a_runner])
+async def save_it_in_a_runner() -> None:
+    async def runner(_: Resume) -> None:
+        await save_it()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await resume_pipeline("s", runner)
+
+
+@pytest.mark.parametrize(
+    "give_money", [save_it, save_it_in_a_runner, track_it, track_it_in_a_runner]
+)
 async def test_a_session_that_waits_for_money_is_not_given_up(
     strict_store: Settings, give_money: Callable[[], Awaitable[None]]
 ) -> None:

@@ -31,10 +31,11 @@ from tdev_models import (
     sync,
     track_session,
 )
-from tdev_models.workers.presence import Presence
+from tdev_models.workers.presence import Presence, stop_idle
 from tests import raw
 from tests.dying import kill_worker
 from tests.engine.pipelines import fail, finish
+from tests.faults import Fault, injected
 
 
 async def test_a_worker_is_listed_from_its_first_session_until_it_ends(store: Settings) -> None:
@@ -341,6 +342,19 @@ def test_a_worker_has_ended_though_the_handler_before_runs_no_exit_functions(
         finally:
             process.kill()
     assert sync.list_workers() == []
+
+
+async def test_a_heartbeat_under_way_makes_no_worker_of_one_that_has_ended(
+    strict_store: Settings,
+) -> None:
+    # Registered, claimed, ended; then the heartbeat.
+    beat = Fault("before", operation="UpdateItem", of_workers=True, nth=4, between=stop_idle)
+    with settings.use(strict_store, lease_seconds=6), injected(beat):
+        async with track_session("s"):
+            pass
+        assert not beat.hit
+        await asyncio.sleep(1.6)  # a beat comes each second
+    assert await list_workers() == []
 
 
 async def test_a_loop_that_handles_sigterm_itself_is_told(strict_store: Settings) -> None:

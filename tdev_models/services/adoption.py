@@ -43,7 +43,7 @@ async def adopted(
         # What came since the claim was planned may have begun before all else that it outdates.
         again = {"restarts": json.dumps(work[0].restarts)} if from_agent else {}
         if await _adopt(client, lease, unfenced, replace_fields(PipelineSession, again)):
-            lease.adopts, lease.restarts = False, work[0].restarts
+            lease.adopts = False
             return work
     raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
 

@@ -212,6 +212,10 @@ def test_config_says_what_is_set_and_from_where(
     assert found["transport"] == ("botocore", "TDEV_TRANSPORT")
     assert found["aws credentials"] == ("(hidden)", "env")
     assert "SECRET" not in given.out.upper()
+    nothing_set.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
+    nothing_set.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    ignored = {one["name"]: one for one in tdev("config", "--json").lines}["endpoint"]
+    assert (ignored["value"], ignored["source"]) == ("(not set)", "default")
     variables = {one["variable"] for one in given.lines}
     assert {"TDEV_AGENTS", "TDEV_JSON_NAN", "AWS_PROFILE"} <= variables
     assert tdev("config", width=60).out.startswith(" PROD  t-developer-prod-* on eu-west-1\n")

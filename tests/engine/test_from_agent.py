@@ -172,8 +172,11 @@ async def test_what_was_outdated_by_an_earlier_beginning_stays_so_after_a_later_
             assert await run_all(session) == ["prepare", "nl_input", "ui_selection"]
 
 
-async def test_what_ran_before_it_since_an_earlier_beginning_stays(strict_store: Settings) -> None:
-    await failed_after(ORDER)
+@pytest.mark.parametrize("search", ["search", "search@a"])
+async def test_what_ran_before_it_since_an_earlier_beginning_stays(
+    strict_store: Settings, search: str
+) -> None:
+    await failed_after((*ORDER[:6], search, "audit"))
     first = await resume_pipeline("s", from_agent="nl_input")
     await run_all(first, ORDER[:5])  # the search is still that of the first claim
     with settings.use(strict_store, clock=clock(61)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -33,6 +35,7 @@ from tdev_models import (
     save_pipeline_session,
     save_user_project,
     settings,
+    sync,
     track_session,
     update_agent_execution,
 )
@@ -238,6 +241,35 @@ async def test_many_at_once_wait_for_kms_in_one_thread(
     assert [one.description for one in found] == ["d"] * 50
     assert kms.calls == {"Decrypt": 1}
     assert 0 < most < 10
+
+
+def test_a_forked_child_waits_for_no_key_that_its_parent_was_about_to_have(
+    encrypted_store: Settings, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync.save_user_project(user_id="u", project_id="p", description="d")
+    kms.forget()
+    seconds, keys_of = [3.0], fields.keys_of
+
+    def slow(settings: Settings) -> Any:
+        time.sleep(seconds[0])
+        return keys_of(settings)
+
+    monkeypatch.setattr(fields, "keys_of", slow)
+    reads = threading.Thread(target=sync.get_user_project, args=("u", "p"))
+    reads.start()
+    time.sleep(0.5)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(20)
+            seconds[0] = 0
+            sync.get_user_project("u", "p")
+            status = 0
+        finally:
+            os._exit(status)
+    reads.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 async def test_where_no_thread_is_left_for_kms_it_is_tried_again(

@@ -13,27 +13,20 @@ from tdev_models import telemetry, validation
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C, ClientContext
-from tdev_models.dynamodb.encryption import NOT_DECRYPTED
 from tdev_models.errors import (
     BudgetSpent,
     InvalidRequest,
-    InvalidTransition,
     LeaseLost,
     TdevError,
 )
-from tdev_models.metrics.automatic import agent_used
-from tdev_models.models import AgentExecution
 from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
-from tdev_models.services import executions
 from tdev_models.services.agent_names import begin_block, name_with_key
 from tdev_models.services.beginnings import Beginning
 from tdev_models.services.effects import InDoubt, check_function, effect
-from tdev_models.services.execution_states import counts_as_ended
-from tdev_models.services.execution_writes import write_execution
-from tdev_models.services.failed_attempts import NO_ERROR, facts_of
-from tdev_models.services.payloads import checked_payload, read_payload
-from tdev_models.services.restarts import is_outdated
+from tdev_models.services.executions import RULES
+from tdev_models.services.owned_execution import OwnedExecution
+from tdev_models.services.payloads import checked_payload
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
@@ -78,20 +71,16 @@ class AgentRun(ClientContext[C, bool]):
         super().__init__(session.client)
         self.output: Any = None
         self.done = False
-        name = name_with_key(agent_name, key)
-        execution_id = f"{session.session_id}-{agent_of(name)}"
-        self._execution_id, self.agent_name, _ = executions.execution_key(execution_id, name)
-        self._begins_with: dict[str, Any] = {"status": ExecutionStatus.RUNNING}
+        self._execution = OwnedExecution(session, name_with_key(agent_name, key))
+        self._execution_id, self.agent_name = self._execution.key
         self._input = input_data
         if variant is not None:
-            self._begins_with["variant"] = executions.RULES["variant"]("variant", variant)
+            self._execution.begins_with["variant"] = RULES["variant"]("variant", variant)
         self._session, self._critical = session, validation.flag("critical", critical)
         self._retry_failed = validation.flag("retry_failed", retry_failed)
-        self._stored: AgentExecution | None = None
         self._reason: str | None = None
         self._timeout = None if timeout is None else validation.above_zero("timeout", timeout)
         self._block = self._client.time_limit(self._timeout if stops_body else None)
-        self._usage = NOTHING
         self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._begun = self._runs = False
@@ -102,15 +91,13 @@ class AgentRun(ClientContext[C, bool]):
         """COMPLETED or FAILED once it has ended, RUNNING in its block, None before."""
         if self._runs and not self.done:
             return ExecutionStatus.RUNNING
-        return self._stored.status if self._stored else None
+        return self._execution.status
 
     @property
     def error(self) -> str | None:
         """Why it failed."""
-        stored = self._stored if self.done or not self._runs else None
-        if self._reason or stored is None:
-            return self._reason
-        return NOT_DECRYPTED if stored.error_message_encrypted else stored.error_message
+        is_known = self._reason or (self._runs and not self.done)
+        return self._reason if is_known else self._execution.error
 
     def fail(self, reason: str, *, critical: bool | None = None) -> None:
         """Let the agent end as FAILED at the end of its block, though no error leaves it.
@@ -161,9 +148,9 @@ class AgentRun(ClientContext[C, bool]):
                 within the agent's block.
         """
         self._check_running("usage(...)")
-        used = self._usage.plus(input_tokens, output_tokens, cost_usd, model)
+        used = self._execution.usage.plus(input_tokens, output_tokens, cost_usd, model)
         if not self.done:
-            self._usage = used
+            self._execution.usage = used
 
     @overload
     def once(
@@ -205,8 +192,8 @@ class AgentRun(ClientContext[C, bool]):
 
     async def _once(self, name: str, function: Callable[[], Any], in_doubt: InDoubt) -> Any:
         check_function(self._client, function)
-        lease, key = self._session.owned, (self._execution_id, self.agent_name)
-        wanted = effect(self._client, lease, *key, name, in_doubt)
+        key = self._execution.key
+        wanted = effect(self._client, self._session.owned, *key, name, in_doubt)
         self._check_running(f"once({name!r})")
         if self.done:
             raise InvalidRequest("name", f"{self.agent_name} is done: once({name!r}) is not for it")
@@ -232,13 +219,13 @@ class AgentRun(ClientContext[C, bool]):
         if self._begun:
             problem = f"this block of {name!r} was entered before; make another with agent(...)"
             raise InvalidRequest("agent_name", problem)
-        await self._find_ended()
+        await self._execution.find_ended()
         before = begin_block(lease, name)
         try:
-            self._stored = lease.executions.get(name)
+            self._execution.stored = lease.executions.get(name)
             again = self._may_be_retried() or before is Block.PASSED_OVER
             if name in lease.ended_agents and not again:
-                self.output, self.done = await self._stored_output(), True
+                self.output, self.done = await self._execution.output(), True
             else:
                 await self._begin()
             self._runs = True
@@ -259,7 +246,9 @@ class AgentRun(ClientContext[C, bool]):
             lease.stopped = True
             await self._client.interrupt()
         if self._input is not None:
-            self._begins_with["input_data"] = await self._encoded("input_data", self._input)
+            self._execution.begins_with["input_data"] = await self._encoded(
+                "input_data", self._input
+            )
         check_budget(lease)
         self._started = self._client.now()
         if self._timeout is not None:
@@ -273,28 +262,12 @@ class AgentRun(ClientContext[C, bool]):
         self._span.enter()
         self._beginning = Beginning(self._client, lease, self.agent_name, self._block)
         try:
-            await self._beginning.send(self._write(self._begins_with, at=self._started))
+            await self._beginning.send(self._execution.begin(self._started))
         except BaseException as error:
             if self._session.is_interruption(error):
                 await self._leave_after_begin(error)
             raise
         await self._block.__aenter__()
-
-    async def _find_ended(self) -> None:
-        """Read what the index, which lags, may not have shown when the session was taken over."""
-        lease, name = self._session.owned, self.agent_name
-        agents = self._client.settings.agents
-        known = {*agents, *lease.blocks, *lease.ended_agents, *lease.executions}
-        if lease.took_over and name not in known:
-            stored = await self._client.executions.get(self._execution_id, name)
-            # Without a fence no claim wrote it: anybody may have.
-            if (
-                stored is not None
-                and stored.fence is not None
-                and counts_as_ended(stored.status, stored.critical)
-                and not is_outdated(stored, lease.restarts)
-            ):
-                lease.ended_agents = {*lease.ended_agents, name}
 
     def _may_be_retried(self) -> bool:
         return self._retry_failed and self.status == ExecutionStatus.FAILED
@@ -416,9 +389,10 @@ class AgentRun(ClientContext[C, bool]):
         """Record the end; where that fails after an error, the error says so in a note."""
         if error is not None:
             self._session.owned.raised.append((real_error(error), self.agent_name))
+        if self._execution.usage is not NOTHING:
+            self._span.use(**asdict(self._execution.usage))
         try:
-            ended = self._client.now()
-            await self._write(values, error, ended - self._started, at=ended)
+            await self._execution.end(values, error, self._started, self._client.now())
         except LeaseLost:
             raise
         except TdevError as unrecorded:
@@ -427,6 +401,8 @@ class AgentRun(ClientContext[C, bool]):
             error.add_note(f"the end of {self._execution_id} is not recorded: {unrecorded}")
             self._note_failure(values["status"])
             return
+        if self.status == ExecutionStatus.FAILED:
+            self._reason = self.error or "FAILED by update_agent_execution"
         self.done = self.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
         outputs = self._session.owned.outputs
         # A call inside the block may have stored one.
@@ -442,73 +418,3 @@ class AgentRun(ClientContext[C, bool]):
             self._session.owned.note_end(self.agent_name, self.error or "")
         elif status != ExecutionStatus.PENDING:
             self._session.owned.note_end(self.agent_name, None)
-
-    async def _stored_output(self) -> Any:
-        """Return what the agent stored in this claim or before, by whichever call or block."""
-        outputs, agent_name = self._session.owned.outputs, self.agent_name
-        if agent_name not in outputs:
-            stored = await self._client.executions.get(self._execution_id, agent_name)
-            if stored is None or stored.status != ExecutionStatus.COMPLETED:
-                return None
-            outputs[agent_name] = await read_payload(self._client, stored, "output_data")
-        return outputs[agent_name]
-
-    async def _write(
-        self,
-        values: Mapping[str, Any],
-        error: BaseException | None = None,
-        seconds: float | None = None,
-        at: float | None = None,
-    ) -> None:
-        """Write the execution, with the moment of the agent's own begin or end."""
-        lease = self._session.owned
-        if seconds is not None and self._usage is not NOTHING:
-            self._span.use(**asdict(self._usage))
-        try:
-            self._stored = await write_execution(
-                self._client,
-                self._execution_id,
-                self.agent_name,
-                {"project_id": self._session.session_id, **self._begins_with, **values},
-                self._stored,
-                lease,
-                None if values["status"] == ExecutionStatus.PENDING else seconds,
-                at=at,
-                # Ending the session inside its last agent's block keeps what the agent made.
-                alone=lease.over,
-                retry_seconds=self._session.seconds_for(error),
-                usage=NOTHING if seconds is None else self._usage,
-                error=NO_ERROR if error is None else facts_of(self._client, error),
-            )
-            self._begins_with = {}  # it is stored
-            if seconds is not None:
-                self._count_usage()
-        except InvalidTransition as ended:
-            if ended.current != ExecutionStatus.FAILED or seconds is None:
-                raise
-            await self._ended_by_a_call()
-
-    async def _ended_by_a_call(self) -> None:
-        """Take over the end that `update_agent_execution` wrote inside the block."""
-        self._stored = await self._client.executions.get(self._execution_id, self.agent_name)
-        self._reason = self.error or "FAILED by update_agent_execution"
-        if self._usage != NOTHING:
-            values = {"project_id": self._session.session_id}
-            key = self._execution_id, self.agent_name
-            lease = self._session.owned
-            await write_execution(
-                self._client,
-                *key,
-                values,
-                self._stored,
-                lease,
-                alone=lease.over,
-                usage=self._usage,
-            )
-            self._count_usage()
-
-    def _count_usage(self) -> None:
-        used, self._usage = self._usage, NOTHING
-        self._session.owned.cost_usd += used.cost_usd
-        tokens = used.input_tokens + used.output_tokens
-        agent_used(self._client, self.agent_name, tokens, used.cost_usd, used.model)

@@ -21,7 +21,7 @@ from tdev_models.errors import (
     LeaseLost,
     TdevError,
 )
-from tdev_models.metrics.automatic import agent_used
+from tdev_models.metrics.automatic import agent_used, run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
@@ -486,12 +486,22 @@ class AgentRun(ClientContext[C, bool]):
         except InvalidTransition as ended:
             if ended.current != ExecutionStatus.FAILED or seconds is None:
                 raise
-            await self._ended_by_a_call()
+            await self._ended_by_a_call(seconds)
 
-    async def _ended_by_a_call(self) -> None:
+    async def _ended_by_a_call(self, seconds: float) -> None:
         """Take over the end that `update_agent_execution` wrote inside the block."""
         self._stored = await self._client.executions.get(self._execution_id, self.agent_name)
         self._reason = self.error or "FAILED by update_agent_execution"
+        # The call has counted the failure, and does not know how long the try took.
+        run_ended(
+            self._client,
+            self.agent_name,
+            ends=False,
+            seconds=seconds,
+            failed=True,
+            retried=False,
+            variant=getattr(self._stored, "variant", None),
+        )
         if self._usage != NOTHING:
             values = {"project_id": self._session.session_id}
             key = self._execution_id, self.agent_name

@@ -17,6 +17,7 @@ from tdev_models import (
     Settings,
     Throttled,
     abandon_session,
+    agent_performance,
     flush_metrics,
     get_agent_execution,
     get_pipeline_session,
@@ -183,6 +184,24 @@ async def test_the_plans_calls_inside_an_agents_block_count_once(counted: Settin
         run.output = 1
         await update_agent_execution(execution_id="s-parser", status="COMPLETED")
     assert await counts("agent_execution_time", "agent") == {"parser": 1}
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_failure_that_a_call_says_inside_an_agents_block_is_a_run_that_failed(
+    counted: Settings, raises: bool
+) -> None:
+    with suppress(ValueError):
+        async with track_session("s") as session, session.agent("search", variant="B") as run:
+            run.usage(input_tokens=5)
+            await update_agent_execution(execution_id="s-search", status="FAILED")
+            if raises:
+                raise ValueError
+    await flush_metrics()
+    (found,) = (await agent_performance(DAY - 3600, DAY + 36000)).agents
+    assert (found.runs, found.failures, found.success_rate) == (1, 1, 0)
+    for name in ("agent_execution_time", "agent_failures"):
+        assert await counts(name) == {"B": 1}
+    assert await counts("agent_tokens") == {"": 1}
 
 
 async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> None:

@@ -255,6 +255,25 @@ async def test_each_stop_counts_once_where_it_was(counted: Settings) -> None:
     assert await stops() == expected
     report = await usage_report(DAY - 3600, DAY + 36000)
     assert (report.abandonment_rate, report.success_rate) == (1, 0)
+    assert [step.agent_name for step in report.funnel] == [*AGENTS]
+
+
+async def test_a_stop_at_an_agent_of_ones_own_is_in_the_funnel(counted: Settings) -> None:
+    for number in range(3):
+        with suppress(KeyError):
+            async with track_session(f"s{number}") as session:
+                async with session.agent("evaluator", key=1):
+                    pass
+                async with session.agent("evaluator", key=2):
+                    if number:
+                        raise KeyError
+                async with session.agent("judge"):
+                    pass
+    assert await stops() == {"evaluator": 2}
+    report = await usage_report(DAY - 3600, DAY + 36000)
+    assert [step.agent_name for step in report.funnel] == [*AGENTS, "evaluator"]
+    assert report.funnel[-1].completed == 4
+    assert sum(step.stopped for step in report.funnel) == report.sessions.failed
 
 
 async def test_sessions_that_wait_to_be_resumed_are_counted(counted: Settings) -> None:

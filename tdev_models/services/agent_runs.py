@@ -484,21 +484,26 @@ class AgentRun(ClientContext[C, bool]):
             if seconds is not None:
                 self._count_usage()
         except InvalidTransition as ended:
-            if ended.current != ExecutionStatus.FAILED or seconds is None:
+            by_a_call = ended.current in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
+            if not by_a_call or seconds is None:
                 raise
-            await self._ended_by_a_call(seconds)
+            await self._ended_by_a_call(seconds, ended.current)
+            if ended.current == ExecutionStatus.COMPLETED:
+                raise  # the block ends otherwise, which cannot be stored
 
-    async def _ended_by_a_call(self, seconds: float) -> None:
+    async def _ended_by_a_call(self, seconds: float, status: str | None) -> None:
         """Take over the end that `update_agent_execution` wrote inside the block."""
         self._stored = await self._client.executions.get(self._execution_id, self.agent_name)
-        self._reason = self.error or "FAILED by update_agent_execution"
-        # The call has counted the failure, and does not know how long the try took.
+        failed = status == ExecutionStatus.FAILED
+        if failed:
+            self._reason = self.error or "FAILED by update_agent_execution"
+        # The call has counted a failure, and does not know how long the try took.
         run_ended(
             self._client,
             self.agent_name,
             ends=False,
             seconds=seconds,
-            failed=True,
+            failed=failed,
             retried=False,
             variant=getattr(self._stored, "variant", None),
         )

@@ -204,6 +204,24 @@ async def test_a_failure_that_a_call_says_inside_an_agents_block_is_a_run_that_f
     assert await counts("agent_tokens") == {"": 1}
 
 
+async def test_a_run_that_raises_after_a_call_has_completed_it_is_counted_and_paid(
+    counted: Settings,
+) -> None:
+    with pytest.raises(ValueError, match="late"):
+        async with track_session("s") as session, session.agent("search") as run:
+            run.usage(input_tokens=5, cost_usd=0.5)
+            await update_agent_execution(execution_id="s-search", status="COMPLETED")
+            raise ValueError("late")
+    stored, session_after = await get_agent_execution("s-search"), await get_pipeline_session("s")
+    assert (stored.status, session_after.status) == ("COMPLETED", "FAILED")
+    assert session_after.error_message == "ValueError: late"
+    for found in (stored, session_after):
+        assert (found.input_tokens, found.cost_usd) == (5, 0.5)
+    assert await counts("agent_execution_time", "agent") == {"search": 1}
+    assert await counts("agent_cost_usd", "agent") == {"search": 1}
+    assert await counts("agent_failures", "agent") == {}
+
+
 async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> None:
     await update_agent_execution(execution_id="s-parser", status="RUNNING")
 

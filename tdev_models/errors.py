@@ -23,6 +23,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,6 +70,11 @@ class TdevError(Exception):
     """
 
     code: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an error's text becomes the arguments of a class that takes others: a process
+        # pool, whose parent cannot load what an agent raised, breaks or waits for ever.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidRequest(TdevError, ValueError):

@@ -361,7 +361,8 @@ class UsageReport(Record):
     and `due` how many of them may be at once; the others are in backoff. 10,000 stands for as many
     or more.
 
-    `by_hour` groups by hour of the day ("00".."23", UTC). `seconds` are those of completed
+    `by_hour` groups by hour of the day ("00".."23", UTC). `funnel` has the agents in the pipeline's
+    order, then others at which sessions stopped, by name. `seconds` are those of completed
     sessions, None without any; its percentiles are 50, 90 and 99.
     """
 

@@ -204,7 +204,8 @@ class Table(Generic[M]):
             ) from error
 
     def _id_of(self, item: Mapping[str, Any]) -> str:
-        return str(next(iter(item[self.model.key_attributes()[0].attr_name].values())))
+        keys = [key.attr_name for key in self.model.key_attributes() if key is not None]
+        return " ".join(str(next(iter(item[key].values()))) for key in keys)
 
     def _expired(self, item: Mapping[str, Any]) -> bool:
         # DynamoDB deletes what has expired within days, not at once.

@@ -1,4 +1,7 @@
-"""The normal and Student's t distribution, to 7 digits or more up to 1e8 degrees of freedom."""
+"""The normal, Student's t and the binomial distribution.
+
+To 7 digits or more up to 1e8 degrees of freedom, or samples.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,11 @@ def student(t: float, freedom: float) -> float:
 def student_quantile(probability: float, freedom: float) -> float:
     """Return the t with `student(t, freedom) == probability`, which is above 0 and below 1."""
     return _inverse(lambda t: student(t, freedom), probability)
+
+
+def binomial(least: int, count: int, probability: float) -> float:
+    """Return the probability of `least` events or more among `count`, each of this probability."""
+    return _incomplete_beta(least, count - least + 1, probability) if least else 1.0
 
 
 def _inverse(rising: Callable[[float], float], probability: float) -> float:

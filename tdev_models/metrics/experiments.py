@@ -11,7 +11,7 @@ from typing import Any
 from tdev_models import validation
 from tdev_models.dynamodb.client import Client
 from tdev_models.errors import InvalidRequest, shown
-from tdev_models.metrics.distributions import normal, student, student_quantile
+from tdev_models.metrics.distributions import binomial, normal, student, student_quantile
 from tdev_models.metrics.hours import instants, read_totals
 from tdev_models.metrics.totals import LOGS, READ, Totals
 from tdev_models.results import Comparison, Difference, Variant
@@ -23,6 +23,8 @@ _LEVEL = 0.05
 # The normal quantiles of 1 - _LEVEL / 2, and of the power of 0.8 that `needed` is for.
 _Z_LEVEL, _Z_POWER = 1.959963984540054, 0.8416212335729143
 _SPLIT_LEVEL = 0.001
+# Where fewer samples are meant for a variant the normal distribution is too far off at that level.
+_SPLIT_FEW = 100
 _LEAST = 30
 # Where fewer events are expected of a variant the normal distribution is too far off.
 _FEW = 5
@@ -187,6 +189,8 @@ def _variant(name: str, totals: Totals) -> Variant:
 
 
 def _split(a: int, b: int, share: float) -> float:
+    if (a + b) * min(share, 1 - share) < _SPLIT_FEW:
+        return min(1.0, 2 * min(binomial(a, a + b, share), binomial(b, a + b, 1 - share)))
     z = (a - (a + b) * share) / math.sqrt((a + b) * share * (1 - share))
     return 2 * normal(-abs(z))
 

@@ -71,7 +71,8 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
         lambda: [_grouped(by_event, group_of) for group_of in _GROUPS]
     )
     sessions = by_all[0] if by_all else SessionCounts(group="all", **dict.fromkeys(_EVENTS, 0))
-    stopped = {row.group: row.failed + row.abandoned for row in by_agent}
+    stopped = {row.group: row.failed + row.abandoned for row in by_agent if row.group}
+    others = {name for name, count in stopped.items() if count} - {*client.settings.agents}
     durations = (await read("session_duration", _ALL)).get("all")
     runs = await read("agent_execution_time", _AGENT)
     technologies = _counts(await read("projects_saved", lambda cell: cell.dimension))
@@ -94,7 +95,7 @@ async def usage_report(client: Client, start: Any, end: Any) -> UsageReport:
                 completed=runs[name].count - runs[name].errors if name in runs else 0,
                 stopped=stopped.get(name, 0),
             )
-            for name in client.settings.agents
+            for name in (*client.settings.agents, *sorted(others))
         ),
         seconds=row("session_duration", durations, (50, 90, 99)) if durations else None,
         technologies=dict(sorted(technologies.items(), key=lambda pair: (-pair[1], pair[0]))),

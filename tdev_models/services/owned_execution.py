@@ -8,7 +8,7 @@ from typing import Any, Generic
 from tdev_models.dynamodb.client_context import C
 from tdev_models.dynamodb.encryption import NOT_DECRYPTED
 from tdev_models.errors import InvalidTransition
-from tdev_models.metrics.automatic import agent_used
+from tdev_models.metrics.automatic import agent_used, run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
@@ -97,13 +97,34 @@ class OwnedExecution(Generic[C]):
                 retry_seconds=self._session.seconds_for(error),
                 error=NO_ERROR if error is None else facts_of(self._session.client, error),
             )
-            self.begins_with = {}
         except InvalidTransition as ended:
-            if ended.current != ExecutionStatus.FAILED:
+            if ended.current not in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED):
                 raise
-            self.stored = await self._read()  # `update_agent_execution` failed it inside the block
-            if self.usage != NOTHING:
-                await self._write({}, self.usage)
+            await self._take_over(ended.current, at - started)
+            if ended.current == ExecutionStatus.COMPLETED:
+                raise  # the block ends otherwise, which cannot be stored
+        else:
+            self.begins_with = {}
+            self._count_usage()
+
+    async def _take_over(self, status: str, seconds: float) -> None:
+        """Take over the end that `update_agent_execution` wrote inside the block."""
+        self.stored = await self._read()
+        # The call has counted a failure, and does not know how long the try took.
+        run_ended(
+            self._session.client,
+            self.key[1],
+            ends=False,
+            seconds=seconds,
+            failed=status == ExecutionStatus.FAILED,
+            retried=False,
+            variant=getattr(self.stored, "variant", None),
+        )
+        if self.usage != NOTHING:
+            await self._write({}, self.usage)
+            self._count_usage()
+
+    def _count_usage(self) -> None:
         used, self.usage = self.usage, NOTHING
         self._session.owned.cost_usd += used.cost_usd
         tokens = used.input_tokens + used.output_tokens

@@ -89,7 +89,7 @@ async def list_user_projects(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page[Project]:
-    """Return a page of one user's projects.
+    """Return a page of one user's projects. One that cannot be read is logged and left out.
 
     Args:
         user_id: whose.
@@ -115,6 +115,7 @@ async def list_user_projects(
         newest_first=recent,
         limit=limit,
         start=start,
+        unreadable=[],
     )
     return Page(
         (listed_result(Project, project) for project in projects),

@@ -17,6 +17,7 @@ from tdev_models import (
     Settings,
     Throttled,
     abandon_session,
+    agent_performance,
     flush_metrics,
     get_agent_execution,
     get_pipeline_session,
@@ -185,6 +186,42 @@ async def test_the_plans_calls_inside_an_agents_block_count_once(counted: Settin
     assert await counts("agent_execution_time", "agent") == {"parser": 1}
 
 
+@pytest.mark.parametrize("raises", [False, True])
+async def test_a_failure_that_a_call_says_inside_an_agents_block_is_a_run_that_failed(
+    counted: Settings, raises: bool
+) -> None:
+    with suppress(ValueError):
+        async with track_session("s") as session, session.agent("search", variant="B") as run:
+            run.usage(input_tokens=5)
+            await update_agent_execution(execution_id="s-search", status="FAILED")
+            if raises:
+                raise ValueError
+    await flush_metrics()
+    (found,) = (await agent_performance(DAY - 3600, DAY + 36000)).agents
+    assert (found.runs, found.failures, found.success_rate) == (1, 1, 0)
+    for name in ("agent_execution_time", "agent_failures"):
+        assert await counts(name) == {"B": 1}
+    assert await counts("agent_tokens") == {"": 1}
+
+
+async def test_a_run_that_raises_after_a_call_has_completed_it_is_counted_and_paid(
+    counted: Settings,
+) -> None:
+    with pytest.raises(ValueError, match="late"):
+        async with track_session("s") as session, session.agent("search") as run:
+            run.usage(input_tokens=5, cost_usd=0.5)
+            await update_agent_execution(execution_id="s-search", status="COMPLETED")
+            raise ValueError("late")
+    stored, session_after = await get_agent_execution("s-search"), await get_pipeline_session("s")
+    assert (stored.status, session_after.status) == ("COMPLETED", "FAILED")
+    assert session_after.error_message == "ValueError: late"
+    for found in (stored, session_after):
+        assert (found.input_tokens, found.cost_usd) == (5, 0.5)
+    assert await counts("agent_execution_time", "agent") == {"search": 1}
+    assert await counts("agent_cost_usd", "agent") == {"search": 1}
+    assert await counts("agent_failures", "agent") == {}
+
+
 async def test_two_that_say_the_same_failure_count_once(counted: Settings) -> None:
     await update_agent_execution(execution_id="s-parser", status="RUNNING")
 
@@ -236,6 +273,25 @@ async def test_each_stop_counts_once_where_it_was(counted: Settings) -> None:
     assert await stops() == expected
     report = await usage_report(DAY - 3600, DAY + 36000)
     assert (report.abandonment_rate, report.success_rate) == (1, 0)
+    assert [step.agent_name for step in report.funnel] == [*AGENTS]
+
+
+async def test_a_stop_at_an_agent_of_ones_own_is_in_the_funnel(counted: Settings) -> None:
+    for number in range(3):
+        with suppress(KeyError):
+            async with track_session(f"s{number}") as session:
+                async with session.agent("evaluator", key=1):
+                    pass
+                async with session.agent("evaluator", key=2):
+                    if number:
+                        raise KeyError
+                async with session.agent("judge"):
+                    pass
+    assert await stops() == {"evaluator": 2}
+    report = await usage_report(DAY - 3600, DAY + 36000)
+    assert [step.agent_name for step in report.funnel] == [*AGENTS, "evaluator"]
+    assert report.funnel[-1].completed == 4
+    assert sum(step.stopped for step in report.funnel) == report.sessions.failed
 
 
 async def test_sessions_that_wait_to_be_resumed_are_counted(counted: Settings) -> None:

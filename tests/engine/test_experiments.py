@@ -186,6 +186,23 @@ def test_the_split_is_checked_as_scipy_does() -> None:
     assert both([1.0] * 1100, [1.0] * 900).verdict.startswith("Not to be trusted")
 
 
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.01, 0.03, 0.1, 0.5, 0.9, 0.999])
+def test_a_split_as_intended_is_suspect_in_one_of_a_thousand(share: float) -> None:
+    for count in (60, 100, 500, 12_000):
+        meant = stats.binom(count, share)
+        counts = range(max(0, int(meant.ppf(1e-6)) - 1), min(count, int(meant.isf(1e-6))) + 1)
+        found = [
+            compared("x", "m", ("A", counted(a, 0)), ("B", counted(count - a, 0)), share)
+            for a in counts
+        ]
+        suspect = [one.verdict.startswith("Not to be trusted") for one in found]
+        assert sum(meant.pmf(counts)[suspect]) < 0.0012, count
+        if count * min(share, 1 - share) < 100:
+            tails = zip(meant.cdf(counts), meant.sf([a - 1 for a in counts]), strict=True)
+            expected = [min(1, 2 * min(pair)) for pair in tails]
+            assert [one.split_p_value for one in found] == pytest.approx(expected, rel=1e-6)
+
+
 def test_equal_variants_differ_in_one_of_twenty_comparisons() -> None:
     dice = random.Random(8)
     found = sum(

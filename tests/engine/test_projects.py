@@ -9,6 +9,7 @@ import pytest
 from tdev_models import (
     InvalidRequest,
     NotFound,
+    PayloadDamaged,
     Settings,
     get_user_project,
     list_user_projects,
@@ -67,6 +68,21 @@ async def test_history_is_listed_by_last_access_or_by_id(store: Settings) -> Non
         await list_user_projects("u", cursor=first.cursor)
     with pytest.raises(InvalidRequest, match=r"^order: "):
         await list_user_projects("u", order="size")
+
+
+@pytest.mark.parametrize("order", ["recent", "project_id"])
+async def test_a_project_that_cannot_be_read_hides_no_other(
+    store: Settings, order: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abcd":
+        await save_user_project(user_id="u", project_id=name, tech_stack=["React"])
+    for name, other_form in (("b", {"L": [{"S": "React"}]}), ("c", {"S": "React"})):
+        raw.put_attribute(store, "user-projects", "u", name, tech_stack=other_form)
+    assert {one.project_id for one in await list_user_projects("u", order)} == {"a", "d"}
+    for name in "bc":
+        assert f"u {name} cannot be read" in caplog.text
+        with pytest.raises(PayloadDamaged, match=f"u {name} cannot be read"):
+            await get_user_project("u", name)
 
 
 @pytest.mark.parametrize("download_id", [None, "mine"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -110,6 +112,24 @@ def test_a_cancelled_transaction_is_what_cancelled_it(
     if isinstance(error, errors.ConditionFailed):
         assert error.position == position
         assert error.item == {"k": {"S": "ConditionalCheckFailed"}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidRequest("output", "is a class", ".files[3]"),
+        errors.InvalidTransition("session s", "COMPLETED", "ACTIVE"),
+        errors.StoreError("SomethingNew", 418, "tea"),
+        errors.NotFound("there is no session s"),
+        errors.ConditionFailed({"fence": {"N": "2"}}, 1),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_reaches_another_process_as_it_is(error: errors.TdevError) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        there = pickle.loads(pickle.dumps(error, protocol))
+        assert (type(there), str(there), vars(there)) == (type(error), str(error), vars(error))
+    assert str(copy.copy(error)) == str(error)
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

@@ -386,6 +386,26 @@ def test_whatever_the_function_does_wrong_is_named_with_its_row(
     assert done.filled == 5
 
 
+@pytest.mark.parametrize("name", ["status", "due_at"])
+def test_a_function_may_change_the_row_that_it_is_given(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    six_sessions(settings)
+    asked = []
+
+    def function(row: Mapping[str, Any]) -> Any:
+        asked.append(row["session_id"]["S"])
+        assert len(asked) <= 6
+        value = dict[str, Any](row["status"])
+        row["status"]["S"] = value["S"] = "changed"
+        return {name: value}
+
+    done = work(settings, function)
+    done.deadline = time.monotonic() + 5
+    done.run()
+    assert done.filled == 6
+
+
 def in_eight_parts(aws: StrictAws) -> None:
     described = aws._after_DescribeTable
 

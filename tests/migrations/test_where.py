@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from botocore.session import get_session
 
 from tdev_models import Settings, aws as clients
 from tdev_models.migrations import calls
@@ -75,6 +76,13 @@ def test_a_local_engine_that_the_profile_names_gets_the_calls_of_all_services(
     assert {service for service, _, _ in aws.calls} >= {"application-autoscaling", "cloudwatch"}
     assert aws.endpoints == {ENDPOINT}
     calls._client.cache_clear()
+
+
+def test_no_partition_of_aws_is_taken_for_a_local_engine() -> None:
+    for partition in get_session().get_data("partitions")["partitions"]:
+        for name in ("dnsSuffix", "dualStackDnsSuffix"):
+            endpoint = f"https://dynamodb.some-region-1.{partition['outputs'][name]}"
+            assert not Calls(Settings(endpoint=endpoint, region="some-region-1")).local, endpoint
 
 
 @pytest.mark.usefixtures("as_aws")

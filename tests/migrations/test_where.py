@@ -122,6 +122,18 @@ def test_the_file_of_environments_is_found_in_the_folder_or_above(
     assert run("plan", environment, *ONLY, "--config", str(folder / "other.toml")) == 2
 
 
+@pytest.mark.parametrize("name", ["prod", "dev"])
+def test_a_setting_above_all_sections_is_named_and_not_ignored(
+    aws: StrictAws, folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / "tdev.toml").write_text(f'account = "{ACCOUNT}"\n[prod]\nmax_units = 60\n')
+    assert run("plan", name, *ONLY) == 64
+    assert "config: account must be a section, or stand in one such as [prod]" in (
+        capsys.readouterr().err
+    )
+    assert aws.calls == []
+
+
 def test_without_its_file_an_environment_is_not_rewritten(
     aws: StrictAws, environment: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

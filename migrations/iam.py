@@ -11,6 +11,7 @@ from typing import Any
 
 from botocore.session import get_session
 
+from tdev_models import aws
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, report
 from tdev_models.migrations.calls import OPERATIONS, is_read
@@ -155,6 +156,7 @@ def migrations(
     return _policy([*statements, *_kms(environment, [f"kms:{name}" for name in needed])])
 
 
+@aws.configuring()
 def _partition(settings: Settings | None) -> str:
     """Return what ARNs begin with, which differs in China and for governments."""
     session = get_session()

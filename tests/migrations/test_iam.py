@@ -161,6 +161,16 @@ def test_a_typo_is_wrong_usage() -> None:
     assert iam.main(["runtime", "--env", "prdo"]) == 64
 
 
+@pytest.mark.parametrize(("name", "value"), [("AWS_REGION", "local"), ("AWS_PROFILE", "mine")])
+def test_a_region_or_a_profile_that_does_not_exist_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv(name, value)
+    assert iam.main(["runtime"]) == 1
+    assert value in capsys.readouterr().err
+
+
 def test_every_call_that_was_recorded_is_within_the_printed_migrations_policy(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
     try:
         options = parser(prog).parse_args(argv)
-        if options.role == "runtime" and not (options.env or options.config or options.set):
+        of_all = options.env is None and not (options.config or options.set)
+        if options.role == "runtime" and of_all:
             document = runtime()
         else:
             document = _POLICIES[options.role](*chosen_environment(options))

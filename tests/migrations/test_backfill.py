@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -213,6 +214,20 @@ def test_rows_that_fail_are_named_and_the_others_are_filled(
     for text in ("session_id=a: RuntimeError: odd ", "session_id=b: ValueError: a key cannot"):
         assert text in shown
     assert (raw.item(store, SESSIONS, "d") or {})["due_at"] == {"N": "1"}
+    assert backfill(store, SESSIONS, "fill_some:fill", "--json") == 1
+    assert "3 rows failed" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_program_reads_what_a_backfill_did(
+    store: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier_session(store, "a", "FAILED")
+    for more, code, text in ((["--dry-run"], 2, "would be"), ([], 0, "were")):
+        assert backfill(store, SESSIONS, f"{MODULE}:session_due_at", "--json", *more) == code
+        assert json.loads(capsys.readouterr().out) == {
+            "summary": f"1 rows read, 1 {text} changed, 0 failed",
+            "exit_code": code,
+        }
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_the_runtime_policy_of_all_environments_knows_the_key(
 def test_a_typo_is_wrong_usage() -> None:
     assert iam.main(["runtme"]) == 64
     assert iam.main(["runtime", "--env", "prdo"]) == 64
+    assert iam.main(["runtime", "--env", ""]) == 64
 
 
 @pytest.mark.parametrize(("name", "value"), [("AWS_REGION", "local"), ("AWS_PROFILE", "mine")])

@@ -197,6 +197,8 @@ def load(
         raise InvalidRequest("config", str(error)) from error
     for section in sections:  # a setting above all of them would change nothing
         _section(sections, section)
+    if "production" in sections:  # `--env production` looks for [prod]
+        raise InvalidRequest("config", "production means prod: call the section [prod]")
     given, base, passed = {**_section(sections, name), **(changes or {})}, name, {name}
     while (like := given.pop("like", base)) != base:
         if type(like) is not str:

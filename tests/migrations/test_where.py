@@ -134,6 +134,16 @@ def test_a_setting_above_all_sections_is_named_and_not_ignored(
     assert aws.calls == []
 
 
+def test_a_section_that_no_environment_can_have_is_named_and_not_ignored(
+    aws: StrictAws, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tdev.toml").write_text(f'[production]\nlike = "prod"\naccount = "{ACCOUNT}"\n')
+    for name in ("production", "prod"):
+        assert run("plan", name, *ONLY) == 64
+        assert "call the section [prod]" in capsys.readouterr().err
+    assert aws.calls == []
+
+
 def test_without_its_file_an_environment_is_not_rewritten(
     aws: StrictAws, environment: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,10 +164,10 @@ def _run(options: argparse.Namespace) -> int:
     _say_errors(planned, refusals=not sys.stdout.isatty())
     if profile.alarms and not profile.alarm_topic:
         _say("warning", "the alarms notify nobody: set alarm_topic to an SNS topic")
+    if options.expect:  # before --out, which may name the same file
+        _stop_if_changed(options.expect, as_json())
     if options.out:
         options.out.write_text(as_json(), "utf-8")
-    if options.expect:
-        _stop_if_changed(options.expect, as_json())
     if code in (report.PENDING, report.IN_PROGRESS):
         code = _go_on(options, calls, allowed, planned, code)
     if options.json:

@@ -99,8 +99,9 @@ def test_another_account_or_region_than_the_declared_one_is_refused_before_any_t
         assert prod(what, environment, "--set", "region=eu-west-1") == 64
         assert "set AWS_REGION=eu-west-1" in capsys.readouterr().err
         assert aws.calls == []
-    here = ("--set", f"account='{ACCOUNT}'", "--set", "region=us-east-1")
-    assert prod("plan", environment, *here, *ONLY) == 2
+    for account in (f"'{ACCOUNT}'", ACCOUNT):
+        here = ("--set", f"account={account}", "--set", "region=us-east-1")
+        assert prod("plan", environment, *here, *ONLY) == 2
 
 
 @pytest.mark.usefixtures("as_aws")

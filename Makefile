@@ -9,7 +9,7 @@ ITSELF := $(INSTALL) --no-deps --no-build-isolation --editable .
 COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 VERSIONS := sed -nE 's/^([a-z0-9._-]+==[^ ;]+).*/\1/p' requirements/test.txt
 PYTHONS := 3.11 3.12 3.13
-FLOOR := 1.35.0
+FLOOR := 1.35.94
 PEERS := aiobotocore aiodynamo pydynox
 ABSENT := echo "!!! Python $$version is not installed: nothing was tested on it"
 

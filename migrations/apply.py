@@ -21,7 +21,13 @@ from tdev_models.migrations.calls import (
 from tdev_models.migrations.declared import KEYS, Property, Table
 from tdev_models.migrations.diff import Change, diff
 from tdev_models.migrations.live import PARTS, Live, read
-from tdev_models.migrations.plan import Planned, plan, stop_if_refused, that_rows_may_forbid
+from tdev_models.migrations.plan import (
+    Planned,
+    Refused,
+    plan,
+    stop_if_refused,
+    that_rows_may_forbid,
+)
 from tdev_models.migrations.row_checks import RowCheck, parts
 from tdev_models.migrations.steps import Step, next_step
 from tdev_models.retry import Backoff
@@ -93,8 +99,14 @@ class Run:
             TdevError: a call failed, or another run sets a property to another value.
         """
         self.check_rows(planned)
+        refused = []
         for each in planned:
-            stop_if_refused(each.live, each.changes)
+            try:
+                stop_if_refused(each.live, each.changes)
+            except Refused as error:  # by rows, perhaps after hours: those of all tables are said
+                refused.append(str(error))
+        if refused:
+            raise Refused("; ".join(refused))
         runs = [_Convergence(self, each) for each in planned]
         failed = _together([(each.table.name, each.converge()) for each in runs])
         final = [error for error in failed if not isinstance(error, InProgress)]

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -138,7 +139,8 @@ class Backfill:
         """Set what a row lacks and return the write units that it took."""
         backoff = self.calls.backoff()
         while row is not None:
-            seen = _Seen(row)
+            # Of its own, since it may change what it is given: `row` says what DynamoDB holds.
+            seen = _Seen(deepcopy(row))
             try:  # the function may raise and return anything; the other rows go on
                 sets = {k: v for k, v in (self.function(seen) or {}).items() if row.get(k) != v}
                 self._check(sets)

@@ -90,7 +90,23 @@ class Limits(NamedTuple):
 ON_AWS: Final = Limits(read=60, visible=120, rejected=15, first_pause=1, longest_pause=10)
 LOCAL: Final = Limits(read=5, visible=1, rejected=1, first_pause=0.002, longest_pause=0.1)
 
-_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+# How the hosts of each partition end, and those that are reached by IPv6, too.
+_AWS_HOSTS = (
+    ".amazonaws.com",
+    ".api.aws",
+    ".amazonaws.com.cn",
+    ".api.amazonwebservices.com.cn",
+    ".amazonaws.eu",
+    ".api.amazonwebservices.eu",
+    ".c2s.ic.gov",
+    ".api.aws.ic.gov",
+    ".sc2s.sgov.gov",
+    ".api.aws.scloud",
+    ".cloud.adc-e.uk",
+    ".api.cloud-aws.adc-e.uk",
+    ".csp.hci.ic.gov",
+    ".api.aws.hci.ic.gov",
+)
 _BUSY_CODES = {
     # Another change of the same resource is under way.
     "ResourceInUseException",

@@ -128,7 +128,7 @@ def chosen_environment(options: argparse.Namespace) -> tuple[Settings, Environme
         InvalidRequest: an unknown environment or setting, or a wrong value.
     """
     chosen = settings.current()
-    if options.env:
+    if options.env is not None:  # an empty one, of a variable that is not set, is no choice of dev
         chosen = dataclasses.replace(chosen, environment=options.env)
     options.config = options.config or environments.find_file(Path.cwd())
     return chosen, environments.load(chosen.environment, options.config, dict(options.set))
@@ -145,7 +145,8 @@ def _run(options: argparse.Namespace) -> int:
     calls = Calls(chosen, options.backfill_units)
     place = calls.place(profile.account, profile.region)
     if function:
-        _show(report.where(chosen.environment, place, options.config))
+        if not options.json:
+            _show(report.where(chosen.environment, place, options.config))
         return _backfill(options, calls, tables[0], function)
     planned = plan(calls, tables, allowed, rows=options.rows != "none")
     others = [] if options.table else undeclared(calls, tables)
@@ -163,10 +164,10 @@ def _run(options: argparse.Namespace) -> int:
     _say_errors(planned, refusals=not sys.stdout.isatty())
     if profile.alarms and not profile.alarm_topic:
         _say("warning", "the alarms notify nobody: set alarm_topic to an SNS topic")
+    if options.expect:  # before --out, which may name the same file
+        _stop_if_changed(options.expect, as_json())
     if options.out:
         options.out.write_text(as_json(), "utf-8")
-    if options.expect:
-        _stop_if_changed(options.expect, as_json())
     if code in (report.PENDING, report.IN_PROGRESS):
         code = _go_on(options, calls, allowed, planned, code)
     if options.json:
@@ -215,7 +216,10 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     with _telling_where_to_go_on(work):
         work.run()
     progress.write_line("; ".join([work.done, *work.samples]))
-    return report.PENDING if options.dry_run and work.filled else report.CLEAN
+    code = report.PENDING if options.dry_run and work.filled else report.CLEAN
+    if options.json:
+        sys.stdout.write(json.dumps({"summary": work.done, "exit_code": code}, indent=2) + "\n")
+    return code
 
 
 def _begun(rows: str | None) -> tuple[int, int] | None:
@@ -241,6 +245,8 @@ def _chosen_tables(
     """Return the tables that the options name, or all; check those and other names."""
     if len(options.more) != 2 * (options.what == "backfill"):
         raise InvalidRequest("backfill", "takes TABLE and module:function, others take neither")
+    if options.more and options.table:
+        raise InvalidRequest("--table", "backfill takes its table without this option")
     options.table += options.more[:1]
     _check_names(options, allowed, [table.short for table in declared_tables])
     return [one for one in declared_tables if not options.table or one.short in options.table]
@@ -317,8 +323,9 @@ def _say(kind: str, text: str) -> None:
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         raise InvalidRequest("--yes", "is required, since the input is no terminal to ask on")
-    sys.stdout.write("Apply? Only 'yes' is accepted: ")
-    sys.stdout.flush()
+    # Not to the output, which may be a file, and JSON.
+    sys.stderr.write("Apply? Only 'yes' is accepted: ")
+    sys.stderr.flush()
     return sys.stdin.readline().strip() == "yes"
 
 
@@ -350,7 +357,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         metavar="KIND:TABLE[/INDEX]",
         help="allow one destructive change, of a kind named below; can be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="write the plan as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="write the plan as JSON, or what a backfill did"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the plan to a file, for --expect"
     )
@@ -414,6 +423,8 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    if name == "account" and value.isdecimal():  # a shell takes the quotes that TOML would need
+        return name, value
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -195,6 +195,10 @@ def load(
         sections = tomllib.loads(file.read_text("utf-8")) if file else {}
     except (OSError, ValueError) as error:
         raise InvalidRequest("config", str(error)) from error
+    for section in sections:  # a setting above all of them would change nothing
+        _section(sections, section)
+    if "production" in sections:  # `--env production` looks for [prod]
+        raise InvalidRequest("config", "production means prod: call the section [prod]")
     given, base, passed = {**_section(sections, name), **(changes or {})}, name, {name}
     while (like := given.pop("like", base)) != base:
         if type(like) is not str:
@@ -222,5 +226,5 @@ def load(
 def _section(sections: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = sections.get(name, {})
     if not isinstance(section, dict):
-        raise InvalidRequest("config", f"{name} must be a section: [{name}]")
+        raise InvalidRequest("config", f"{name} must be a section, or stand in one such as [prod]")
     return {**section}

@@ -11,6 +11,7 @@ from typing import Any
 
 from botocore.session import get_session
 
+from tdev_models import aws
 from tdev_models.errors import InvalidRequest, TdevError
 from tdev_models.migrations import declared, report
 from tdev_models.migrations.calls import OPERATIONS, is_read
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None, prog: str = "tdev iam") -> int:
     """Print the policy of a role and return the exit code: 0, or 64 for wrong usage."""
     try:
         options = parser(prog).parse_args(argv)
-        if options.role == "runtime" and not (options.env or options.config or options.set):
+        of_all = options.env is None and not (options.config or options.set)
+        if options.role == "runtime" and of_all:
             document = runtime()
         else:
             document = _POLICIES[options.role](*chosen_environment(options))
@@ -155,6 +157,7 @@ def migrations(
     return _policy([*statements, *_kms(environment, [f"kms:{name}" for name in needed])])
 
 
+@aws.configuring()
 def _partition(settings: Settings | None) -> str:
     """Return what ARNs begin with, which differs in China and for governments."""
     session = get_session()

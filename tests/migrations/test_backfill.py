@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -213,6 +214,20 @@ def test_rows_that_fail_are_named_and_the_others_are_filled(
     for text in ("session_id=a: RuntimeError: odd ", "session_id=b: ValueError: a key cannot"):
         assert text in shown
     assert (raw.item(store, SESSIONS, "d") or {})["due_at"] == {"N": "1"}
+    assert backfill(store, SESSIONS, "fill_some:fill", "--json") == 1
+    assert "3 rows failed" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_a_program_reads_what_a_backfill_did(
+    store: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier_session(store, "a", "FAILED")
+    for more, code, text in ((["--dry-run"], 2, "would be"), ([], 0, "were")):
+        assert backfill(store, SESSIONS, f"{MODULE}:session_due_at", "--json", *more) == code
+        assert json.loads(capsys.readouterr().out) == {
+            "summary": f"1 rows read, 1 {text} changed, 0 failed",
+            "exit_code": code,
+        }
 
 
 @pytest.mark.parametrize(
@@ -384,6 +399,26 @@ def test_whatever_the_function_does_wrong_is_named_with_its_row(
     with pytest.raises(TdevError, match="1 rows failed, such as session_id=s3: "):
         done.run()
     assert done.filled == 5
+
+
+@pytest.mark.parametrize("name", ["status", "due_at"])
+def test_a_function_may_change_the_row_that_it_is_given(
+    aws: StrictAws, settings: Settings, name: str
+) -> None:
+    six_sessions(settings)
+    asked = []
+
+    def function(row: Mapping[str, Any]) -> Any:
+        asked.append(row["session_id"]["S"])
+        assert len(asked) <= 6
+        value = dict[str, Any](row["status"])
+        row["status"]["S"] = value["S"] = "changed"
+        return {name: value}
+
+    done = work(settings, function)
+    done.deadline = time.monotonic() + 5
+    done.run()
+    assert done.filled == 6
 
 
 def in_eight_parts(aws: StrictAws) -> None:

@@ -31,6 +31,8 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:alarms"
         ["plan", "--evn", "dev"],
         ["plan", "--env", "prdo"],
         ["plan", "--env", "DEV!"],
+        ["plan", "--env", ""],
+        ["backfill", "metrics", "os:getcwd", "--table", "pipeline-sessions", "--yes"],
         ["plan", "--table", "metric"],
         ["plan", "--set", "backup_day=7"],
         ["plan", "--set", "backup_days=seven"],
@@ -71,15 +73,24 @@ def test_apply_without_a_terminal_requires_yes_and_changes_nothing_without_it(
 
 @pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("y\n", 2), ("\n", 2), ("", 2)])
 def test_a_person_agrees_with_yes_and_nothing_else(
-    aws: StrictAws, environment: str, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+    aws: StrictAws,
+    environment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    code: int,
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal(answer))
-    assert main(["apply", "--env", environment, "--set", "like=dev", "--table=metrics"]) == code
+    chosen = ["--env", environment, "--set", "like=dev", "--table=metrics"]
+    assert main(["apply", *chosen, "--json"]) == code
     assert bool(aws.mutations) == (code == 0)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["exit_code"] == code
+    assert shown.err.startswith("Apply? Only 'yes' is accepted: ")
 
 
 def test_a_dry_run_checks_every_row_and_changes_nothing(aws: StrictAws, environment: str) -> None:

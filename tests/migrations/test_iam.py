@@ -159,6 +159,17 @@ def test_the_runtime_policy_of_all_environments_knows_the_key(
 def test_a_typo_is_wrong_usage() -> None:
     assert iam.main(["runtme"]) == 64
     assert iam.main(["runtime", "--env", "prdo"]) == 64
+    assert iam.main(["runtime", "--env", ""]) == 64
+
+
+@pytest.mark.parametrize(("name", "value"), [("AWS_REGION", "local"), ("AWS_PROFILE", "mine")])
+def test_a_region_or_a_profile_that_does_not_exist_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.setenv(name, value)
+    assert iam.main(["runtime"]) == 1
+    assert value in capsys.readouterr().err
 
 
 def test_every_call_that_was_recorded_is_within_the_printed_migrations_policy(

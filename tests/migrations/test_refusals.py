@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from tdev_models.errors import AccessDenied
+from tdev_models.migrations import declared, environments
+from tdev_models.migrations.apply import Run
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.declared import Table
 from tdev_models.migrations.plan import Refused, plan
@@ -179,6 +181,24 @@ def test_rows_that_expired_years_ago_do_not_count_since_ttl_never_deletes_them(
     set_to(aws, tables[0].name, gone_at={"N": long_ago})
     set_to(aws, tables[0].name, gone_at={"S": "yesterday"})
     assert apply(settings, declare(settings, model({}, ttl="gone_at"))) == 1
+
+
+def test_the_rows_of_every_table_that_forbid_a_change_are_said_together(
+    aws: StrictAws, settings: Settings
+) -> None:
+    tables = declared.tables(settings, environments.load("dev"))[:2]
+    apply(settings, tables)
+    for table in tables:
+        off = {"Enabled": False, "AttributeName": "expires_at"}
+        aws.by_hand(
+            "dynamodb", "UpdateTimeToLive", TableName=table.name, TimeToLiveSpecification=off
+        )
+        row = {key.name: {"S": "row"} for key in table.state[declared.KEYS]}
+        row["expires_at"] = {"N": str(int(settings.clock()) - 1)}
+        aws.by_hand("dynamodb", "PutItem", TableName=table.name, Item=row)
+    calls = Calls(settings)
+    with pytest.raises(Refused, match=r"enable-ttl:pipeline-sessions; .*enable-ttl:agent-exec"):
+        Run(calls).apply(plan(calls, tables, rows=False))
 
 
 # ------------------------------------------------------------------------ permissions

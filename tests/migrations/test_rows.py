@@ -295,6 +295,8 @@ def test_another_plan_than_the_reviewed_one_is_not_applied(
     assert refused.endswith(
         "any more: + metrics  pitr: 7 days; no longer: + metrics  pitr: 35 days"
     )
+    both = ("--expect", file, "--out", file)
+    assert prod("apply", environment, *only, *both, "--set", "backup_days=7") == 3
     assert aws.mutations == []
     assert prod("apply", environment, *only, "--expect", file) == 0
     assert prod("apply", environment, *only, "--expect", file) == 3

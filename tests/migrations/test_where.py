@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from botocore.session import get_session
 
 from tdev_models import Settings, aws as clients
 from tdev_models.migrations import calls
@@ -77,6 +78,13 @@ def test_a_local_engine_that_the_profile_names_gets_the_calls_of_all_services(
     calls._client.cache_clear()
 
 
+def test_no_partition_of_aws_is_taken_for_a_local_engine() -> None:
+    for partition in get_session().get_data("partitions")["partitions"]:
+        for name in ("dnsSuffix", "dualStackDnsSuffix"):
+            endpoint = f"https://dynamodb.some-region-1.{partition['outputs'][name]}"
+            assert not Calls(Settings(endpoint=endpoint, region="some-region-1")).local, endpoint
+
+
 @pytest.mark.usefixtures("as_aws")
 def test_another_account_or_region_than_the_declared_one_is_refused_before_any_table_is_read(
     aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
@@ -91,8 +99,9 @@ def test_another_account_or_region_than_the_declared_one_is_refused_before_any_t
         assert prod(what, environment, "--set", "region=eu-west-1") == 64
         assert "set AWS_REGION=eu-west-1" in capsys.readouterr().err
         assert aws.calls == []
-    here = ("--set", f"account='{ACCOUNT}'", "--set", "region=us-east-1")
-    assert prod("plan", environment, *here, *ONLY) == 2
+    for account in (f"'{ACCOUNT}'", ACCOUNT):
+        here = ("--set", f"account={account}", "--set", "region=us-east-1")
+        assert prod("plan", environment, *here, *ONLY) == 2
 
 
 @pytest.mark.usefixtures("as_aws")
@@ -112,6 +121,28 @@ def test_the_file_of_environments_is_found_in_the_folder_or_above(
     # Another file is used only when it is named.
     (folder / "other.toml").write_text(f'[{environment}]\nlike = "prod"\nmax_units = 301\n')
     assert run("plan", environment, *ONLY, "--config", str(folder / "other.toml")) == 2
+
+
+@pytest.mark.parametrize("name", ["prod", "dev"])
+def test_a_setting_above_all_sections_is_named_and_not_ignored(
+    aws: StrictAws, folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / "tdev.toml").write_text(f'account = "{ACCOUNT}"\n[prod]\nmax_units = 60\n')
+    assert run("plan", name, *ONLY) == 64
+    assert "config: account must be a section, or stand in one such as [prod]" in (
+        capsys.readouterr().err
+    )
+    assert aws.calls == []
+
+
+def test_a_section_that_no_environment_can_have_is_named_and_not_ignored(
+    aws: StrictAws, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tdev.toml").write_text(f'[production]\nlike = "prod"\naccount = "{ACCOUNT}"\n')
+    for name in ("production", "prod"):
+        assert run("plan", name, *ONLY) == 64
+        assert "call the section [prod]" in capsys.readouterr().err
+    assert aws.calls == []
 
 
 def test_without_its_file_an_environment_is_not_rewritten(

@@ -57,6 +57,7 @@ _LONGEST = 1e9  # seconds or days
 _MOST_AGENTS = 99  # their executions are read by one transaction
 # The host names that botocore accepts: no underscore.
 _HOST = re.compile(r"[A-Za-z0-9.:-]+")
+_REGION = re.compile(r"(?!\d+\Z)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 _SECONDS_ABOVE_0 = (
     "lease_seconds",
     "stalled_after_seconds",
@@ -208,6 +209,8 @@ class Settings:
             raise InvalidRequest("json_nan", f"{shown(self.json_nan)} is not one of null, refuse")
         if not isinstance(self.region, str | None):
             raise InvalidRequest("region", f"must be a text, not {shown(self.region)}")
+        if self.region and not _REGION.fullmatch(self.region):
+            raise InvalidRequest("region", f"{shown(self.region)} is not like us-east-1")
 
     def _check_kms(self) -> None:
         for field in ("kms_former_keys", "kms_fields"):

@@ -6,15 +6,16 @@ import argparse
 import asyncio
 import inspect
 import sys
+from traceback import walk_tb
 
 import tdev_models
 from tdev_models import sync
 from tdev_models.cli.codes import DONE, FAILED, REFUSED
 from tdev_models.cli.recover import load
 from tdev_models.cli.screen import Screen, agreed
-from tdev_models.errors import InvalidTransition, plain
+from tdev_models.errors import InvalidTransition, LeaseLost, TdevError, plain
 from tdev_models.results import Session, SessionStatus
-from tdev_models.services.resume import IS_COMPLETED
+from tdev_models.services.resume import IS_COMPLETED, run
 
 _FORCED = "from whoever runs it now: that worker stops at its next write"
 
@@ -62,17 +63,25 @@ def resume(options: argparse.Namespace) -> int:
             ).reason
         else:
             reason = sync.resume_pipeline(options.session, runner, **chosen).reason
-    except tdev_models.TdevError:
-        raise
     except (Exception, SystemExit) as error:  # whatever the runner raises is shown below
+        if isinstance(error, TdevError) and not _is_of_runner(error):
+            raise
         failure = error
     if reason is not None:
         return _refused(reason, options.force)
     sync.flush_metrics()
     session = sync.get_pipeline_session(options.session)
+    if isinstance(failure, TdevError) and session.status != SessionStatus.FAILED:
+        raise failure  # no failure of the session, such as a permission that is missing here
     why = f": {type(failure).__name__}: {failure}" if failure else ""
     _done(options, session, f"is {session.status}{plain(why)}")
     return DONE if session.status == SessionStatus.COMPLETED else FAILED
+
+
+def _is_of_runner(error: TdevError) -> bool:
+    """Return whether an error was raised once the runner had begun; a lost lease is none of his."""
+    began = any(frame.f_code is run.__code__ for frame, _ in walk_tb(error.__traceback__))
+    return began and not isinstance(error, LeaseLost)
 
 
 def _agreed(options: argparse.Namespace, verb: str) -> bool:

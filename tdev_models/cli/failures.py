@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.screen import Screen
+from tdev_models.cli.screen import Screen, suggested
 from tdev_models.cli.tables import Column, Table
 from tdev_models.results import Failure
 from tdev_models.sync import get_failed_executions
@@ -35,7 +35,8 @@ def failures(options: argparse.Namespace) -> int:
             screen.print(Table(title, EACH, page, empty))
         else:
             screen.print(Table(title, GROUPED, grouped(page), empty))
-        screen.hint("What failed outside of agents: tdev sessions --status FAILED")
+        outside = suggested(options, "sessions", "--status", "FAILED")
+        screen.hint(f"What failed outside of agents: {outside}")
         if page.cursor is not None:
             screen.line({"cursor": page.cursor, "since": since})
             screen.hint(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from typing import Any
 
 from tdev_models.cli.codes import DONE
-from tdev_models.cli.screen import Screen
+from tdev_models.cli.screen import Screen, suggested
 from tdev_models.cli.tables import Column, Table, status
 from tdev_models.errors import InvalidRequest
 from tdev_models.results import Page, Project, Session, SessionStatus, Worker
@@ -21,7 +20,7 @@ from tdev_models.sync import (
 from tdev_models.views.moments import OPEN, ago, due, fixed, local, resumable
 from tdev_models.views.numbers import short
 
-_AGES, _PLACES = ("since", "older_than"), ("env", "region", "endpoint")
+_AGES = ("since", "older_than")
 
 
 def sessions(options: argparse.Namespace) -> int:
@@ -38,7 +37,7 @@ def sessions(options: argparse.Namespace) -> int:
         screen.print(Table(f"Sessions, {what}", COLUMNS, found, f"No sessions, {what}."))
         for label, page in pages:
             which = ["--due"] if options.due else ["--status", label]
-            which = ["--user", options.user] if options.user else which
+            which = [f"--user={options.user}"] if options.user else which
             _print_more(screen, options, page.cursor, "sessions", *which, of=label)
     return DONE
 
@@ -71,12 +70,15 @@ def _print_more(
     """Print where the next page begins, and the command that shows it, of the same tables."""
     if cursor is None:
         return
-    names = ("limit", *_AGES, *_PLACES)
+    names = ("limit", *_AGES)
     given = {name: str(value) for name in names if (value := getattr(options, name, None))}
     ages = {name: given[name] for name in _AGES if name in given}
     screen.line({"cursor": cursor, **more, **ages})
     words = [word for name in given for word in (f"--{name.replace('_', '-')}", given[name])]
-    screen.hint(f"More: {shlex.join(['tdev', *command, *words, '--cursor', cursor])}")
+    words += ["--cursor", cursor]
+    # An id may begin with a dash.
+    words += ["--", options.user] if options.command == "projects" else []
+    screen.hint(f"More: {suggested(options, *command, *words)}")
 
 
 def workers(options: argparse.Namespace) -> int:
@@ -102,7 +104,7 @@ def projects(options: argparse.Namespace) -> int:
             screen.line(project.to_dict())
         title = f"Projects of {options.user}"
         screen.print(Table(title, PROJECTS, page, f"User {options.user} has no projects."))
-        command = ("projects", options.user, "--order", options.order)
+        command = ("projects", "--order", options.order)
         _print_more(screen, options, page.cursor, *command)
     return DONE
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tdev_models import settings
+from tdev_models.cli.arguments import DEFAULT_DATA
 from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.engine import Engine
 from tdev_models.cli.local_state import LocalState
@@ -108,16 +109,22 @@ def _status(options: argparse.Namespace, state: LocalState) -> int:
         if options.json:
             sys.stdout.write(json.dumps({"running": False}) + "\n")
         else:
-            sys.stdout.write(f"No engine runs on {options.data}; 'tdev local' starts one.\n")
+            sys.stdout.write(f"No engine runs on {options.data}; '{_again(options)}' starts one.\n")
         return FAILED
     if options.json:
         _say_as_json(*(running[name] for name in ("engine", "endpoint", "pid", "environ")))
     else:
         sys.stdout.write(
             f"{running['engine']} runs on {running['endpoint']}, pid {running['pid']}, data in "
-            f"{options.data}. 'tdev local stop' ends it.\n"
+            f"{options.data}. '{_again(options, 'stop')}' ends it.\n"
         )
     return DONE
+
+
+def _again(options: argparse.Namespace, *action: str) -> str:
+    """Return a command about the same data."""
+    data = [] if options.data == DEFAULT_DATA else ["--data", str(options.data)]
+    return shlex.join(["tdev", "local", *action, *data])
 
 
 def _stop(options: argparse.Namespace, state: LocalState) -> int:

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tdev_models import recover_sessions, sync
+from tdev_models import recover_sessions, sync, validation
 from tdev_models.cli.logs import AsJson, AsText
 from tdev_models.errors import InvalidRequest
 from tdev_models.services.draining import GRACE_SECONDS, begin_draining
@@ -38,6 +38,7 @@ def run(given: argparse.Namespace) -> int:
         TdevError: sessions could not be found.
     """
     runner = load(given.runner)
+    validation.above_zero("--poll", given.poll)
     try:
         older_than = timedelta(seconds=given.older_than)
     except (OverflowError, ValueError):  # of infinity, and of NaN

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -110,6 +112,15 @@ def place() -> Text:
     if chosen.environment == "prod":
         return Text.assemble((" PROD ", "bold white on red"), f" {tables}")
     return Text(tables, style="dim")
+
+
+def suggested(options: argparse.Namespace, *words: str) -> str:
+    """Return a command to copy, about the tables that the options name."""
+    places = {name: getattr(options, name, None) for name in ("env", "region", "endpoint")}
+    where = [word for name, value in places.items() if value for word in (f"--{name}", value)]
+    # What follows "--" stands at the end.
+    at = words.index("--") if "--" in words else len(words)
+    return shlex.join(["tdev", *words[:at], *where, *words[at:]])
 
 
 def agreed(question: str, yes: bool) -> bool:

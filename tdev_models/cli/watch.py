@@ -28,6 +28,8 @@ def watch(options: argparse.Namespace) -> int:
     """
     if not 0.1 <= options.poll <= 3600:
         raise InvalidRequest("--poll", "must be 0.1 to 3600 seconds")
+    if options.limit < 1:
+        raise InvalidRequest("--limit", "must be at least 1")
     screen = Screen(options.json)
     if options.session is None:
         return _watch_all(screen, options)
@@ -80,7 +82,7 @@ def _watch_all(screen: Screen, options: argparse.Namespace) -> int:
                     session = found.get(session_id) or seen[session_id]
                     screen.line({"change": change, **session.to_dict()})
                     if not live:
-                        screen.print(f"{change} {plain(session_id)}")
+                        screen.whole(f"{change} {plain(session_id)}")
             seen = found
             time.sleep(options.poll)
 

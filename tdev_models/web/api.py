@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -13,13 +15,12 @@ from starlette.responses import Response, StreamingResponse
 
 import tdev_models
 from tdev_models.errors import InvalidRequest, NotFound, shown
-from tdev_models.results import Page, Record
+from tdev_models.json_form import is_small
+from tdev_models.results import Execution, Page
 from tdev_models.views.watched import Watched
 from tdev_models.web.access import check_sees_all, reader, shown_to, site
 from tdev_models.web.live import Watch, event, session_polls
-from tdev_models.web.parameters import Parameter, arguments, parameters
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+from tdev_models.web.parameters import Endpoint, Parameter, arguments, parameters, takes
 
 CALLS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "session": tdev_models.get_pipeline_session,
@@ -37,6 +38,8 @@ CALLS: Mapping[str, Callable[..., Awaitable[Any]]] = {
     "comparison": tdev_models.compare_variants,
 }
 """Each path below `/api`, and the call behind it."""
+
+_ENCODER = json.JSONEncoder(default=dict, separators=(",", ":"))  # mappings are objects
 
 
 def of_user(known: Mapping[str, Parameter]) -> dict[str, Parameter] | None:
@@ -56,22 +59,36 @@ def endpoint(call: Callable[..., Awaitable[Any]]) -> Endpoint:
         user_id = await reader(request)
         given = request.query_params.multi_items()
         if user_id is None:
-            return answer(request, await call(**arguments(known, given)))
+            return await answer(request, await call(**arguments(known, given)))
         if for_users is None:
             await check_sees_all(request)
         found = await call(**arguments(for_users or {}, given), user_id=user_id)
         if isinstance(found, Page):
-            return answer(request, Page((shown_to(user_id, one) for one in found), found.cursor))
-        return answer(request, shown_to(user_id, found))
+            found = Page((shown_to(user_id, one) for one in found), found.cursor)
+            return await answer(request, found)
+        return await answer(request, shown_to(user_id, found))
 
     return respond
 
 
-def answer(request: Request, found: Any) -> Response:
+async def answer(request: Request, found: Any) -> Response:
     """Return a result as JSON, or 304 where the reader has the same already."""
     if isinstance(found, list) and not isinstance(found, Page):
         found = Page(found)
-    return tagged(request, Response(as_json(found), media_type="application/json"))
+    if isinstance(found, Execution) and not is_small([found.input_data, found.output_data]):
+        return await asyncio.to_thread(_answer, request, found, _in_pieces)
+    return _answer(request, found, _ENCODER.encode)
+
+
+def _answer(request: Request, found: Any, write: Callable[[Any], str]) -> Response:
+    return tagged(request, Response(write(found.to_dict()), media_type="application/json"))
+
+
+def _in_pieces(value: Any) -> str:
+    """Return the JSON of a large value; between its pieces other threads run, and so the loop."""
+    text = io.StringIO()
+    text.writelines(_ENCODER.iterencode(value))
+    return text.getvalue()
 
 
 def tagged(request: Request, response: Response) -> Response:
@@ -85,11 +102,7 @@ def tagged(request: Request, response: Response) -> Response:
     return response
 
 
-def as_json(found: Record | Page[Any]) -> str:
-    """Return a result as JSON; its mappings are objects."""
-    return json.dumps(found.to_dict(), default=dict, separators=(",", ":"))
-
-
+@takes("session_id")
 async def events(request: Request) -> Response:
     """Send a session and its executions at each poll, until it has ended."""
     user_id = await reader(request)

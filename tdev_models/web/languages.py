@@ -230,5 +230,6 @@ def translate(chosen: str) -> Translate:
 def _korean(text: str) -> str:
     translated = text
     for english, korean in _SENTENCES.items():
-        translated = re.sub(english, korean, translated)
+        # A variant's name may have lines.
+        translated = re.sub(english, korean, translated, flags=re.DOTALL)
     return _KOREAN[text] if translated == text else translated

@@ -32,7 +32,7 @@ async def openapi(request: Request) -> Response:
     """Return the document: for users, of what they may call."""
     document = described(await reader(request) is not None)
     document["servers"] = [{"url": request.scope.get("root_path", "") or "/"}]
-    return answer(request, document)
+    return await answer(request, document)
 
 
 def described(for_users: bool = False) -> _Document:

@@ -22,7 +22,7 @@ from tdev_models.web.api import following, stream, tagged
 from tdev_models.web.charts import columns, gantt, lines
 from tdev_models.web.languages import language, translate
 from tdev_models.web.live import MOST_EXECUTIONS, cheap_executions, list_polls
-from tdev_models.web.parameters import whole
+from tdev_models.web.parameters import takes, whole
 from tdev_models.web.rendering import STATIC, address, rendered
 
 PERCENTILES = (50, 95, 99)
@@ -32,6 +32,7 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
     "all": tuple(SessionStatus),
 }
 _LIMIT, _FAILURES = 25, 200
+_OF_SESSIONS = ("show", "user_id", "since", "older_than", "cursor", "limit")
 _EVENTS = ("completed", "failed", "abandoned")
 
 
@@ -49,6 +50,7 @@ def html(request: Request, template: str, values: Mapping[str, Any]) -> str:
     return rendered(template, translate(chosen), url, {**given, **values})
 
 
+@takes(*_OF_SESSIONS)
 async def sessions(request: Request) -> Response:
     """Show sessions: open ones, of a status, of a user, or due."""
     user_id = await reader(request)
@@ -63,6 +65,7 @@ async def sessions(request: Request) -> Response:
     )
 
 
+@takes(*_OF_SESSIONS)
 async def sessions_live(request: Request) -> Response:
     """Send the list of sessions every ten seconds."""
     user_id = await reader(request)
@@ -120,6 +123,7 @@ async def _pages(asked: Mapping[str, Any]) -> list[tuple[str, Page[Session], dic
     return [(str(status), one, ages) for status, one in zip(statuses, found, strict=True)]
 
 
+@takes("session_id", "tracebacks")
 async def session(request: Request) -> Response:
     """Show one session: its agents against time, errors, tokens and cost."""
     user_id = await reader(request)
@@ -141,6 +145,7 @@ async def session(request: Request) -> Response:
     return await page(request, "session.html", **values, failures=failures)
 
 
+@takes("session_id")
 async def session_live(request: Request) -> Response:
     """Send the live part of a session's page at each poll, until the session has ended."""
     user_id = await reader(request)
@@ -166,6 +171,7 @@ def _facts(found: Session, executions: Iterable[Execution], user_id: str | None)
     }
 
 
+@takes("execution_id", "agent_name")
 async def execution(request: Request) -> Response:
     """Show one execution: its in- and output, and each attempt."""
     user_id = await reader(request)
@@ -177,6 +183,7 @@ async def execution(request: Request) -> Response:
     return await page(request, "execution.html", execution=shown_to(user_id, found))
 
 
+@takes("since", "agent_name", "open", "cursor")
 async def failures(request: Request) -> Response:
     """Show what failed, by agent and message."""
     await check_sees_all(request)
@@ -203,6 +210,7 @@ async def failures(request: Request) -> Response:
     )
 
 
+@takes("agent_name", "days")
 async def agents(request: Request) -> Response:
     """Show runs, failures and times of each agent, and of one of them its percentiles over time."""
     await check_sees_all(request)
@@ -234,6 +242,7 @@ async def over_time(agent_name: str, start: float, end: float) -> tuple[Any, Any
     return lines(rows, PERCENTILES), rows
 
 
+@takes("days")
 async def usage(request: Request) -> Response:
     """Show sessions by day, how far they get, technologies and costs."""
     await check_sees_all(request)
@@ -256,6 +265,7 @@ async def usage_facts(start: float, end: float) -> dict[str, Any]:
     }
 
 
+@takes("agent_name", "a", "b", "metric", "weights", "days")
 async def comparison(request: Request) -> Response:
     """Show one variant of an agent against another."""
     await check_sees_all(request)
@@ -290,6 +300,7 @@ async def comparison(request: Request) -> Response:
     )
 
 
+@takes("cursor")
 async def workers(request: Request) -> Response:
     """Show who works: alive, draining, silent or dead."""
     await check_sees_all(request)
@@ -297,6 +308,7 @@ async def workers(request: Request) -> Response:
     return await page(request, "workers.html", workers=found)
 
 
+@takes("user_id", "cursor")
 async def projects(request: Request) -> Response:
     """Show the projects of one user."""
     user_id = await reader(request)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.views.moments import moment
@@ -14,6 +18,9 @@ from tdev_models.views.weights import weights
 
 _FLAGS = {"true": True, "false": False}
 _ARGUMENT = re.compile(r"(?ms)^        (\w+): (.*?)(?=^        \w+: |^    \w|\Z)")
+
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Parameter(NamedTuple):
@@ -45,6 +52,27 @@ def parameters(call: Callable[..., Any]) -> dict[str, Parameter]:
     return found
 
 
+def check_known(known: Iterable[str], given: Iterable[str]) -> None:
+    """Raise InvalidRequest where a query string names what is none of the parameters."""
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(name, f"is unknown; use one of {', '.join(known)}")
+
+
+def takes(*known: str) -> Callable[[Endpoint], Endpoint]:
+    """Let a page refuse what it does not know: a filter that is misspelt would show all."""
+
+    def of(respond: Endpoint) -> Endpoint:
+        @wraps(respond)
+        async def checked(request: Request) -> Response:
+            check_known(known, request.query_params)
+            return await respond(request)
+
+        return checked
+
+    return of
+
+
 def arguments(known: dict[str, Parameter], given: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Return the arguments that a query string gives.
 
@@ -57,8 +85,7 @@ def arguments(known: dict[str, Parameter], given: Iterable[tuple[str, str]]) -> 
     """
     read: dict[str, Any] = {}
     for name, text in given:
-        if name not in known:
-            raise InvalidRequest(name, f"is unknown; use one of {', '.join(known)}")
+        check_known(known, [name])
         if name in read:
             raise InvalidRequest(name, "is there twice")
         if text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import threading
 import time
 from datetime import UTC, datetime
@@ -88,18 +89,34 @@ def test_a_page_says_how_to_get_the_next(month: Settings, tdev: Tdev) -> None:
     (more,) = re.findall(r"^More: tdev (.*)$", young.out, re.M)
     assert tdev(*more.split()).code == 0
     with settings.use(environment="elsewhere"):
+        place = ["--env", month.environment, "--endpoint", str(month.endpoint)]
         for command in (["projects", "u001"], ["sessions", "--user", "u001"]):
-            place = ["--env", month.environment, "--endpoint", str(month.endpoint)]
             page = tdev(*command, "--limit", "1", *place, "--region", "us-east-1")
             (more,) = re.findall(r"^More: tdev (.*)$", page.out, re.M)
             with settings.use(endpoint=None, region="eu-west-1"):
                 assert tdev(*more.split()).code == 0
+        outside = re.search("agents: tdev (.*)", tdev("failures", *place).out)
+        assert outside
+        assert tdev(*outside[1].split()).code == 0
     *_, last = tdev("failures", "--since", "30d", "--limit", "2", "--json").lines
     following = ["--since", str(last["since"]), "--cursor", str(last["cursor"])]
     assert tdev("failures", "--limit", "2", *following).code == 0
     shown = [re.findall(r"^project_\S+", page.out, re.M) for page in (first, second)]
     assert [len(ids) for ids in shown] == [3, 3]
     assert not {*shown[0]} & {*shown[1]}
+
+
+def test_the_next_page_of_an_id_that_looks_like_an_option_follows(
+    strict_store: Settings, tdev: Tdev
+) -> None:
+    for number in range(2):
+        sync.save_pipeline_session(session_id=f"s{number}", user_id="-u")
+        sync.save_user_project(user_id="-u", project_id=f"p{number}")
+    for command, first in ((["sessions", "--user=-u"], "s1"), (["projects", "--", "-u"], "p1")):
+        page = tdev(command[0], "--limit", "1", *command[1:])
+        (more,) = re.findall(r"^More: tdev (.*)$", page.out, re.M)
+        assert f"\n{first} " in page.out
+        assert f"\n{first[0]}0 " in tdev(*shlex.split(more)).out
 
 
 def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> None:
@@ -111,6 +128,8 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["failures", "--since", "soon"],
         ["failures", "--since", "99999999999w"],
         ["watch", "s", "--poll", "0"],
+        ["watch", "--limit", "0"],
+        ["sessions", "--region", "no region"],
         ["ui", "--port", "65536"],
     ):
         printed = tdev(*arguments)
@@ -433,12 +452,20 @@ def test_release_lets_the_next_worker_have_it_at_once(strict_store: Settings, td
 
 
 RUNNERS = """
+from tdev_models.errors import InvalidRequest, NotFound
+
 def run(session):
     with session.agent("parser") as run:
         run.output = 1
 
 async def broken(session):
     raise RuntimeError("still broken")
+
+def misses(session):
+    raise NotFound("no template")
+
+async def misuses(session):
+    raise InvalidRequest("template", "is none")
 
 def leaves(session):
     raise SystemExit(0)
@@ -454,6 +481,13 @@ def test_resume_runs_the_rest_here(
     three_attempts("s")
     failed = tdev("resume", "s", "on_call_runners:broken")
     assert (failed.code, failed.out) == (1, "Session s is FAILED: RuntimeError: still broken.\n")
+    for runner, why in (
+        ("misses", "NotFound: no template"),
+        ("misuses", "InvalidRequest: template: is none"),
+    ):
+        raised = tdev("resume", "s", f"on_call_runners:{runner}")
+        assert (raised.code, raised.out) == (1, f"Session s is FAILED: {why}.\n")
+    assert tdev("resume", "nobody", "on_call_runners:run").code == 4
     left = tdev("resume", "s", "on_call_runners:leaves")
     assert (left.code, left.out) == (1, "Session s is ACTIVE: SystemExit: 0.\n")
     assert tdev("resume", "s", "on_call_runners:run", "--from-agent", "nl_input").code == 64

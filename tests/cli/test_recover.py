@@ -96,11 +96,14 @@ def test_a_runner_that_is_none_is_an_error(place: Path, runner: str) -> None:
     assert done.stderr.startswith("error: runner: ")
 
 
-@pytest.mark.parametrize("seconds", ["nan", "inf", "1e20"])
-def test_an_age_that_is_none_is_an_error(place: Path, seconds: str) -> None:
-    done = recover(place, "runners:blocking", "--older-than", seconds)
+@pytest.mark.parametrize(
+    ("option", "seconds"),
+    [("--older-than", "nan"), ("--older-than", "inf"), ("--older-than", "1e20"), ("--poll", "-1")],
+)
+def test_an_age_that_is_none_is_an_error(place: Path, option: str, seconds: str) -> None:
+    done = recover(place, "runners:blocking", option, seconds)
     assert done.returncode == 64
-    assert done.stderr.startswith("error: --older-than: ")
+    assert done.stderr.startswith(f"error: {option}: ")
 
 
 def test_watching_it_finishes_what_is_under_way_at_sigterm(place: Path) -> None:

@@ -297,6 +297,21 @@ def test_local_says_whether_it_runs_and_ends(tmp_path: Path) -> None:
     assert run("status") == (1, {"running": False})
 
 
+def test_local_names_commands_about_the_same_data(tmp_path: Path) -> None:
+    data = tmp_path / "its own.db"
+
+    def told(*arguments: str) -> list[str]:
+        done = subprocess.run(
+            [*TDEV, "local", *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        (command,) = re.findall(r"'tdev (local.*)' (?:starts|ends)", done.stdout)
+        return shlex.split(command)
+
+    assert told("status", "--data", str(data)) == ["local", "--data", str(data)]
+    with local(data):
+        assert told("status", "--data", str(data)) == ["local", "stop", "--data", str(data)]
+
+
 def test_the_engine_that_a_killed_local_left_behind_is_found_and_ended(tmp_path: Path) -> None:
     data = tmp_path / "local.db"
     process = subprocess.Popen(

@@ -102,6 +102,7 @@ def test_endpoints_of_the_environment_are_ignored_where_botocore_ignores_them(
         ("endpoint", "127.0.0.1:8000"),
         ("endpoint", 8000),
         ("region", ["eu-west-1"]),
+        ("region", "eu west"),
         ("release", ""),
         ("release", 2.7),
         ("release", "2.7\udcff"),

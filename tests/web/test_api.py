@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from fastapi.openapi.models import OpenAPI
 from jsonschema import Draft202012Validator
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tdev_models import Settings, settings, sync
-from tdev_models.web.api import CALLS
+from tdev_models.results import Execution
+from tdev_models.web.api import CALLS, answer
 from tests.web.conftest import Client, every_session
 
 
@@ -120,6 +123,23 @@ def test_what_the_reader_has_is_not_sent_again(strict_store: Settings, client: C
     assert changed.status_code == 200
     assert changed.json()["metadata"] == {"by": ["안녕", 1.5, None]}
     assert changed.headers["cache-control"] == "private, no-cache"
+
+
+async def test_others_are_served_while_large_payloads_are_written() -> None:
+    served = 0
+
+    async def serve() -> None:
+        nonlocal served
+        while True:
+            served += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(serve())
+    found = Execution(execution_id="e", agent_name="parser", output_data=[*range(200_000)])
+    answered = await answer(Request({"type": "http", "headers": []}), found)
+    others.cancel()
+    assert json.loads(bytes(answered.body))["output_data"] == [*range(200_000)]
+    assert served > 10
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,27 @@ def test_a_live_run_is_seen_progressing_and_failing_without_reload(
         assert page.evaluate("window.kept")
 
 
+def test_what_is_live_goes_on_after_an_answer_that_is_an_error(
+    strict_store: Settings, browser: Any
+) -> None:
+    """The browser itself tries again only where there is no answer."""
+    sync.save_pipeline_session(session_id="s")
+    refused = list[str]()
+
+    def refuse(route: Any) -> None:
+        refused.append(route.request.url)
+        if len(refused) == 1:
+            route.fulfill(status=503)
+        else:
+            route.continue_()
+
+    with served(web.app()) as address, browser.new_page() as page:
+        page.route("**/session/live*", refuse)
+        page.goto(f"{address}/session?session_id=s")
+        sync.save_pipeline_session(session_id="s", current_agent="parser")
+        page.get_by_text("parser", exact=True).wait_for(timeout=20_000)
+
+
 def test_a_form_acts(strict_store: Settings, open_page: Any) -> None:
     with pytest.raises(KeyError), sync.track_session("s"):
         raise KeyError("broken")

@@ -134,6 +134,14 @@ def test_the_next_page_of_failures_follows(
     assert_next(client(), "/failures?since=40d")
 
 
+@pytest.mark.parametrize("path", ["/failures", "/comparison"])
+def test_an_agent_of_one_s_own_stays_chosen(
+    strict_store: Settings, client: Client, path: str
+) -> None:
+    text = client().get(f"{path}?agent_name=evaluator").text
+    assert re.findall("<option selected>([^<]*)", text) == ["evaluator"]
+
+
 def assert_next(asking: TestClient, path: str) -> None:
     """Assert that a page links to one that is there, though its age is of another moment."""
     (following,) = re.findall(r'rel="next" href="([^"]*)"', asking.get(path).text)
@@ -217,7 +225,7 @@ def test_an_uneven_test_is_judged_by_its_weights(strict_store: Settings, client:
     assert "Not enough data to tell" in asking.get("/api/comparison", params=api).json()["verdict"]
 
 
-@pytest.mark.parametrize("names", [("A", "B"), ("gpt-4.1 mini", "새 것 (2)")])
+@pytest.mark.parametrize("names", [("A", "B"), ("gpt-4.1 mini", "새 것 (2)"), ("a\nb", "B")])
 def test_every_verdict_is_said_in_korean(names: tuple[str, str]) -> None:
     few, many = Totals.of([1.0] * 20), Totals.of([1.0, 2.0] * 2000)
     slow, failing = Totals.of([9.0, 18.0] * 2000), Totals.of([1.0, 2.0] * 2000, errors=900)
@@ -247,6 +255,9 @@ def test_wrong_values_and_missing_things_are_said(month: Settings, client: Clien
         ("/?show=all&cursor=x", 400),
         ("/?show=FAILED&cursor=x", 400),
         ("/usage?days=0", 400),
+        ("/?show=all&stauts=FAILED", 400),
+        ("/sessions/live?stauts=FAILED", 400),
+        ("/failures?agent=parser", 400),
         ("/session", 404),
         ("/session?session_id=nobody", 404),
         ("/execution?execution_id=nobody-parser", 404),

@@ -15,6 +15,7 @@ function localTimes(within) {
 function follow(live) {
   const said = document.querySelector("[data-said]");
   let source = null;
+  let again = 0;
   let shown = "";
 
   function show(html) {
@@ -34,6 +35,10 @@ function follow(live) {
   function start() {
     source = new EventSource(live.dataset.live);
     source.onmessage = (event) => show(event.data);
+    // A browser tries again where it is cut off, but not where an answer is an error, say in an outage.
+    source.onerror = () => {
+      if (source.readyState === EventSource.CLOSED) again = setTimeout(start, 5000);
+    };
     source.addEventListener("end", () => {
       source.close();
       document.removeEventListener("visibilitychange", onlyWhileSeen);
@@ -43,6 +48,7 @@ function follow(live) {
   // Nobody looks at a hidden page: it costs no reads.
   function onlyWhileSeen() {
     source.close();
+    clearTimeout(again);
     if (!document.hidden) start();
   }
 

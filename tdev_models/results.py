@@ -33,7 +33,10 @@ def _result(cls: type[R]) -> type[R]:
 
 
 class SessionStatus(StrEnum):
-    """ACTIVE -> COMPLETED | FAILED | ABANDONED; FAILED -> ACTIVE | ABANDONED."""
+    """ACTIVE -> COMPLETED | FAILED | ABANDONED; FAILED -> ACTIVE | ABANDONED.
+
+    `resume_pipeline` with `force` also lets ABANDONED become ACTIVE.
+    """
 
     ACTIVE = "ACTIVE"
     COMPLETED = "COMPLETED"
@@ -225,9 +228,9 @@ class Worker(Record):
 class Attempt(Record):
     """One try of one agent; `number` counts from 1. Times are epoch seconds.
 
-    `status` is RUNNING, COMPLETED, FAILED, or LOST: it never ended, and another one began.
-    `error_message` has at most 500 characters, the last of one that was cut is `…`; its `Failure`
-    has up to 4 KB.
+    `status` is RUNNING, COMPLETED, FAILED, CANCELLED (its worker gave it back: no failure), or LOST
+    (it never ended, and another one began). `error_message` has at most 500 characters, the last of
+    one that was cut is `…`; its `Failure` has up to 4 KB.
     """
 
     number: int

@@ -33,7 +33,10 @@ def _result(cls: type[R]) -> type[R]:
 
 
 class SessionStatus(StrEnum):
-    """ACTIVE -> COMPLETED | FAILED | ABANDONED; FAILED -> ACTIVE | ABANDONED."""
+    """ACTIVE -> COMPLETED | FAILED | ABANDONED; FAILED -> ACTIVE | ABANDONED.
+
+    `resume_pipeline` with `force` also lets ABANDONED become ACTIVE.
+    """
 
     ACTIVE = "ACTIVE"
     COMPLETED = "COMPLETED"
@@ -225,9 +228,9 @@ class Worker(Record):
 class Attempt(Record):
     """One try of one agent; `number` counts from 1. Times are epoch seconds.
 
-    `status` is RUNNING, COMPLETED, FAILED, or LOST: it never ended, and another one began.
-    `error_message` has at most 500 characters, the last of one that was cut is `…`; its `Failure`
-    has up to 4 KB.
+    `status` is RUNNING, COMPLETED, FAILED, CANCELLED (its worker gave it back: no failure), or LOST
+    (it never ended, and another one began). `error_message` has at most 500 characters, the last of
+    one that was cut is `…`; its `Failure` has up to 4 KB.
     """
 
     number: int
@@ -243,7 +246,7 @@ class Execution(Record):
     """One agent's work in one run; `agent_name` is `agent@key` where it ran under a key.
 
     Tokens and cost are those of all attempts, `release` that of the worker which wrote its status
-    last. Payloads are Python objects. Lists leave payloads and release out (None).
+    last. Payloads are Python objects. Lists leave payloads out (None), and without attempts release.
     """
 
     execution_id: str

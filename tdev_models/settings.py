@@ -102,7 +102,8 @@ class Settings:
         cancel_when_out_of_touch: whether a worker that could not renew its lease in time stops its
             sessions, because they have effects that must not be doubled. Else they go on: what is
             stored is protected in any case.
-        stalled_after_seconds: how old an ACTIVE session must be before it counts as stalled.
+        stalled_after_seconds: after how long without a write an ACTIVE session of bare calls, which
+            no worker runs, counts as stalled; at least twice `lease_seconds`.
         retention_days: how long a session is kept, from its creation, with all its executions;
             None keeps everything.
         release: which version of the program this is, such as "2.7.1"; at most 200 bytes. Sessions

@@ -88,7 +88,7 @@ class AgentRun(ClientContext[C, bool]):
 
     @property
     def status(self) -> str | None:
-        """COMPLETED or FAILED once it has ended, RUNNING in its block, None before."""
+        """COMPLETED or FAILED once it has ended, RUNNING in its block, else what is stored."""
         if self._runs and not self.done:
             return ExecutionStatus.RUNNING
         return self._execution.status
@@ -134,8 +134,8 @@ class AgentRun(ClientContext[C, bool]):
 
         Where the agent had ended before it was counted then, and nothing is added.
 
-        The execution and the session hold the sums of all tries; the metrics `agent_tokens` and
-        `agent_cost_usd` a sample for each try and kind, by agent and model.
+        The execution and the session hold the sums of all tries; the metrics `agent_tokens` (sent
+        and made ones together) and `agent_cost_usd` a sample for each try, by agent and model.
 
         Args:
             input_tokens: tokens that were sent to the model.

@@ -67,13 +67,14 @@ async def update_agent_execution(
 ) -> Execution:
     """Create an execution or change the given fields of one, and return it as it is now.
 
-    One read and one conditional UpdateItem. Start and end times, `retry_count` and `attempts`
-    follow from the status: RUNNING after FAILED is a new attempt, the same status again is none.
+    One read and one conditional UpdateItem; a failure is a transaction, with the item that keeps
+    it, and is read again. Start and end times, `retry_count` and `attempts` follow from the status:
+    RUNNING after FAILED is a new attempt, the same status again is none.
     A new execution is PENDING unless given otherwise. The session is never touched, except inside
     `track_session` or `async with resume`: there the write is one transaction with the session,
-    under its lease, and moves the session's `current_agent` and `progress`. A session that was ever
-    claimed takes no others: what is not refused (its id was not known before the read) is never
-    handed back by a resume.
+    under its lease, then read again, and moves the session's `current_agent` and `progress`. A
+    session that was ever claimed takes no others: what is not refused (its id was not known before
+    the read) is never handed back by a resume.
     Safe to call again with the same fields.
 
     Args:
@@ -87,7 +88,7 @@ async def update_agent_execution(
         InvalidTransition: the status may not become the given one.
         LeaseHeld: the session was claimed, and this call carries no lease of it.
         LeaseLost: the lease that the call carries is over; nothing was changed.
-        Throttled, Unavailable: after all retries; safe to call again.
+        Conflict, Throttled, Unavailable: after all retries; safe to call again.
     """
     kept = AgentExecution.get_attributes()
     values = await checked_payload(
@@ -181,6 +182,7 @@ async def get_agent_execution(
     Raises:
         NotFound: there is none, or its session is not the given user's.
         InvalidRequest: no agent's name is given, and the id ends in no known one.
+        PayloadDamaged: it, or a payload, cannot be read.
     """
     execution_id, agent_name, project_id = execution_key(
         execution_id, agent_name, client.settings.agents

@@ -47,7 +47,7 @@ async def save_user_project(
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value; nothing was sent.
-        Throttled, Unavailable: after all retries; safe to call again.
+        Conflict, Throttled, Unavailable: after all retries; safe to call again.
     """
     kept = UserProject.get_attributes()
     values = validation.checked(data, more, RULES, "user_id", "project_id", kept=kept)
@@ -75,6 +75,7 @@ async def get_user_project(client: Client, user_id: str, project_id: str) -> Pro
     Raises:
         NotFound: there is none.
         InvalidRequest: an id cannot be a key.
+        PayloadDamaged: it cannot be read.
     """
     project = await client.projects.get(*_key(user_id, project_id))
     if project is None:
@@ -128,9 +129,9 @@ async def record_download(
 ) -> Project:
     """Count one download of a project, and return the project.
 
-    One conditional UpdateItem. The last 100 download ids are remembered: one of them again counts
-    nothing, so a call with an id is safe to send again. Without one, only the package's own retries
-    are.
+    One conditional UpdateItem. At least the last 100 download ids are remembered: one of them again
+    counts nothing, so a call with an id is safe to send again. Without one, only the package's own
+    retries are.
 
     Args:
         user_id: whose project.
@@ -140,7 +141,8 @@ async def record_download(
     Raises:
         NotFound: there is no such project.
         InvalidRequest: an id cannot be stored.
-        Throttled, Unavailable: after all retries; safe to call again with the same download_id.
+        Conflict, Throttled, Unavailable: after all retries; safe to call again with the same
+            download_id.
     """
     key = _key(user_id, project_id)
     chosen = _DOWNLOAD_ID("download_id", uuid.uuid4().hex if download_id is None else download_id)

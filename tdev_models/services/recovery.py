@@ -90,7 +90,7 @@ async def recover_sessions(
     whose runner raises is FAILED and waits `backoff_seconds`, doubled with each resume in vain (at
     most an hour), of which up to half is left out at random. One that was resumed `max_attempts`
     times in a row without an agent ending is ABANDONED, with the last error as the reason: by
-    default after two and a half hours at least. One whose budget is spent is left FAILED then. What
+    default after three hours of backoff at least. One whose budget is spent stays FAILED then. What
     the store or this worker causes counts for nothing: throttling, outages, missing permissions,
     sessions handed back, and the death of a worker with its other sessions. A session that two
     workers in a row died of runs alone.

@@ -107,8 +107,9 @@ async def resume_pipeline(
         NotFound: there is no such session.
         InvalidRequest: from_agent is none of them, runner can never run, or force is no bool.
         LeaseLost: the runner's session was taken over.
-        PayloadDamaged: the session or an output cannot be read; begin before it.
-        Throttled, Unavailable: after all retries; a claim may have happened and will run out.
+        PayloadDamaged: the session or an output cannot be read; `from_agent` begins before that.
+        Conflict, Throttled, Unavailable: after all retries; a claim may have happened and will run
+            out.
     """
     agents = client.settings.agents
     if from_agent is not None and not (isinstance(from_agent, str) and from_agent in agents):

@@ -71,13 +71,14 @@ async def save_pipeline_session(
 ) -> Session:
     """Create a session or change the given fields of one, and return it as it is now.
 
-    One UpdateItem; only the given fields change, `created_at` is set once, `last_updated` always.
+    One UpdateItem, or two where no status is given and the session is not ACTIVE; only the given
+    fields change, `created_at` is set once, `last_updated` always.
     A new session is ACTIVE with progress 0 unless given otherwise; status ACTIVE or COMPLETED
     clears `failed_agent` and `error_message`; with `budget_usd` its resumes in vain are forgotten,
     so that recovery goes on with it. Inside `track_session` or `async with resume` the call carries
-    the lease; there `progress` is how many of the nine agents have ended, whatever is given, a
-    status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears what is
-    not given of the last failure.
+    the lease; there `progress` is how many of the pipeline's agents have ended, whatever is given,
+    a status other than ACTIVE ends the session and the lease, and COMPLETED or FAILED clears what
+    is not given of the last failure.
     Safe to call again with the same fields.
 
     Args:
@@ -91,7 +92,7 @@ async def save_pipeline_session(
         InvalidTransition: the status may not become the given one, or the session has expired.
         LeaseHeld: another worker owns the session.
         LeaseLost: the lease that the call carries is over; nothing was changed.
-        Throttled, Unavailable: after all retries; safe to call again.
+        Conflict, Throttled, Unavailable: after all retries; safe to call again.
     """
     values = checked_session(data, more)
     session_id, status = values.pop("session_id"), values.get("status")
@@ -246,6 +247,7 @@ async def get_pipeline_session(
     Raises:
         NotFound: there is none, or it is not the given user's.
         InvalidRequest: an id cannot be a key.
+        PayloadDamaged: it cannot be read.
     """
     return await decrypted_result(client, Session, await read_session(client, session_id, user_id))
 
@@ -278,8 +280,8 @@ async def list_pipeline_sessions(
     `created_at`), eventually consistent: a change shows after a moment. `progress`, `current_agent`
     and `last_updated` are those of the ACTIVE sessions alone, read consistently by one
     TransactGetItems for each 100; of others they are None. Without `metadata` and lease. A session
-    that cannot be read is logged and left out. Where only some by their creation are asked for, a
-    Query reads at least 100, and others follow until the page is full.
+    that cannot be read is logged and left out. With `created_before` a Query reads at least 100;
+    with either bound others follow until the page is full.
 
     Args:
         status: ACTIVE, COMPLETED, FAILED or ABANDONED; or else

@@ -121,7 +121,7 @@ permissions: $(VENV)/.ready .venv-permissions/.ready
 	.venv-permissions/bin/$(PINNED) $<
 	touch $@
 
-# This package beside other clients, in turns; rewrites docs/performance. Some eight minutes.
+# This package beside other clients, in turns; rewrites docs/performance. Some ten minutes.
 bench: $(VENV)/.ready $(PEERS:%=.venv-bench-%/.ready)
 	$(BIN)/python -m benchmarks.clients
 

@@ -51,7 +51,7 @@ OPERATIONS = (
     "TransactGetItems",
     "TransactWriteItems",
 )
-"""What the services send; CloudWatch counts system errors by operation."""
+"""What the runtime role may send; CloudWatch counts system errors by operation."""
 
 ALARMS = (
     "throttled-reads",

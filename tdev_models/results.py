@@ -246,7 +246,8 @@ class Execution(Record):
     """One agent's work in one run; `agent_name` is `agent@key` where it ran under a key.
 
     Tokens and cost are those of all attempts, `release` that of the worker which wrote its status
-    last. Payloads are Python objects. Lists leave payloads out (None), and without attempts release.
+    last. Payloads are Python objects. Lists leave payloads out (None), and release where attempts
+    are not asked for.
     """
 
     execution_id: str

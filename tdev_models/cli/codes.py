@@ -23,11 +23,12 @@ USAGE, INTERRUPTED, NO_READER = 64, 130, 141
 TEXT = """\
 exit codes:
   0    done
-  1    an error; or what was looked at is not well (doctor, demo, local, recover, watch)
+  1    an error; or what was looked at or done is not well (doctor, demo, local, recover, rekey,
+       resume, watch)
   2    changes pending (migrate)
   3    refused: another worker owns it, its status forbids it, or you said no
   4    there is no such session
-  5    no answer, or throttled: call again
+  5    no answer, throttled, or written by others meanwhile: call again
   64   wrong usage, or a wrong value
   130  interrupted
   141  who read the output has gone

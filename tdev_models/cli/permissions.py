@@ -38,7 +38,7 @@ def _requests(model: type[BaseModel]) -> Iterator[tuple[str, str, dict[str, Any]
     key = dict.fromkeys(names, _ID)
     yield "GetItem", "GetItem", {"Key": key}
     yield "Query", "Query", _query(names[0])
-    for name, index in model._indexes.items():
+    for name, index in model.indexes().items():
         attribute, _ = model.key_attributes(index)
         yield f"Query on {name}", "Query", {"IndexName": name, **_query(attribute.attr_name)}
     yield (

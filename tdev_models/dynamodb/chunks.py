@@ -43,8 +43,8 @@ _CODEC, _CODEC_WITH_PARTS = "zlib", "zlib-parts"
 _HEADER_BYTES = 64 * 1024
 
 # How many requests for chunks a process has under way, the pauses between their tries included. It
-# leaves threads to small requests and, where chunks are throttled, capacity to small writes. More
-# would not be faster: compression takes as long.
+# leaves connections to small requests and, where chunks are throttled, capacity to small writes.
+# More would not be faster: compression takes as long.
 AT_ONCE = 4
 _reads, _writes = Slots(AT_ONCE), Slots(AT_ONCE)
 

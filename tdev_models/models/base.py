@@ -301,6 +301,11 @@ class BaseModel(Model):
         )
 
     @classmethod
+    def indexes(cls) -> Mapping[str, Index[Any]]:
+        """Return the indexes by their names."""
+        return cls._indexes
+
+    @classmethod
     def _get_connection(cls) -> TableConnection:
         meta = cls.Meta
         return _connection(cls, meta.host, meta.region, meta.table_name)

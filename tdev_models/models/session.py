@@ -69,7 +69,7 @@ class PipelineSession(BaseModel):
         pipeline_type: SIMPLE or PRODUCTION.
         status: ACTIVE, COMPLETED, FAILED or ABANDONED.
         current_agent: at most 255 bytes.
-        progress: how many of the pipeline's agents have ended: 0..9.
+        progress: how many of the pipeline's agents have ended.
         metadata: JSON, at most 16 KB.
         failed_agent: at most 255 bytes.
         error_message: at most 4 KB.

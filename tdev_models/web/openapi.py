@@ -141,6 +141,7 @@ _FAILURES = {
     "400": "A wrong value; `field` names it.",
     "403": "The application names no user for the request.",
     "404": "There is none, or it is another user's.",
+    "409": "Others wrote the same again and again: call again.",
     "502": "The store refused it, or holds what cannot be read.",
     "503": "Throttled, or no answer, after all retries: call again.",
 }

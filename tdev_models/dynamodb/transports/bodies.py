@@ -17,7 +17,7 @@ from tdev_models.errors import TdevError, Unavailable, from_response
 # What the services send. Parameters and answers hold typed values, texts and numbers only. Others
 # are left to botocore, which knows by its model of the service what is, say, a moment in time.
 OPERATIONS: Final = frozenset(
-    {"GetItem", "PutItem", "Query", "TransactGetItems", "TransactWriteItems", "UpdateItem"}
+    {"GetItem", "Query", "TransactGetItems", "TransactWriteItems", "UpdateItem"}
 )
 
 _PARSER: Final = create_parser("json")

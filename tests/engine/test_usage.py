@@ -319,26 +319,22 @@ async def track_it() -> None:
             raise KeyError
 
 
-async def track_it_in_a_runner() -> None:
-    async def runner(resume: Resume) -> None:
-        await track_it()
-        raise KeyError
-
-    with pytest.raises(KeyError):
-        await resume_pipeline("s", runner)
-
-
-async def save_it_in_a_runner() -> None:
+def in_a_runner(give_money: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
     async def runner(_: Resume) -> None:
-        await save_it()
+        await give_money()
         raise KeyError
 
-    with pytest.raises(KeyError):
-        await resume_pipeline("s", runner)
+    async def resume() -> None:
+        with pytest.raises(KeyError):
+            await resume_pipeline("s", runner)
+
+    return resume
 
 
 @pytest.mark.parametrize(
-    "give_money", [save_it, save_it_in_a_runner, track_it, track_it_in_a_runner]
+    "give_money",
+    [save_it, in_a_runner(save_it), track_it, in_a_runner(track_it)],
+    ids=["saved", "saved in a runner", "tracked", "tracked in a runner"],
 )
 async def test_a_session_that_waits_for_money_is_not_given_up(
     strict_store: Settings, give_money: Callable[[], Awaitable[None]]

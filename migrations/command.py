@@ -53,7 +53,8 @@ kinds of --allow:
 exit codes:
     0  clean, or applied
     1  error
-    2  changes pending (plan, status; apply and backfill with --dry-run, or answered with no)
+    2  changes pending: plan, status, and apply or backfill with --dry-run or
+       answered with no
     3  refused: a change needs --allow, or is impossible
     5  still in progress: run again
    64  wrong usage

@@ -166,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
     if profile.alarms and not profile.alarm_topic:
         _say("warning", "the alarms notify nobody: set alarm_topic to an SNS topic")
     if options.expect:  # before --out, which may name the same file
-        _stop_if_changed(options.expect, as_json())
+        _stop_if_changed(options.expect, json.loads(as_json()))
     if options.out:
         options.out.write_text(as_json(), "utf-8")
     if code in (report.PENDING, report.IN_PROGRESS):
@@ -249,6 +249,9 @@ def _chosen_tables(
     if options.more and options.table:
         raise InvalidRequest("--table", "backfill takes its table without this option")
     options.table += options.more[:1]
+    for name in ("allow", "out", "expect"):
+        if options.what in ("backfill", "export") and getattr(options, name):
+            raise InvalidRequest(f"--{name}", f"is not for {options.what}")
     _check_names(options, allowed, [table.short for table in declared_tables])
     return [one for one in declared_tables if not options.table or one.short in options.table]
 
@@ -273,28 +276,33 @@ def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[st
             raise InvalidRequest("--allow", f"{name!r} is not KIND:TABLE[/INDEX]; kinds: {kinds}")
 
 
-def _stop_if_changed(file: Path, now: str) -> None:
-    """Refuse to apply another plan than the one that was written to a file."""
+def _stop_if_changed(file: Path, now: dict[str, Any]) -> None:
+    """Refuse what the plan that was written to a file has not; what is done of that may be gone."""
     try:
         then = json.loads(file.read_text("utf-8"))
-        expected, found = _essence(then), _essence(json.loads(now))
+        places = ("environment", "account", "region", "endpoint")
+        new = [f"{name} {now[name]}" for name in places if now[name] != then[name]]
+        reviewed = [key for change in then["changes"] for key in _keys(change, "+")]
+        new += [
+            change["line"]
+            for change in now["changes"]
+            if change["symbol"] != "=" and not any(key in reviewed for key in _keys(change, "+~"))
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidRequest("--expect", f"{file} holds no plan of --out: {error}") from error
-    changed = [line for key, line in found.items() if key not in expected]
-    changed += [f"no longer: {line}" for key, line in expected.items() if key not in found]
-    if changed:
-        raise Refused(f"the plan is not that of {file} any more: {'; '.join(changed)}")
+    if new:
+        raise Refused(f"not in the plan of {file}: {'; '.join(new)}")
 
 
-def _essence(plan: dict[str, Any]) -> dict[str, str]:
-    """Return what has to be the same in two plans, where and what is changed, and its line."""
-    places = [f"{name} {plan[name]}" for name in ("environment", "account", "region", "endpoint")]
-    values = ("symbol", "table", "target", "before", "after")
-    return {place: place for place in places} | {
-        json.dumps([change[value] for value in values]): change["line"]
-        for change in plan["changes"]
-        if change["symbol"] != "="
-    }
+def _keys(change: dict[str, Any], by_result: str) -> Iterator[list[Any]]:
+    """Yield what tells a change from others: with these symbols also what it makes.
+
+    So a run finds what an earlier one has half made in the plan that makes it.
+    """
+    made = [change[value] for value in ("table", "target", "after")]
+    yield [change["symbol"], change["before"], *made]
+    if change["symbol"] in by_result:
+        yield made
 
 
 def _say_errors(planned: list[Planned], refusals: bool) -> None:
@@ -399,7 +407,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         help="check everything, every row too; change nothing",
     )
     apply.add_argument(
-        "--expect", type=Path, metavar="FILE", help="refuse any other plan than that of --out"
+        "--expect", type=Path, metavar="FILE", help="refuse what the plan of --out has not"
     )
     return parser
 

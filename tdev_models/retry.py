@@ -53,6 +53,9 @@ AGENT_FIRST_PAUSE_SECONDS: Final[Mapping[type[Exception], float | None]] = {
 }
 AGENT_LONGEST_PAUSE_SECONDS: Final = 60.0
 
+# A write without a lease is tried so often while others write the same in between.
+CONTENDED_TRIES: Final = 20
+
 # Budgets in seconds. Those of other requests are the settings `retry_seconds` and, for writes of a
 # session's owner, `owner_retry_seconds`. These two begin anew with each chunk that is stored, or
 # read: at 5 write units a second 2 MB of chunks take 7 minutes.
@@ -126,6 +129,16 @@ async def retry(
             if pause is None:
                 raise
         await sleep(pause)
+
+
+async def step_aside(attempt: int, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Wait before a contended write is tried, so that of many at once each has its turn.
+
+    Every second try goes at once: the one before it, which was refused, shows what is stored now.
+    """
+    if attempt and attempt % 2 == 0:
+        limit = FIRST_PAUSE_SECONDS[Conflict] * 2 ** (attempt // 2)
+        await sleep(DICE.uniform(0, min(LONGEST_PAUSE_SECONDS, limit)))
 
 
 async def wait_until(

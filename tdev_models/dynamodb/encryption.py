@@ -199,7 +199,7 @@ def listed_result(kind: type[R], item: BaseModel) -> R:
         for name in encrypted_names(type(item))
         if f"{name}{SUFFIX}" in item.attribute_values
     }
-    return kind.of({**item.attribute_values, **hidden})
+    return kind.of({**item.attribute_values, **hidden} if hidden else item.attribute_values)
 
 
 @cache

@@ -23,10 +23,9 @@ from tdev_models.dynamodb.expressions import set_to
 from tdev_models.dynamodb.table import Table
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import PipelineSession, UserProject
+from tdev_models.retry import CONTENDED_TRIES, step_aside
 
 M = TypeVar("M", PipelineSession, UserProject)
-
-_TRIES = 10
 
 
 async def save_once(
@@ -45,12 +44,14 @@ async def save_once(
         Conflict: others saved the item again and again.
     """
     model = table.model
-    token, moment = uuid.uuid4().hex[:16], client.now()
+    token, moment = uuid.uuid4().hex[:16], 0.0
     tokens: list[Action] = [
         model.former_token.set(model.write_token | "NONE"),
         set_to(model.write_token, token),
     ]
-    for _ in range(_TRIES):
+    for attempt in range(CONTENDED_TRIES):
+        await step_aside(attempt, client.sleep)
+        moment = max(moment, client.now())
         newer: Condition = model.saved_at.does_not_exist() | (model.saved_at < moment)
         try:
             return await table.update(
@@ -64,5 +65,7 @@ async def save_once(
                 return stored
             if stored is None or (stored.saved_at or 0) < moment:
                 raise
-            moment = max(client.now(), round(stored.saved_at + 1e-6, 6))
-    raise Conflict(f"{' '.join(key)}: others saved it {_TRIES} times in between; call again")
+            moment = round(stored.saved_at + 1e-6, 6)
+    raise Conflict(
+        f"{' '.join(key)}: others saved it {CONTENDED_TRIES} times in between; call again"
+    )

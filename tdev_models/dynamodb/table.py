@@ -169,16 +169,22 @@ class Table(Generic[M]):
 
         None stands for any partition.
         """
-        partition, _ = self.model.key_attributes(index)
-        keys = [*self.model.key_attributes(), *(self.model.key_attributes(index) if index else ())]
-        shape = {
-            key.attr_name: partial(_is_key, kind=key.attr_type) for key in keys if key is not None
-        }
-        if hash_key is not None:
-            shape[partition.attr_name] = partial(
-                operator.eq, {partition.attr_type: partition.serialize(hash_key)}
-            )
-        return lambda value: cursors.has_shape(value, shape)
+
+        def is_start(value: Any) -> bool:  # most calls come without a cursor
+            partition, sort = self.model.key_attributes(index)
+            keys = [*self.model.key_attributes(), partition, sort]
+            shape = {
+                key.attr_name: partial(_is_key, kind=key.attr_type)
+                for key in keys
+                if key is not None
+            }
+            if hash_key is not None:
+                shape[partition.attr_name] = partial(
+                    operator.eq, {partition.attr_type: partition.serialize(hash_key)}
+                )
+            return cursors.has_shape(value, shape)
+
+        return is_start
 
     def live(self, item: Mapping[str, Any] | None, unreadable: list[str] | None = None) -> M | None:
         """Return the model of an item that was read, or None if it is missing or expired."""

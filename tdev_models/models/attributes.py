@@ -137,7 +137,7 @@ class NumberAttribute(Declared, Attribute[float]):
             PayloadDamaged: no call of this package could write it, or back what comes of it.
         """
         found = _number_of(value)
-        if SMALLEST <= found <= LARGEST:
+        if SMALLEST <= found <= LARGEST or found == 0:
             return found
         try:
             number(self.attr_name, found)

@@ -17,12 +17,12 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import AgentExecution, PipelineSession
+from tdev_models.retry import CONTENDED_TRIES, step_aside
 from tdev_models.services.execution_states import seen_condition
 from tdev_models.services.progress import Work, work_so_far
 from tdev_models.workers.lease import Lease, lease_lost_error
 from tdev_models.workers.leased_writes import write_lock
 
-_TRIES = 10
 _AT_ONCE = 50  # a transaction has at most 100 parts, and 4 MB
 
 
@@ -37,7 +37,8 @@ async def adopted(
         LeaseLost: the session was taken over meanwhile.
         Conflict: others wrote its executions again and again.
     """
-    for _ in range(_TRIES):
+    for attempt in range(CONTENDED_TRIES):
+        await step_aside(attempt, client.sleep)
         work = await work_so_far(client, seen, from_agent)
         unfenced = [run for run in work[0].executions.values() if run.fence is None]
         # What came since the claim was planned may have begun before all else that it outdates.
@@ -45,7 +46,9 @@ async def adopted(
         if await _adopt(client, lease, unfenced, replace_fields(PipelineSession, again)):
             lease.adopts = False
             return work
-    raise Conflict(f"session {lease.session_id}: others wrote its executions {_TRIES} times")
+    raise Conflict(
+        f"session {lease.session_id}: others wrote its executions {CONTENDED_TRIES} times"
+    )
 
 
 async def _adopt(

@@ -11,6 +11,7 @@ from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
+from tdev_models.retry import CONTENDED_TRIES, step_aside
 from tdev_models.services.execution_states import (
     FORMS,
     actions_of,
@@ -24,8 +25,6 @@ from tdev_models.services.payloads import stored_forms
 from tdev_models.services.usage import NOTHING, Usage
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import execution_after_end, leased_execution
-
-_TRIES = 10
 
 
 async def write_execution(
@@ -71,7 +70,8 @@ async def write_execution(
     kms_seconds = _kms_seconds(client, lease, retry_seconds)
     values = await stored_forms(client, execution_id, agent_name, values, seen, lease, kms_seconds)
     fence = lease.fence if lease else None
-    for _ in range(_TRIES):
+    for attempt in range(CONTENDED_TRIES):
+        await step_aside(attempt, client.sleep)
         change = change_of(seen, execution_id, values, fence, at or client.now(), token)
         actions = [*actions_of(seen, change), *usage.added_to_execution()]
         condition = seen_condition(seen)
@@ -121,7 +121,7 @@ async def write_execution(
             variant=values.get("variant") or getattr(seen, "variant", None),
         )
         return written
-    raise Conflict(f"execution {execution_id}: others wrote it {_TRIES} times in between")
+    raise Conflict(f"execution {execution_id}: others wrote it {CONTENDED_TRIES} times in between")
 
 
 def _kms_seconds(client: Client, lease: Lease | None, retry_seconds: float | None) -> float | None:

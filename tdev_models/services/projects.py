@@ -23,13 +23,13 @@ from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFou
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
 from tdev_models.results import Page, Project
+from tdev_models.retry import CONTENDED_TRIES, step_aside
 
 RULES = UserProject.rules()
 _DOWNLOAD_ID = validation.key(128)
 
 # The last 100 ids at least: at 150 they are cut to the last 100, so one call in 50 pays for it.
 _IDS_KEPT, _IDS_MOST = 100, 150
-_TRIES = 10
 
 
 async def save_user_project(
@@ -149,7 +149,8 @@ async def record_download(
     new = UserProject.download_ids.does_not_exist() | ~UserProject.download_ids.contains(chosen)
     seen: UserProject | None = None
     tried: set[float] = set()
-    for _ in range(_TRIES):
+    for attempt in range(CONTENDED_TRIES):
+        await step_aside(attempt, client.sleep)
         now = client.now()
         tried.add(now)
         actions = [
@@ -182,7 +183,7 @@ async def record_download(
         else:
             project_downloaded(client)
             return await decrypted_result(client, Project, project)
-    raise Conflict(f"project {project_id}: others wrote it {_TRIES} times in between")
+    raise Conflict(f"project {project_id}: others wrote it {CONTENDED_TRIES} times in between")
 
 
 def _key(user_id: str, project_id: str) -> tuple[str, str]:

@@ -32,6 +32,7 @@ from tdev_models.errors import ConditionFailed, ConfigurationError, Conflict
 from tdev_models.models import AgentExecution, BaseModel, PipelineSession, UserProject
 from tdev_models.models.execution import attempt_key
 from tdev_models.results import ExecutionStatus
+from tdev_models.retry import CONTENDED_TRIES, step_aside
 from tdev_models.security.fields import ENVELOPES, SUFFIX, is_current, key_of
 from tdev_models.services.failed_attempts import attempt_of_earlier_release
 from tdev_models.settings import ENCRYPTED_FIELDS, Settings
@@ -40,7 +41,6 @@ MODELS: tuple[type[BaseModel], ...] = (PipelineSession, AgentExecution, UserProj
 """The tables that hold what is encrypted."""
 
 Row = Mapping[str, Mapping[str, Any]]
-_TRIES = 10
 _FIRST = "#00000"  # ends the sort key of a payload's first chunk
 
 
@@ -76,7 +76,8 @@ class Reencryption:
             PayloadDamaged, AccessDenied, ConfigurationError: it cannot be read; nothing changed.
         """
         table = self._table(model)
-        for _ in range(_TRIES):
+        for attempt in range(CONTENDED_TRIES):
+            await step_aside(attempt, self._client.sleep)
             item = table.load(row)
             if row is None or item is None:
                 return False  # it was deleted meanwhile
@@ -101,7 +102,7 @@ class Reencryption:
                 row = refused.item
             else:
                 return True
-        raise Conflict(f"a row of {table.name}: others wrote it {_TRIES} times in between")
+        raise Conflict(f"a row of {table.name}: others wrote it {CONTENDED_TRIES} times in between")
 
     async def delete_old_chunks(self, row: Row) -> int:
         """Delete the chunks of a payload that begins with this row and is to be under the key.

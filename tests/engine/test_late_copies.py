@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from tdev_models import (
     Settings,
     abandon_session,
     aws,
+    get_agent_executions,
     get_failed_executions,
     get_pipeline_session,
     record_download,
@@ -219,6 +220,21 @@ async def test_saves_at_once_are_all_made(strict_store: Settings) -> None:
     )
     session = await get_pipeline_session("s")
     assert [session[name] for name in names] == [*names]
+
+
+async def test_many_writers_of_one_item_at_once_each_have_their_turn(
+    strict_store: Settings,
+) -> None:
+    def run(number: int) -> Awaitable[object]:
+        values = {"status": "RUNNING", "variant": f"v{number}"}
+        return update_agent_execution(values, execution_id="s-parser", project_id="s")
+
+    await asyncio.gather(
+        *(run(number) for number in range(60)),
+        *(save_pipeline_session({"progress": 1}, session_id="s") for _ in range(400)),
+    )
+    (execution,) = await get_agent_executions("s")
+    assert (execution.status, (execution.variant or "")[0]) == ("RUNNING", "v")
 
 
 async def test_a_leased_save_goes_past_what_the_claim_wrote_elsewhere(store: Settings) -> None:

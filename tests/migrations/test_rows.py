@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tdev_models.migrations.declared import Table
 from tdev_models.migrations.plan import Refused, plan
 from tdev_models.settings import Settings
 from tests.migrations.runs import apply, declare, model, prod, run
-from tests.migrations.strict import StrictAws, _error
+from tests.migrations.strict import Killed, StrictAws, _error
 
 MEGABYTE = 1 << 20
 UNITS: dict[str, Any] = {"billing": "provisioned", "read_units": 5}
@@ -292,14 +293,31 @@ def test_another_plan_than_the_reviewed_one_is_not_applied(
     assert prod("plan", environment, *only, "--out", file) == 2
     assert prod("apply", environment, *only, "--expect", file, "--set", "backup_days=7") == 3
     refused = capsys.readouterr().err.splitlines()[-1]
-    assert refused.endswith(
-        "any more: + metrics  pitr: 7 days; no longer: + metrics  pitr: 35 days"
-    )
+    assert refused.endswith(f"not in the plan of {file}: + metrics  pitr: 7 days")
     both = ("--expect", file, "--out", file)
     assert prod("apply", environment, *only, *both, "--set", "backup_days=7") == 3
+    assert prod("apply", "tother", *only, "--expect", file) == 3
     assert aws.mutations == []
     assert prod("apply", environment, *only, "--expect", file) == 0
-    assert prod("apply", environment, *only, "--expect", file) == 3
+    assert prod("apply", environment, *only, "--expect", file) == 0
     for text in ("", "[]", '{"changes": 1}'):
         Path(file).write_text(text)
         assert prod("apply", environment, *only, "--expect", file) == 64
+
+
+def test_a_run_that_was_killed_goes_on_with_the_reviewed_plan(
+    aws: StrictAws, environment: str, tmp_path: Path
+) -> None:
+    chosen, ended = ("--table", "user-projects", "--expect", str(tmp_path / "plan.json")), False
+    for number in range(1, 40):
+        aws.reset()
+        assert prod("plan", environment, *chosen[:2], "--out", chosen[-1]) == 2
+        aws.kill_at = (number, "after")
+        with suppress(Killed):
+            ended = prod("apply", environment, *chosen) == 0
+        aws.kill_at = None
+        assert prod("apply", environment, *chosen) == 0, number
+        if ended:
+            break
+    assert ended
+    assert number > 10

@@ -96,7 +96,8 @@ class Run:
             Refused: a change is destructive and not allowed by name, or impossible.
             InProgress: the time is over, or DynamoDB accepts a change only later.
             AccessDenied: with the action and the resource.
-            TdevError: a call failed, or another run sets a property to another value.
+            TdevError: a call failed, or another run sets a property to another value; notes have
+                what failed of other tables.
         """
         self.check_rows(planned)
         refused = []
@@ -111,6 +112,8 @@ class Run:
         failed = _together([(each.table.name, each.converge()) for each in runs])
         final = [error for error in failed if not isinstance(error, InProgress)]
         if final:
+            for other in final[1:]:
+                final[0].add_note(str(other))
             raise final[0]
         if failed:
             raise InProgress("; ".join(map(str, failed)))

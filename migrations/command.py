@@ -96,9 +96,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
             InProgress: report.IN_PROGRESS,
         }
         code = codes.get(type(error), report.ERROR)
-        _say("error", str(error))
+        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        _say("error", text)
         if options.json:
-            sys.stdout.write(json.dumps({"error": str(error), "exit_code": code}, indent=2) + "\n")
+            sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
         return code
 
 

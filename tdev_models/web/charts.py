@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import NamedTuple
 
 from tdev_models.results import MetricRow, SessionCounts
@@ -12,6 +13,7 @@ from tdev_models.views.moments import duration
 
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 _MOST_TICKS = 6
+_APART = 16  # per cent, of marks below a line
 _PAUSE, _LEAST = 2.5, 0.6  # per cent
 
 
@@ -84,16 +86,17 @@ class Column(NamedTuple):
 
 
 def columns(counts: Sequence[SessionCounts], parts: Sequence[str]) -> list[Column]:
-    """Return groups of sessions as columns, the highest as high as the drawing."""
+    """Return days of sessions as columns, each at its time, the highest as high as the drawing."""
     most = max((sum(one[part] for part in parts) for one in counts), default=0) or 1
-    wide, drawn = 100 / max(1, len(counts)), []
-    for number, one in enumerate(counts):
+    days = [date.fromisoformat(one.group).toordinal() for one in counts]
+    wide, drawn = 100 / (days[-1] - days[0] + 1) if days else 100, []
+    for day, one in zip(days, counts, strict=True):
         y, stack = 100.0, []
         for part in parts:
             height = 100 * one[part] / most
             y -= height
             stack.append((part, round(y, 3), round(height, 3), one[part]))
-        x, width = round(number * wide + wide * 0.12, 3), round(wide * 0.76, 3)
+        x, width = round((day - days[0] + 0.12) * wide, 3), round(wide * 0.76, 3)
         drawn.append(Column(one.group, x, width, stack))
     return drawn
 
@@ -107,23 +110,26 @@ class Lines(NamedTuple):
 
 
 def lines(rows: Sequence[MetricRow], percentiles: Iterable[float]) -> Lines:
-    """Return the percentiles of a metric, in seconds, by hour or day."""
+    """Return the percentiles of a metric, in seconds, by hour or day, each at its time."""
     found = {f"p{one:g}": [row.percentiles[one] for row in rows] for one in percentiles}
     most = max((value for line in found.values() for value in line), default=0.0)
     if most <= 0:
         return Lines({}, (), ())
     step = _round(most / 4)
     high = step * math.ceil(most / step)
-    wide = 100 / max(1, len(rows) - 1)
-    xs = [round(number * wide, 3) if len(rows) > 1 else 50.0 for number in range(len(rows))]
-    every = max(1, math.ceil(len(rows) / 6))
-    labels = [_when(row) for row in rows]
+    hours = [_hour(row) for row in rows]
+    span = hours[-1] - hours[0]
+    xs = [round(100 * (hour - hours[0]) / span, 3) if span else 50.0 for hour in hours]
+    marks: list[Tick] = []
+    for x, row in zip(xs, rows, strict=True):
+        if not marks or x - marks[-1].place >= _APART:
+            marks.append(Tick(x, _when(row)))
     return Lines(
         {
             name: [(x, _height(value, high)) for x, value in zip(xs, line, strict=True)]
             for name, line in found.items()
         },
-        [Tick(x, label) for x, label in zip(xs[::every], labels[::every], strict=True)],
+        marks,
         [
             Tick(_height(number * step, high), f"{number * step:.4g} s")
             for number in range(round(high / step) + 1)
@@ -139,6 +145,10 @@ def _round(size: float) -> float:
     """Return the next of 1, 2, 5, 10, 20, ... that is not below a size."""
     unit: float = 10 ** math.floor(math.log10(size))
     return next(unit * one for one in (1, 2, 5, 10) if unit * one >= size)
+
+
+def _hour(row: MetricRow) -> int:
+    return date.fromisoformat(row.day or "").toordinal() * 24 + (row.hour or 0)
 
 
 def _when(row: MetricRow) -> str:

@@ -263,3 +263,13 @@ def test_a_part_that_may_not_be_read_is_unknown_and_never_absent(
         assert f":{operation} on " in shown.err
         assert prod("apply", like_prod, "--table=metrics") == 1
         assert aws.mutations == []
+
+
+def test_what_failed_of_each_table_is_said(
+    aws: StrictAws, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws.denied = {"PutMetricAlarm"}
+    assert prod("apply", environment, "--table=metrics", "--table=user-projects") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{environment}-metrics" in said
+    assert f"{environment}-user-projects" in said

@@ -140,10 +140,11 @@ async def check_encryption(client: Client, model: type[BaseModel]) -> None:
 
 def is_plain(client: Client, item: BaseModel, name: str) -> bool:
     """Return whether a field, if it is set, stands in the item in clear, as it may."""
-    if getattr(item, f"{name}{SUFFIX}") is not None:
+    stored, settings = item.attribute_values.get, client.settings
+    if stored(f"{name}{SUFFIX}") is not None:
         return False
-    refused = client.settings.kms_strict and encrypts(client.settings, ENVELOPES.get(name, name))
-    return not (refused and getattr(item, name) is not None)
+    refused = settings.kms_strict and encrypts(settings, ENVELOPES.get(name, name))
+    return not refused or stored(name) is None
 
 
 async def read_field(client: Client, item: BaseModel, name: str) -> Any:

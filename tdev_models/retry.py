@@ -3,7 +3,7 @@
 An error that is not in `FIRST_PAUSE_SECONDS`, or has no pause there, is never tried again. The
 pause doubles with each try, up to `LONGEST_PAUSE_SECONDS`, and is drawn at random between nothing
 and that (full jitter). It ends when a budget is spent: a number of seconds. Only agents that run as
-a call are tried a number of times, which their callers give.
+a call, and writes that others' writes come in the way of, are tried a number of times.
 """
 
 from __future__ import annotations

@@ -276,8 +276,10 @@ def found_with(mutant: Mutant, histories: int, rule: str = "") -> str | None:
         )
     if done.returncode == 0:
         return None
-    lines = [line for line in done.stdout.splitlines() if line.startswith("seed")]
-    return lines[0] if lines else f"an error: {done.stderr.strip().splitlines()[-1]}"
+    found = next((line for line in done.stdout.splitlines() if line.startswith("seed")), None)
+    if found is None:
+        sys.exit(f"{mutant.name}: no rule was broken, the simulation failed\n{done.stderr}")
+    return found
 
 
 def main(words: list[str], histories: int) -> int:

@@ -52,5 +52,4 @@ def test_each_rule_finds_the_bug_that_it_is_there_for(rule: str) -> None:
     bug = next(bug for bug in bugs.BUGS if bug.rule == rule)
     found = bugs.found_with(bug.mutant(), 2000, rule)
     assert found is not None, bug.name
-    assert found.startswith("seed"), found
     assert rule in found

@@ -23,8 +23,8 @@ USAGE, INTERRUPTED, NO_READER = 64, 130, 141
 TEXT = """\
 exit codes:
   0    done
-  1    an error; or what was looked at or done is not well (doctor, demo, local, recover, rekey,
-       resume, watch)
+  1    an error; or what was looked at or done is not well (doctor,
+       demo, local, recover, rekey, resume, watch)
   2    changes pending (migrate)
   3    refused: another worker owns it, its status forbids it, or you said no
   4    there is no such session

@@ -15,8 +15,9 @@ from tdev_models.cli.parser import Parser, add_json, add_store
 DESCRIPTION = """\
 The memory of the T-Developer pipeline: see every run, act on it.
 
-TDEV_ENV names the tables; AWS_REGION, AWS_PROFILE and the like say which account. 'tdev config'
-shows what is set, 'tdev doctor' what is wrong. NO_COLOR turns colours off, COLUMNS sets the width.
+TDEV_ENV names the tables; AWS_REGION, AWS_PROFILE and the like say which
+account. 'tdev config' shows what is set, 'tdev doctor' what is wrong. NO_COLOR
+turns colours off, COLUMNS sets the width.
 """
 
 

@@ -60,13 +60,15 @@ def test_a_cursor_is_never_taken_for_an_option() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_names_every_command_and_exit_code(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_help_names_every_command_and_exit_code_in_80_columns(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert [name for name in (*COMMANDS, *FORWARDED) if f"\n    {name}" not in printed] == []
     assert codes.TEXT in printed
+    assert [line for line in printed.splitlines() if len(line) > 80] == []
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,10 +78,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_each_command_has_an_example_that_parses(
-    name: str, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([name, "--help"]) == 0
     printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if len(line) > 80] == []
     command = COMMANDS[name]
     assert f"example:\n  {command.example}\n" in printed
     assert "--json" in printed or name == "completion"

@@ -355,6 +355,18 @@ def test_watch_knows_which_sessions_have_left_though_it_shows_few(
     assert watched.code == 130
 
 
+def test_watch_writes_each_change_in_one_line_however_long(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    sync.save_pipeline_session(session_id="s" * 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", interrupt)
+        assert f"began {'s' * 100}\n" in tdev("watch").out
+
+
 def test_watch_writes_whole_lines_of_json_to_a_terminal_too(
     strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ class Transport(Protocol):
 _VARIABLES = {
     "environment": "TDEV_ENV",
     "prefix": "TDEV_TABLE_PREFIX",
+    "region": "AWS_REGION or AWS_DEFAULT_REGION",
     "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
 }
 _LONGEST = 1e9  # seconds or days

@@ -159,6 +159,12 @@ def test_a_variable_that_is_no_number_names_itself() -> None:
         Settings.from_env({"TDEV_LEASE_SECONDS": "soon"})
 
 
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_wrong_region_names_the_variables_that_are_read(variable: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"\(AWS_REGION or AWS_DEFAULT_REGION\)$"):
+        Settings.from_env({variable: "us east"})
+
+
 def test_use_overrides_configure_which_overrides_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
+import orjson
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
@@ -217,8 +218,15 @@ def _check_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
     body, checksum = response_dict["body"], response_dict["headers"].get("x-amz-crc32")
     if checksum is not None and checksum != str(zlib.crc32(body)):
         raise HTTPClientError(error="the answer does not match its checksum")
-    if response_dict["status_code"] == 200 and not body.startswith(b"{"):
+    if response_dict["status_code"] < 300 and not _is_object(body):
         raise HTTPClientError(error="the answer is not the JSON of DynamoDB")
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except ValueError:
+        return False
 
 
 def refuse_clear_text(url: str, settings: Settings) -> None:

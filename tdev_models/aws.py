@@ -87,7 +87,7 @@ def tables_of(request: Mapping[str, Any]) -> str:
 def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     """Return the error that a failure of a request to these tables means."""
     if isinstance(error, ClientError):
-        return from_response(error.response, tables)
+        return from_response(_answered(error).response, tables)
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
     if isinstance(error, NoCredentialsError):
@@ -101,6 +101,11 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     if isinstance(error, _WITHOUT_ANSWER):
         return Unavailable(text)
     return ConfigurationError(text[:1000])  # it may hold a setting, however long
+
+
+def _answered(error: ClientError) -> ClientError:
+    """Return the error as AWS gave it: PynamoDB's own, raised from it, lacks status and reasons."""
+    return error.__cause__ if isinstance(error.__cause__, ClientError) else error
 
 
 @contextmanager
@@ -297,21 +302,29 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def sending() -> Iterator[None]:
-    """Send quietly, and let what says nothing of AWS's own answer be Unavailable.
-
-    That is what botocore raises besides its own errors, and credentials that it cannot renew.
-    """
+def renewing() -> Iterator[None]:
+    """Send quietly, and let credentials that botocore cannot renew be Unavailable."""
     try:
         with quiet():
             yield
     except _OF_RENEWAL as error:
         raise Unavailable(without_user(str(error))[:1000]) from error  # a program's, however long
     except ClientError as error:
-        if error.operation_name.startswith(_GIVING_CREDENTIALS):
+        if _answered(error).operation_name.startswith(_GIVING_CREDENTIALS):
             raise Unavailable(f"the credentials cannot be renewed: {error}") from error
         raise
-    except (TdevError, BotoCoreError):
+
+
+@contextmanager
+def sending() -> Iterator[None]:
+    """Send quietly, and let what says nothing of AWS's own answer be Unavailable.
+
+    That is what botocore raises besides its own errors, and credentials that it cannot renew.
+    """
+    try:
+        with renewing():
+            yield
+    except (TdevError, BotoCoreError, ClientError):
         raise
     except Exception as error:  # of credentials, or of an answer that is none of AWS's
         raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error

@@ -24,7 +24,7 @@ from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
-from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest
+from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest, Unavailable
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
@@ -103,6 +103,7 @@ class BaseModel(Model):
             DoesNotExist: the item was deleted meanwhile; nothing was written.
             pynamodb.exceptions.UpdateError: the condition was not met (or, where there is one, the
                 item was deleted), or the request failed.
+            Unavailable: the AWS credentials could not be renewed.
         """
         self._check_place()
         changes, is_stored = self._changes(), self._place is not None
@@ -336,10 +337,10 @@ class _OrmConnection(Connection):
         backoff = Backoff(settings.current().retry_seconds)
         while True:
             try:
-                with aws.quiet():
+                with aws.renewing():  # a value of a wrong type is the caller's error
                     return self._make_api_call(operation_name, operation_kwargs)
-            except BOTOCORE_EXCEPTIONS as error:
-                meaning = aws.error_of(error)
+            except (Unavailable, *BOTOCORE_EXCEPTIONS) as error:
+                meaning = error if isinstance(error, Unavailable) else aws.error_of(error)
                 if isinstance(error, BotoCoreError) and isinstance(meaning, ConfigurationError):
                     raise meaning from error  # nothing was sent, and the remedy is in its text
                 pause = backoff.pause_after(meaning)

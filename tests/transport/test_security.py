@@ -449,6 +449,11 @@ async def test_credentials_that_cannot_be_renewed_are_tried_again(
             drive(blocking("GetItem", GET))
         count.write_text("0")  # whoever gives them out is there again
         await awaited("GetItem", GET)
+        with settings.use(chosen, retry_seconds=0):
+            PipelineSession("s").save()
+            count.write_text("99")
+            with pytest.raises(Unavailable, match="no more credentials"):
+                PipelineSession("s").save()
 
 
 @_TRANSPORTS
@@ -559,3 +564,8 @@ async def test_a_role_that_cannot_be_renewed_is_tried_again(
             drive(blocking("GetItem", GET))
         sts.refuses = ""
         await awaited("GetItem", GET)
+        with settings.use(chosen, retry_seconds=0):
+            PipelineSession("s").save()
+            sts.refuses = code
+            with pytest.raises(Unavailable, match="said STS"):
+                PipelineSession("s").save()

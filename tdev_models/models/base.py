@@ -19,7 +19,7 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.operand import Value
-from pynamodb.expressions.update import Action, SetAction
+from pynamodb.expressions.update import Action, RemoveAction, SetAction
 from pynamodb.indexes import Index
 from pynamodb.models import Model
 
@@ -139,6 +139,29 @@ class BaseModel(Model):
         self._place = self._table()
         return response
 
+    def update(
+        self,
+        actions: list[Action],
+        condition: Condition | None = None,
+        *,
+        add_version_condition: bool = True,
+    ) -> Any:
+        """Change the item by actions, or make it, and take over what is stored then.
+
+        Raises:
+            InvalidRequest: as `save()`.
+            pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
+        """
+        self._check_actions(actions)
+        return super().update(actions, condition, add_version_condition=add_version_condition)
+
+    def get_update_kwargs_from_instance(
+        self, actions: list[Action], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return what `TransactWrite.update` sends; it raises as `update` does."""
+        self._check_actions(actions)
+        return super().get_update_kwargs_from_instance(actions, *args, **kwargs)
+
     def delete(
         self, condition: Condition | None = None, *, add_version_condition: bool = True
     ) -> Any:
@@ -225,6 +248,12 @@ class BaseModel(Model):
                 f"{self._table()[-1]}; make a new instance to store it there, too",
             )
 
+    def _check_actions(self, actions: list[Action]) -> None:
+        self._check_place()
+        for action in actions:
+            if not isinstance(action, RemoveAction):
+                _check_clear(str(action.values[0].path[0]), "update()")  # type: ignore[attr-defined]
+
     def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
         changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
         for name, attribute in self.get_attributes().items():
@@ -240,10 +269,8 @@ class BaseModel(Model):
                     raise InvalidRequest(
                         name, "is stored in chunks, beside which save() would be unseen; use a call"
                     )
-                if after is not None and encrypts(settings.current(), name):
-                    raise InvalidRequest(
-                        name, "is encrypted, and save() would store it in clear; use a call for it"
-                    )
+                if after is not None:
+                    _check_clear(name, "save()")
                 raw = None if after is None else self._serialize_value(attribute, after)
                 changes.append((attribute, raw))
         return changes
@@ -310,6 +337,14 @@ class BaseModel(Model):
     def _get_connection(cls) -> TableConnection:
         meta = cls.Meta
         return _connection(cls, meta.host, meta.region, meta.table_name)
+
+
+def _check_clear(name: str, write: str) -> None:
+    """Raise InvalidRequest if an attribute is to be encrypted, which the ORM does not do."""
+    if encrypts(settings.current(), ENVELOPES.get(name, name)):
+        raise InvalidRequest(
+            name, f"is encrypted, and {write} would store it in clear; use a call for it"
+        )
 
 
 def operand(raw: Mapping[str, Any]) -> Value:

@@ -252,7 +252,8 @@ def test_an_instance_belongs_to_its_environment(store: Settings, read: bool) -> 
         session = next(PipelineSession.scan())
     with settings.use(other):
         session.project_name = "second"
-        for write in (session.save, session.delete):
+        actions: list[Action] = [PipelineSession.project_name.set("second")]
+        for write in (session.save, session.delete, lambda: session.update(actions)):
             with pytest.raises(InvalidRequest, match=r"is of the table .*; make a new instance"):
                 write()
         assert raw.everything(other, "pipeline-sessions") == []

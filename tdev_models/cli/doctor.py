@@ -170,12 +170,15 @@ def _endpoint(chosen: Settings) -> Finding:
 
 
 def _clock(chosen: Settings) -> Finding:
-    metadata, seconds = _answer(chosen)
-    date = metadata["HTTPHeaders"].get("date")
-    if date is None:
+    try:
+        metadata, seconds = _answer(chosen)
+        date = parsedate_to_datetime(metadata["HTTPHeaders"].get("date", "")).timestamp()
+    except TdevError as error:
+        return Finding("clock", UNKNOWN, f"no answer: {error}")
+    except ValueError:
         return Finding("clock", UNKNOWN, "the endpoint does not tell the time")
     # Headers tell whole seconds, some time within the request.
-    skew = time.time() - seconds / 2 - parsedate_to_datetime(date).timestamp() - 0.5
+    skew = time.time() - seconds / 2 - date - 0.5
     found = f"{skew:+.1f} s against the endpoint, to a second"
     if abs(skew) <= _MOST_SKEW_SECONDS:
         return Finding("clock", OK, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from tdev_models.cli import doctor, main
 from tdev_models.errors import AccessDenied
 from tdev_models.migrations.apply import apply_all
 from tests.cli.conftest import Tdev
+from tests.transport.wire import wired
 
 
 @pytest.fixture
@@ -132,6 +134,25 @@ def test_a_clock_that_is_off_is_wrong(
     assert clock.state == "wrong"
     assert clock.found.startswith(("+59", "+60"))
     assert "synchronise" in clock.remedy
+
+
+@pytest.mark.parametrize(
+    ("answers_third", "found"),
+    [(False, "no answer: "), (True, "the endpoint does not tell the time")],
+    ids=["no answer", "no date"],
+)
+def test_a_clock_that_cannot_be_read_hides_nothing_else(answers_third: bool, found: str) -> None:
+    text = b'{"__type": "ResourceNotFoundException", "message": "no table"}'
+    head = b"HTTP/1.1 400 Bad Request\r\nDate: yesterday\r\nContent-Length: %d\r\n\r\n" % len(text)
+    numbers = itertools.count(1)
+    with wired() as wire:
+        # The first two requests ask for the endpoint, the third for its clock.
+        wire.answer = lambda _: b"" if next(numbers) == 3 and not answers_third else head + text
+        with settings.use(wire.settings()):
+            findings = {one.check: one for one in doctor.findings()}
+    assert findings["clock"].state == "unknown"
+    assert findings["clock"].found.startswith(found)
+    assert findings["table metrics"].found == "does not exist"
 
 
 @pytest.fixture

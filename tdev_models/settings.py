@@ -70,6 +70,7 @@ _SWITCHES = (
     *("allow_http", "automatic_metrics", "cancel_when_out_of_touch"),
     *("tracebacks", "kms_strict"),
 )
+_TEXTS = ("environment", "region", "endpoint", "prefix", "release", "kms_key", "json_nan")
 _LISTS = ("agents", "kms_fields", "kms_former_keys")
 
 ENCRYPTED_FIELDS = (
@@ -169,6 +170,10 @@ class Settings:
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
+        for field in _TEXTS:
+            if isinstance(value := getattr(self, field), str):
+                # Of an Enum that is a str, too, the value: names of tables are made of it.
+                object.__setattr__(self, field, str.__str__(value))
         if self.environment == "production":
             object.__setattr__(self, "environment", "prod")
         for field in _SECONDS_ABOVE_0:
@@ -220,7 +225,7 @@ class Settings:
             texts = _members(value)
             if texts is None or not all(isinstance(one, str) for one in texts):
                 raise InvalidRequest(field, f"must be a list of texts, not {shown(value)}")
-            object.__setattr__(self, field, texts)
+            object.__setattr__(self, field, tuple(map(str.__str__, texts)))
         for field, keys in (
             ("kms_key", () if self.kms_key is None else (self.kms_key,)),
             ("kms_former_keys", self.kms_former_keys),

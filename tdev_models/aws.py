@@ -202,17 +202,21 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     )
     refuse_clear_text(client.meta.endpoint_url, settings)
     certificates(session)
-    credentials.get_frozen_credentials()  # fetches them; nothing of it may travel in clear
+    frozen(credentials)  # fetches them; nothing of it may travel in clear
     _hold_tls_floor(client._endpoint.http_session)
     # Rules of the user's own, and the discovery of endpoints, decide with each request.
     client.meta.events.register_first(
         "before-send", lambda request, **_: refuse_clear_text(request.url, settings)
     )
     client.meta.events.register("before-parse.dynamodb", _check_answer)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("botocore."):
-            logging.getLogger(name).addFilter(_without_payloads)
+    _keep_quiet()  # what was loaded for it, too
     return client
+
+
+def frozen(credentials: Any) -> Any:
+    """Return credentials as they are now, new ones where needed; it may block for seconds."""
+    with quiet():
+        return credentials.get_frozen_credentials()
 
 
 def _check_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
@@ -294,11 +298,11 @@ def _hold_tls_floor(http_session: Any) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep botocore, in this thread, from printing whole requests and responses at DEBUG."""
-    _sending.active = True
+    before, _sending.active = getattr(_sending, "active", False), True
     try:
         yield
     finally:
-        _sending.active = False
+        _sending.active = before
 
 
 @contextmanager
@@ -332,6 +336,15 @@ def sending() -> Iterator[None]:
 
 def _without_payloads(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG or not getattr(_sending, "active", False)
+
+
+def _keep_quiet() -> None:
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("botocore."):
+            logging.getLogger(name).addFilter(_without_payloads)
+
+
+_keep_quiet()  # its parsers read refusals for the package's own transport, which has no client
 
 
 def _after_fork() -> None:

@@ -121,7 +121,7 @@ def _credentials(chosen: Settings) -> Finding:
         with aws.configuring():
             credentials = aws.session_of(chosen).get_credentials()
             if credentials is not None:
-                credentials.get_frozen_credentials()  # renews what has expired
+                aws.frozen(credentials)  # renews what has expired
     except TdevError as error:
         return Finding("credentials", WRONG, str(error), "log in again, or check AWS_PROFILE")
     if credentials is None:

@@ -336,8 +336,11 @@ def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
 def _check_function(field: str, value: Any, wanted: str = "a function") -> None:
     if value is not None and not callable(value):
         raise InvalidRequest(field, f"must be {wanted}, not {shown(value)}")
-    if type(value).__hash__ is None:  # clients are kept by their settings
-        raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
+    try:
+        hash(value)  # clients are kept by their settings
+    except TypeError as error:
+        problem = f"must be hashable ({error}); give a function, or a method of an object"
+        raise InvalidRequest(field, problem) from None
 
 
 def _check_release(release: Any) -> None:

@@ -24,6 +24,16 @@ VARIABLES = {
 ONLY_IN_PROGRAMS = {"on_request", "transport", "clock", "json_default"}
 
 
+@dataclass(frozen=True)
+class HoldsAList:
+    """A hook that looks hashable."""
+
+    seen: list[object]
+
+    def __call__(self, event: object) -> None:
+        self.seen.append(event)
+
+
 @dataclass
 class Unhashable:
     """A transport whose settings could not name a client."""
@@ -95,6 +105,7 @@ def test_endpoints_of_the_environment_are_ignored_where_botocore_ignores_them(
         ("environment", 5),
         ("clock", 5),
         ("transport", Unhashable()),
+        ("on_request", HoldsAList([])),
         ("endpoint", "http://dynamodb_local:8000"),
         ("endpoint", "http://[::1"),
         ("endpoint", "http://localhost:99999"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import time
@@ -336,6 +337,8 @@ def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
 def _check_function(field: str, value: Any, wanted: str = "a function") -> None:
     if value is not None and not callable(value):
         raise InvalidRequest(field, f"must be {wanted}, not {shown(value)}")
+    if inspect.iscoroutinefunction(value):  # whatever it returned, nobody would await
+        raise InvalidRequest(field, f"must be a plain function, not the coroutine {shown(value)}")
     try:
         hash(value)  # clients are kept by their settings
     except TypeError as error:

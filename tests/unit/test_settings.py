@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -106,6 +107,7 @@ def test_endpoints_of_the_environment_are_ignored_where_botocore_ignores_them(
         ("clock", 5),
         ("transport", Unhashable()),
         ("on_request", HoldsAList([])),
+        *((name, asyncio.sleep) for name in sorted(ONLY_IN_PROGRAMS)),
         ("endpoint", "http://dynamodb_local:8000"),
         ("endpoint", "http://[::1"),
         ("endpoint", "http://localhost:99999"),

@@ -22,7 +22,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, InvalidRequest, TdevError
+from tdev_models.errors import AccessDenied, ConfigurationError, InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -95,8 +95,11 @@ def findings() -> Iterator[Finding]:
 
 
 def _engine() -> Finding:
-    if name := engine.available():
-        return Finding("local engine", OK, name)
+    try:
+        if name := engine.available():
+            return Finding("local engine", OK, name)
+    except ConfigurationError as error:
+        return Finding("local engine", UNKNOWN, str(error))
     remedy = "for 'tdev local': put npm on PATH, or pip install 'tdev-models[local]'"
     return Finding("local engine", UNKNOWN, "none", remedy)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import pwd
 import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tdev_models import Settings, aws, settings
-from tdev_models.cli import doctor, main
+from tdev_models.cli import doctor, engine, main
 from tdev_models.errors import AccessDenied
 from tdev_models.migrations.apply import apply_all
 from tests.cli.conftest import Tdev
@@ -204,6 +205,22 @@ def test_an_endpoint_without_an_answer_is_wrong(
     found = states(tdev, "--endpoint", "http://127.0.0.1:1")
     assert found["endpoint"] == "wrong"
     assert "clock" not in found
+
+
+def test_a_user_without_a_home_is_told_the_rest(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev
+) -> None:
+    """As an application's container runs it."""
+
+    def nobody(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", engine.OWN):
+        nothing_set.delenv(name, raising=False)
+    nothing_set.setattr(pwd, "getpwuid", nobody)
+    found = {one["check"]: one for one in tdev("doctor", "--json").lines}
+    assert found["local engine"]["found"].startswith("this user has no home")
+    assert found["region"]["state"] == "wrong"
 
 
 def test_a_wrong_variable_is_named(nothing_set: pytest.MonkeyPatch, tdev: Tdev) -> None:

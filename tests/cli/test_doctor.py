@@ -15,9 +15,10 @@ import pytest
 from tdev_models import Settings, aws, settings
 from tdev_models.cli import doctor, engine, main
 from tdev_models.errors import AccessDenied
+from tdev_models.migrations import calls
 from tdev_models.migrations.apply import apply_all
 from tests.cli.conftest import Tdev
-from tests.transport.wire import wired
+from tests.transport.wire import ok, wired
 
 
 @pytest.fixture
@@ -154,6 +155,17 @@ def test_a_clock_that_cannot_be_read_hides_nothing_else(answers_third: bool, fou
     assert findings["clock"].state == "unknown"
     assert findings["clock"].found.startswith(found)
     assert findings["table metrics"].found == "does not exist"
+
+
+def test_what_is_not_dynamodb_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LOCAL", calls.LOCAL._replace(read=0))
+    with wired() as wire:
+        wire.answer = lambda _: ok({"status": "up"})
+        with settings.use(wire.settings(retry_seconds=0)):
+            findings = {one.check: one for one in doctor.findings()}
+    table = findings["table metrics"]
+    assert table.state == "unknown"
+    assert table.found.endswith("is not that of DynamoDB")
 
 
 @pytest.fixture

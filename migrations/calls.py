@@ -286,6 +286,8 @@ class Calls:
             client = _client(service, self.settings, endpoint)
             with aws.sending():
                 response: dict[str, Any] = getattr(client, xform_name(operation))(**request)
+            if operation == "DescribeTable" and "Table" not in response:
+                raise Unavailable("the answer to DescribeTable is not that of DynamoDB")
         except ClientError as error:
             meaning = _meaning(error, service, operation, request)
             if isinstance(meaning, Unsupported) and not self.local:

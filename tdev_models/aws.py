@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session
+import orjson
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import (
@@ -86,7 +87,7 @@ def tables_of(request: Mapping[str, Any]) -> str:
 def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     """Return the error that a failure of a request to these tables means."""
     if isinstance(error, ClientError):
-        return from_response(error.response, tables)
+        return from_response(_answered(error).response, tables)
     if isinstance(error, NoRegionError):
         return ConfigurationError(f"no region: set AWS_REGION, or configure(region=...){_LOCAL}")
     if isinstance(error, NoCredentialsError):
@@ -100,6 +101,11 @@ def error_of(error: ClientError | BotoCoreError, tables: str = "") -> TdevError:
     if isinstance(error, _WITHOUT_ANSWER):
         return Unavailable(text)
     return ConfigurationError(text[:1000])  # it may hold a setting, however long
+
+
+def _answered(error: ClientError) -> ClientError:
+    """Return the error as AWS gave it: PynamoDB's own, raised from it, lacks status and reasons."""
+    return error.__cause__ if isinstance(error.__cause__, ClientError) else error
 
 
 @contextmanager
@@ -196,17 +202,21 @@ def create(service: str, settings: Settings, endpoint: str | None) -> Any:
     )
     refuse_clear_text(client.meta.endpoint_url, settings)
     certificates(session)
-    credentials.get_frozen_credentials()  # fetches them; nothing of it may travel in clear
+    frozen(credentials)  # fetches them; nothing of it may travel in clear
     _hold_tls_floor(client._endpoint.http_session)
     # Rules of the user's own, and the discovery of endpoints, decide with each request.
     client.meta.events.register_first(
         "before-send", lambda request, **_: refuse_clear_text(request.url, settings)
     )
     client.meta.events.register("before-parse.dynamodb", _check_answer)
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("botocore."):
-            logging.getLogger(name).addFilter(_without_payloads)
+    _keep_quiet()  # what was loaded for it, too
     return client
+
+
+def frozen(credentials: Any) -> Any:
+    """Return credentials as they are now, new ones where needed; it may block for seconds."""
+    with quiet():
+        return credentials.get_frozen_credentials()
 
 
 def _check_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
@@ -217,8 +227,15 @@ def _check_answer(response_dict: Mapping[str, Any], **_: Any) -> None:
     body, checksum = response_dict["body"], response_dict["headers"].get("x-amz-crc32")
     if checksum is not None and checksum != str(zlib.crc32(body)):
         raise HTTPClientError(error="the answer does not match its checksum")
-    if response_dict["status_code"] == 200 and not body.startswith(b"{"):
+    if response_dict["status_code"] < 300 and not _is_object(body):
         raise HTTPClientError(error="the answer is not the JSON of DynamoDB")
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except ValueError:
+        return False
 
 
 def refuse_clear_text(url: str, settings: Settings) -> None:
@@ -281,11 +298,25 @@ def _hold_tls_floor(http_session: Any) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep botocore, in this thread, from printing whole requests and responses at DEBUG."""
-    _sending.active = True
+    before, _sending.active = getattr(_sending, "active", False), True
     try:
         yield
     finally:
-        _sending.active = False
+        _sending.active = before
+
+
+@contextmanager
+def renewing() -> Iterator[None]:
+    """Send quietly, and let credentials that botocore cannot renew be Unavailable."""
+    try:
+        with quiet():
+            yield
+    except _OF_RENEWAL as error:
+        raise Unavailable(without_user(str(error))[:1000]) from error  # a program's, however long
+    except ClientError as error:
+        if _answered(error).operation_name.startswith(_GIVING_CREDENTIALS):
+            raise Unavailable(f"the credentials cannot be renewed: {error}") from error
+        raise
 
 
 @contextmanager
@@ -295,15 +326,9 @@ def sending() -> Iterator[None]:
     That is what botocore raises besides its own errors, and credentials that it cannot renew.
     """
     try:
-        with quiet():
+        with renewing():
             yield
-    except _OF_RENEWAL as error:
-        raise Unavailable(without_user(str(error))[:1000]) from error  # a program's, however long
-    except ClientError as error:
-        if error.operation_name.startswith(_GIVING_CREDENTIALS):
-            raise Unavailable(f"the credentials cannot be renewed: {error}") from error
-        raise
-    except (TdevError, BotoCoreError):
+    except (TdevError, BotoCoreError, ClientError):
         raise
     except Exception as error:  # of credentials, or of an answer that is none of AWS's
         raise Unavailable(f"botocore has no usable answer: {_told(error)}") from error
@@ -311,6 +336,15 @@ def sending() -> Iterator[None]:
 
 def _without_payloads(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG or not getattr(_sending, "active", False)
+
+
+def _keep_quiet() -> None:
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("botocore."):
+            logging.getLogger(name).addFilter(_without_payloads)
+
+
+_keep_quiet()  # its parsers read refusals for the package's own transport, which has no client
 
 
 def _after_fork() -> None:

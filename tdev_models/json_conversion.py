@@ -6,7 +6,7 @@ Objects are not shown in errors, they may hold what is secret.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
+from collections.abc import Callable, Collection, Mapping, Sequence, Set, ValuesView
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -73,7 +73,7 @@ def _converted(value: Any, hook: Callable[[Any], Any] | None) -> Any:
         return dump(mode="json")
     for method in ("to_dict", "tolist"):
         if callable(made := getattr(value, method, None)):
-            _check_size(value)
+            _check_size(getattr(value, "size", 0))
             return list(value) if method == "tolist" and _has_rows(value) else made()
     if hook is None:
         _refuse(value)
@@ -85,12 +85,17 @@ def _converter(kind: Any) -> Callable[[Any], Any] | None:
     return next((convert for types, convert in _CONVERTERS if issubclass(kind, types)), None)
 
 
-def _check_size(value: Any) -> None:
-    # An array is counted before it is made into a list.
-    if isinstance(size := getattr(value, "size", 0), int) and size > MOST_VALUES:
+def _check_size(size: Any) -> None:
+    # What makes its values as they are asked for is counted before it is made into a list.
+    if isinstance(size, int) and size > MOST_VALUES:
         raise Refused(
             f"has {size:,} values, at most {MOST_VALUES:,}; store a reference to it instead"
         )
+
+
+def _list(value: Collection[Any]) -> list[Any]:
+    _check_size(len(value))
+    return list(value)
 
 
 def _has_rows(value: Any) -> bool:
@@ -142,5 +147,5 @@ _CONVERTERS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (Decimal, _number),
     (Mapping, dict),
     ((set, frozenset), _sorted),
-    ((Sequence, Set, ValuesView), list),
+    ((Sequence, Set, ValuesView), _list),
 )

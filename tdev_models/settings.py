@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import time
@@ -51,6 +52,7 @@ class Transport(Protocol):
 _VARIABLES = {
     "environment": "TDEV_ENV",
     "prefix": "TDEV_TABLE_PREFIX",
+    "region": "AWS_REGION or AWS_DEFAULT_REGION",
     "endpoint": "AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL",
 }
 _LONGEST = 1e9  # seconds or days
@@ -69,6 +71,7 @@ _SWITCHES = (
     *("allow_http", "automatic_metrics", "cancel_when_out_of_touch"),
     *("tracebacks", "kms_strict"),
 )
+_TEXTS = ("environment", "region", "endpoint", "prefix", "release", "kms_key", "json_nan")
 _LISTS = ("agents", "kms_fields", "kms_former_keys")
 
 ENCRYPTED_FIELDS = (
@@ -168,6 +171,10 @@ class Settings:
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
+        for field in _TEXTS:
+            if isinstance(value := getattr(self, field), str):
+                # Of an Enum that is a str, too, the value: names of tables are made of it.
+                object.__setattr__(self, field, str.__str__(value))
         if self.environment == "production":
             object.__setattr__(self, "environment", "prod")
         for field in _SECONDS_ABOVE_0:
@@ -219,7 +226,7 @@ class Settings:
             texts = _members(value)
             if texts is None or not all(isinstance(one, str) for one in texts):
                 raise InvalidRequest(field, f"must be a list of texts, not {shown(value)}")
-            object.__setattr__(self, field, texts)
+            object.__setattr__(self, field, tuple(map(str.__str__, texts)))
         for field, keys in (
             ("kms_key", () if self.kms_key is None else (self.kms_key,)),
             ("kms_former_keys", self.kms_former_keys),
@@ -330,8 +337,13 @@ def _check_number(field: str, value: Any, *, zero: bool = False) -> None:
 def _check_function(field: str, value: Any, wanted: str = "a function") -> None:
     if value is not None and not callable(value):
         raise InvalidRequest(field, f"must be {wanted}, not {shown(value)}")
-    if type(value).__hash__ is None:  # clients are kept by their settings
-        raise InvalidRequest(field, "must be hashable; give a function, or a frozen dataclass")
+    if inspect.iscoroutinefunction(value):  # whatever it returned, nobody would await
+        raise InvalidRequest(field, f"must be a plain function, not the coroutine {shown(value)}")
+    try:
+        hash(value)  # clients are kept by their settings
+    except TypeError as error:
+        problem = f"must be hashable ({error}); give a function, or a method of an object"
+        raise InvalidRequest(field, problem) from None
 
 
 def _check_release(release: Any) -> None:

@@ -22,7 +22,7 @@ from tdev_models.cli.codes import DONE, FAILED
 from tdev_models.cli.permissions import tried
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table, status
-from tdev_models.errors import AccessDenied, InvalidRequest, TdevError
+from tdev_models.errors import AccessDenied, ConfigurationError, InvalidRequest, TdevError
 from tdev_models.migrations import declared, environments
 from tdev_models.migrations.calls import Calls
 from tdev_models.migrations.plan import plan
@@ -95,8 +95,11 @@ def findings() -> Iterator[Finding]:
 
 
 def _engine() -> Finding:
-    if name := engine.available():
-        return Finding("local engine", OK, name)
+    try:
+        if name := engine.available():
+            return Finding("local engine", OK, name)
+    except ConfigurationError as error:
+        return Finding("local engine", UNKNOWN, str(error))
     remedy = "for 'tdev local': put npm on PATH, or pip install 'tdev-models[local]'"
     return Finding("local engine", UNKNOWN, "none", remedy)
 
@@ -121,7 +124,7 @@ def _credentials(chosen: Settings) -> Finding:
         with aws.configuring():
             credentials = aws.session_of(chosen).get_credentials()
             if credentials is not None:
-                credentials.get_frozen_credentials()  # renews what has expired
+                aws.frozen(credentials)  # renews what has expired
     except TdevError as error:
         return Finding("credentials", WRONG, str(error), "log in again, or check AWS_PROFILE")
     if credentials is None:
@@ -170,12 +173,15 @@ def _endpoint(chosen: Settings) -> Finding:
 
 
 def _clock(chosen: Settings) -> Finding:
-    metadata, seconds = _answer(chosen)
-    date = metadata["HTTPHeaders"].get("date")
-    if date is None:
+    try:
+        metadata, seconds = _answer(chosen)
+        date = parsedate_to_datetime(metadata["HTTPHeaders"].get("date", "")).timestamp()
+    except TdevError as error:
+        return Finding("clock", UNKNOWN, f"no answer: {error}")
+    except ValueError:
         return Finding("clock", UNKNOWN, "the endpoint does not tell the time")
     # Headers tell whole seconds, some time within the request.
-    skew = time.time() - seconds / 2 - parsedate_to_datetime(date).timestamp() - 0.5
+    skew = time.time() - seconds / 2 - date - 0.5
     found = f"{skew:+.1f} s against the endpoint, to a second"
     if abs(skew) <= _MOST_SKEW_SECONDS:
         return Finding("clock", OK, found)

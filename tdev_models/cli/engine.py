@@ -150,8 +150,17 @@ def _program() -> tuple[list[str], str, str]:
 
 
 def cache_directory() -> Path:
-    """Return the folder for files that can be fetched again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tdev-models"
+    """Return the folder for files that can be fetched again.
+
+    Raises:
+        ConfigurationError: this user has no home, as in a container.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tdev-models"
+    except RuntimeError:
+        raise ConfigurationError(
+            "this user has no home to keep the local engine in: set HOME, or XDG_CACHE_HOME"
+        ) from None
 
 
 def _dynoxide() -> Path:

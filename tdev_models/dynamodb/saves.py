@@ -11,6 +11,7 @@ of others.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from typing import TypeVar
@@ -65,7 +66,9 @@ async def save_once(
                 return stored
             if stored is None or (stored.saved_at or 0) < moment:
                 raise
-            moment = round(stored.saved_at + 1e-6, 6)
+            # Of a clock in milliseconds the next float is further away than a microsecond.
+            next_float = math.nextafter(stored.saved_at, math.inf)
+            moment = max(round(stored.saved_at + 1e-6, 6), next_float)
     raise Conflict(
         f"{' '.join(key)}: others saved it {CONTENDED_TRIES} times in between; call again"
     )

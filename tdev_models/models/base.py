@@ -19,12 +19,12 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import UpdateError
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.operand import Value
-from pynamodb.expressions.update import Action, SetAction
+from pynamodb.expressions.update import Action, RemoveAction, SetAction
 from pynamodb.indexes import Index
 from pynamodb.models import Model
 
 from tdev_models import aws, settings
-from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest
+from tdev_models.errors import ConditionFailed, ConfigurationError, InvalidRequest, Unavailable
 from tdev_models.models.attributes import Declared, declared
 from tdev_models.models.loading import loader_of
 from tdev_models.retry import Backoff
@@ -103,6 +103,7 @@ class BaseModel(Model):
             DoesNotExist: the item was deleted meanwhile; nothing was written.
             pynamodb.exceptions.UpdateError: the condition was not met (or, where there is one, the
                 item was deleted), or the request failed.
+            Unavailable: the AWS credentials could not be renewed.
         """
         self._check_place()
         changes, is_stored = self._changes(), self._place is not None
@@ -137,6 +138,29 @@ class BaseModel(Model):
         }
         self._place = self._table()
         return response
+
+    def update(
+        self,
+        actions: list[Action],
+        condition: Condition | None = None,
+        *,
+        add_version_condition: bool = True,
+    ) -> Any:
+        """Change the item by actions, or make it, and take over what is stored then.
+
+        Raises:
+            InvalidRequest: as `save()`.
+            pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
+        """
+        self._check_actions(actions)
+        return super().update(actions, condition, add_version_condition=add_version_condition)
+
+    def get_update_kwargs_from_instance(
+        self, actions: list[Action], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return what `TransactWrite.update` sends; it raises as `update` does."""
+        self._check_actions(actions)
+        return super().get_update_kwargs_from_instance(actions, *args, **kwargs)
 
     def delete(
         self, condition: Condition | None = None, *, add_version_condition: bool = True
@@ -224,6 +248,12 @@ class BaseModel(Model):
                 f"{self._table()[-1]}; make a new instance to store it there, too",
             )
 
+    def _check_actions(self, actions: list[Action]) -> None:
+        self._check_place()
+        for action in actions:
+            if not isinstance(action, RemoveAction):
+                _check_clear(str(action.values[0].path[0]), "update()")  # type: ignore[attr-defined]
+
     def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
         changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
         for name, attribute in self.get_attributes().items():
@@ -239,10 +269,8 @@ class BaseModel(Model):
                     raise InvalidRequest(
                         name, "is stored in chunks, beside which save() would be unseen; use a call"
                     )
-                if after is not None and encrypts(settings.current(), name):
-                    raise InvalidRequest(
-                        name, "is encrypted, and save() would store it in clear; use a call for it"
-                    )
+                if after is not None:
+                    _check_clear(name, "save()")
                 raw = None if after is None else self._serialize_value(attribute, after)
                 changes.append((attribute, raw))
         return changes
@@ -311,6 +339,14 @@ class BaseModel(Model):
         return _connection(cls, meta.host, meta.region, meta.table_name)
 
 
+def _check_clear(name: str, write: str) -> None:
+    """Raise InvalidRequest if an attribute is to be encrypted, which the ORM does not do."""
+    if encrypts(settings.current(), ENVELOPES.get(name, name)):
+        raise InvalidRequest(
+            name, f"is encrypted, and {write} would store it in clear; use a call for it"
+        )
+
+
 def operand(raw: Mapping[str, Any]) -> Value:
     """Return the operand of an already serialised, typed value, as PynamoDB makes it but sooner."""
     value = Value.__new__(Value)
@@ -336,10 +372,10 @@ class _OrmConnection(Connection):
         backoff = Backoff(settings.current().retry_seconds)
         while True:
             try:
-                with aws.quiet():
+                with aws.renewing():  # a value of a wrong type is the caller's error
                     return self._make_api_call(operation_name, operation_kwargs)
-            except BOTOCORE_EXCEPTIONS as error:
-                meaning = aws.error_of(error)
+            except (Unavailable, *BOTOCORE_EXCEPTIONS) as error:
+                meaning = error if isinstance(error, Unavailable) else aws.error_of(error)
                 if isinstance(error, BotoCoreError) and isinstance(meaning, ConfigurationError):
                     raise meaning from error  # nothing was sent, and the remedy is in its text
                 pause = backoff.pause_after(meaning)

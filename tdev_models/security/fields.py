@@ -152,6 +152,7 @@ def _name_of(settings: Settings) -> tuple[Any, ...]:
     return (
         settings.kms_key,
         settings.kms_former_keys,
+        settings.allow_http,
         settings.connect_timeout_seconds,
         settings.read_timeout_seconds,
     )

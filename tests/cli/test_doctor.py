@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import pwd
 import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tdev_models import Settings, aws, settings
-from tdev_models.cli import doctor, main
+from tdev_models.cli import doctor, engine, main
 from tdev_models.errors import AccessDenied
+from tdev_models.migrations import calls
 from tdev_models.migrations.apply import apply_all
 from tests.cli.conftest import Tdev
+from tests.transport.wire import ok, wired
 
 
 @pytest.fixture
@@ -134,6 +138,36 @@ def test_a_clock_that_is_off_is_wrong(
     assert "synchronise" in clock.remedy
 
 
+@pytest.mark.parametrize(
+    ("answers_third", "found"),
+    [(False, "no answer: "), (True, "the endpoint does not tell the time")],
+    ids=["no answer", "no date"],
+)
+def test_a_clock_that_cannot_be_read_hides_nothing_else(answers_third: bool, found: str) -> None:
+    text = b'{"__type": "ResourceNotFoundException", "message": "no table"}'
+    head = b"HTTP/1.1 400 Bad Request\r\nDate: yesterday\r\nContent-Length: %d\r\n\r\n" % len(text)
+    numbers = itertools.count(1)
+    with wired() as wire:
+        # The first two requests ask for the endpoint, the third for its clock.
+        wire.answer = lambda _: b"" if next(numbers) == 3 and not answers_third else head + text
+        with settings.use(wire.settings()):
+            findings = {one.check: one for one in doctor.findings()}
+    assert findings["clock"].state == "unknown"
+    assert findings["clock"].found.startswith(found)
+    assert findings["table metrics"].found == "does not exist"
+
+
+def test_what_is_not_dynamodb_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LOCAL", calls.LOCAL._replace(read=0))
+    with wired() as wire:
+        wire.answer = lambda _: ok({"status": "up"})
+        with settings.use(wire.settings(retry_seconds=0)):
+            findings = {one.check: one for one in doctor.findings()}
+    table = findings["table metrics"]
+    assert table.state == "unknown"
+    assert table.found.endswith("is not that of DynamoDB")
+
+
 @pytest.fixture
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Neither region nor credentials."""
@@ -183,6 +217,22 @@ def test_an_endpoint_without_an_answer_is_wrong(
     found = states(tdev, "--endpoint", "http://127.0.0.1:1")
     assert found["endpoint"] == "wrong"
     assert "clock" not in found
+
+
+def test_a_user_without_a_home_is_told_the_rest(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev
+) -> None:
+    """As an application's container runs it."""
+
+    def nobody(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", engine.OWN):
+        nothing_set.delenv(name, raising=False)
+    nothing_set.setattr(pwd, "getpwuid", nobody)
+    found = {one["check"]: one for one in tdev("doctor", "--json").lines}
+    assert found["local engine"]["found"].startswith("this user has no home")
+    assert found["region"]["state"] == "wrong"
 
 
 def test_a_wrong_variable_is_named(nothing_set: pytest.MonkeyPatch, tdev: Tdev) -> None:

@@ -16,6 +16,7 @@ from tdev_models import (
     get_pipeline_session,
     resume_pipeline,
     save_pipeline_session,
+    save_user_project,
     settings,
     track_session,
 )
@@ -43,6 +44,19 @@ async def test_a_lease_of_a_clock_that_was_a_day_ahead_locks_nothing(
     else:
         assert await resume_pipeline("s")
     assert (await get_pipeline_session("s")).fence == 2
+
+
+@pytest.mark.parametrize("units", [1e3, 1e6, 1e9])
+async def test_what_a_clock_of_smaller_units_has_saved_can_be_saved_again(
+    store: Settings, units: float
+) -> None:
+    with settings.use(store, clock=lambda: time.time() * units):
+        await save_pipeline_session(session_id="s", project_name="wrong")
+        await save_user_project(user_id="u", project_id="p", project_name="wrong")
+    for name in ("right", "later"):
+        assert (await save_pipeline_session(session_id="s", project_name=name)).project_name == name
+        project = await save_user_project(user_id="u", project_id="p", project_name=name)
+        assert project.project_name == name
 
 
 @pytest.mark.parametrize("skew", [90.0, -25.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from tdev_models import (
     PipelineSession,
@@ -53,6 +54,17 @@ async def test_agents_run_under_its_value(strict_store: Settings) -> None:
     (execution,) = await get_agent_executions("s")
     assert execution.execution_id == "s-search"
     assert [type(name) for name in chosen.agents] == [str, str]
+
+
+async def test_settings_have_its_value(strict_store: Settings) -> None:
+    """A client is kept by equal settings: later calls without an Enum used its wrong tables."""
+    texts = {name: getattr(strict_store, name) for name in ("environment", "endpoint", "region")}
+    enum = Enum("enum", texts, type=str)  # type: ignore[misc]
+    changes: dict[str, Any] = {one.name: one for one in enum}
+    with settings.use(strict_store, **changes) as chosen:
+        await save_pipeline_session(session_id="s")
+    assert (await get_pipeline_session("s")).session_id == "s"
+    assert chosen.table_name("x") == strict_store.table_name("x")
 
 
 async def test_metrics_are_found_by_its_value(store: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from decimal import Decimal
 
@@ -24,6 +25,9 @@ from tdev_models import (
 )
 from tests import raw
 from tests.conftest import make_tables
+from tests.transport.wire import ok, wired
+
+CANCELLED = "TransactionCanceledException"
 
 
 async def test_saving_what_an_index_returned_changes_only_what_was_changed(store: Settings) -> None:
@@ -122,6 +126,11 @@ def test_a_misspelt_attribute_is_refused(store: Settings) -> None:
 def test_numbers_that_dynamodb_would_spoil_are_refused(number: object, store: Settings) -> None:
     with pytest.raises(ValueError, match="progress: "):
         PipelineSession("s", progress=number).save()
+
+
+def test_a_value_that_botocore_cannot_send_is_an_error_at_once(strict_store: Settings) -> None:
+    with pytest.raises(TypeError, match="bytes"):
+        PipelineSession("s", project_name=b"n").save()
 
 
 def test_a_decimal_is_a_number(store: Settings) -> None:
@@ -243,7 +252,8 @@ def test_an_instance_belongs_to_its_environment(store: Settings, read: bool) -> 
         session = next(PipelineSession.scan())
     with settings.use(other):
         session.project_name = "second"
-        for write in (session.save, session.delete):
+        actions: list[Action] = [PipelineSession.project_name.set("second")]
+        for write in (session.save, session.delete, lambda: session.update(actions)):
             with pytest.raises(InvalidRequest, match=r"is of the table .*; make a new instance"):
                 write()
         assert raw.everything(other, "pipeline-sessions") == []
@@ -269,3 +279,36 @@ def test_what_was_deleted_meanwhile_is_not_made_anew_in_part(store: Settings, re
     assert raw.everything(store, "pipeline-sessions") == []
     PipelineSession(**session.attribute_values).save()
     assert PipelineSession.get("s", consistent_read=True).progress == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reasons"),
+    [
+        (500, "InternalFailure", []),
+        (400, CANCELLED, ["TransactionConflict"]),
+        (400, CANCELLED, ["None", "ThrottlingError"]),
+    ],
+)
+def test_what_the_services_try_again_the_orm_does(
+    status: int, code: str, reasons: list[str]
+) -> None:
+    """PynamoDB's own errors have neither the status nor the reasons of a transaction."""
+    sent: list[str] = []
+    refusal = {"__type": code, "message": "", "CancellationReasons": [{"Code": r} for r in reasons]}
+    text = json.dumps(refusal).encode()
+
+    def answer(request: dict[str, str]) -> bytes:
+        sent.append(request["ClientRequestToken"])
+        if len(sent) > 1:
+            return ok({})
+        return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text)
+
+    with wired() as wire:
+        wire.answer = answer
+        with settings.use(wire.settings()):
+            connection = PipelineSession._get_connection().connection
+            with TransactWrite(connection=connection) as transaction:
+                actions: list[Action] = [PipelineSession.project_name.set("p")]
+                transaction.update(PipelineSession("s"), actions=actions)
+    assert len(sent) == 2
+    assert len({*sent}) == 1  # the very same transaction, which counts once

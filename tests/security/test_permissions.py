@@ -12,6 +12,8 @@ import time
 from typing import Any
 
 import pytest
+from pynamodb.expressions.update import Action
+from pynamodb.transactions import TransactWrite
 
 from tdev_models import (
     AGENTS,
@@ -366,7 +368,16 @@ async def test_fields_are_encrypted_by_choice(encrypted_store: Settings) -> None
 async def test_the_orm_stores_no_secret_in_clear(encrypted_store: Settings) -> None:
     with pytest.raises(InvalidRequest, match=r"metadata: is encrypted, and save\(\)"):
         PipelineSession("p", metadata={"m": 1}).save()
-    PipelineSession("p", project_name="n").save()
+    session = PipelineSession("p", project_name="n")
+    session.save()
+    secret: list[Action] = [PipelineSession.metadata.set({"m": 1})]
+    with pytest.raises(InvalidRequest, match=r"metadata: is encrypted, and update\(\)"):
+        session.update(secret)
+    connection = PipelineSession._get_connection().connection
+    with pytest.raises(InvalidRequest, match=r"metadata: is encrypted, and update\(\)"):
+        with TransactWrite(connection=connection) as transaction:
+            transaction.update(session, secret)
+    session.update([PipelineSession.metadata.remove(), PipelineSession.project_name.set("n")])
     assert (await get_pipeline_session("p")).project_name == "n"
 
 

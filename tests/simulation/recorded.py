@@ -14,6 +14,7 @@ from tdev_models.settings import Settings, Transport
 from tests.chaos.test_sweep import CALLS, READS, World, seeded
 from tests.conftest import make_tables
 from tests.simulation.clients import simulated
+from tests.simulation.values import SETS
 from tests.simulation.world import History
 
 Request = dict[str, Any]
@@ -192,7 +193,7 @@ def answer_of(send: Transport, sent: Sequel) -> Any:
     try:
         response = drive(send(operation, request))
     except ConditionFailed as refused:
-        return "ConditionFailed", refused.position, refused.item or None
+        return "ConditionFailed", refused.position, in_order(refused.item) or None
     except TdevError as error:
         return type(error).__name__, error.code
     kept = {name: value for name, value in response.items() if name != "ResponseMetadata"}
@@ -200,4 +201,14 @@ def answer_of(send: Transport, sent: Sequel) -> Any:
         kept.pop("ConsumedCapacity", None)
     elif "ConsumedCapacity" in kept:
         kept["ConsumedCapacity"] = kept["ConsumedCapacity"]["CapacityUnits"]
-    return kept
+    return in_order(kept)
+
+
+def in_order(value: Any) -> Any:
+    """Return an answer, or items, with their sets in one order: DynamoDB's have none."""
+    if isinstance(value, Mapping):
+        return {
+            name: sorted(one) if name in SETS and isinstance(one, list) else in_order(one)
+            for name, one in value.items()
+        }
+    return [in_order(one) for one in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 Typed: TypeAlias = Mapping[str, Any]
 Item: TypeAlias = Mapping[str, Typed]
 
-_SETS = ("SS", "NS", "BS")
+SETS = ("SS", "NS", "BS")
 _DIGITS = Context(prec=38)
 
 
@@ -84,7 +84,7 @@ def added(before: Typed | None, value: Typed) -> Typed:
     if "N" in value:
         return stored(value) if before is None else total(before, value)
     ((kind, members),) = value.items()
-    if kind not in _SETS:
+    if kind not in SETS:
         raise ValueError(f"ADD of {kind}")
     known = [] if before is None else before[kind]
     return {kind: sorted({*known, *members})}
@@ -93,7 +93,7 @@ def added(before: Typed | None, value: Typed) -> Typed:
 def without(before: Typed | None, value: Typed) -> Typed | None:
     """Return what DELETE leaves of a set; None for nothing."""
     ((kind, members),) = value.items()
-    if kind not in _SETS:
+    if kind not in SETS:
         raise ValueError(f"DELETE of {kind}")
     left = [] if before is None else sorted({*before[kind]} - {*members})
     return {kind: left} if left else None
@@ -107,7 +107,7 @@ def has(whole: Typed | None, part: Typed | None) -> bool:
     if kind == "L":
         return any(equal(one, part) for one in raw)
     ((part_kind, wanted),) = part.items()
-    if kind in _SETS:
+    if kind in SETS:
         return part_kind == kind[0] and wanted in raw
     return kind == part_kind and kind in ("S", "B") and wanted in raw
 
@@ -150,6 +150,6 @@ def _bytes(value: Typed) -> int:
         return 3 + sum(1 + _bytes(part) for part in raw)
     if kind in ("BOOL", "NULL"):
         return 1
-    if kind in _SETS:
+    if kind in SETS:
         return sum(_bytes({kind[0]: part}) for part in raw)
     return len(raw)

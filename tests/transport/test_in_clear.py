@@ -22,12 +22,14 @@ from tdev_models import (
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.transports import target
-from tdev_models.errors import ConfigurationError, InvalidRequest, TdevError
+from tdev_models.errors import ConfigurationError, InvalidRequest, TdevError, Unavailable
 from tdev_models.migrations import calls
 from tdev_models.models import PipelineSession
+from tdev_models.security import fields
 from tests.transport.wire import Wire, ok, wired
 
 HOST = "dynamodb.elsewhere.example"
+KMS_KEY = "arn:aws:kms:us-east-1:123456789012:key/k"
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKID",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -160,6 +162,24 @@ def test_the_other_services_of_migrations_get_nothing_in_clear(
     with pytest.raises(ConfigurationError, match="unencrypted"):
         on_aws(operation, **({"ServiceNamespace": "dynamodb"} if "auto" in service else {}))
     assert elsewhere.made == 0
+
+
+def test_no_data_key_travels_in_clear_where_other_settings_allow_it(
+    elsewhere: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"http://{HOST}:{elsewhere.port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", url)
+    monkeypatch.setattr(fields, "_keys", {})
+    chosen = Settings(kms_key=KMS_KEY, retry_seconds=0)
+    for sent in range(2):
+        with settings.use(chosen):
+            with pytest.raises(ConfigurationError, match="unencrypted"):
+                sync.save_pipeline_session(session_id="s", metadata={})
+        assert len(elsewhere.heads) == sent
+        with settings.use(chosen, allow_http=True):
+            with pytest.raises(Unavailable, match="not that of KMS"):
+                sync.save_pipeline_session(session_id="s", metadata={})
+        assert len(elsewhere.heads) == sent + 1
 
 
 def test_rules_of_the_users_own_cannot_lead_to_plain_http(

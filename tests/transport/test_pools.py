@@ -465,6 +465,48 @@ async def test_a_name_server_that_is_slow_is_not_asked_in_vain(
     await get(transport, 1)
 
 
+def test_threads_wait_for_a_name_server_as_long_as_for_a_connection(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, free, asked = socket.getaddrinfo, threading.Event(), list[str]()
+
+    def hanging(host: Any, *more: Any, **named: Any) -> Any:
+        if host == "localhost" and socket.AI_NUMERICHOST not in more:
+            asked.append(host)
+            free.wait(20)
+        return found(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    settings = wire.settings(connect_timeout_seconds=0.3)
+    transport = BlockingTransport(replace(settings, endpoint=f"http://localhost:{wire.port}"))
+    begun = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="in time"):
+            get_blocking(transport, 1)
+    assert time.monotonic() - begun < 10
+    free.set()
+    get_blocking(transport, 1)
+    assert len(asked) == 1
+
+
+def test_where_no_thread_begins_any_more_names_are_looked_up(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the interpreter ends, and metrics are written."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    transport = BlockingTransport(
+        Settings(region="us-east-1", endpoint=f"http://localhost:{wire.port}")
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        # The server's own threads cannot begin either: it closes the connection.
+        with pytest.raises(Unavailable, match="the connection ended"):
+            get_blocking(transport, 1)
+
+
 async def test_answers_larger_than_one_read(wire: Wire) -> None:
     large = {"Item": {"id": {"S": "x" * 3_000_000}}}
     wire.answer = lambda parameters: ok(large)

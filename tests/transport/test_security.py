@@ -6,8 +6,11 @@ import asyncio
 import datetime
 import itertools
 import json
+import logging
+import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -449,6 +452,11 @@ async def test_credentials_that_cannot_be_renewed_are_tried_again(
             drive(blocking("GetItem", GET))
         count.write_text("0")  # whoever gives them out is there again
         await awaited("GetItem", GET)
+        with settings.use(chosen, retry_seconds=0):
+            PipelineSession("s").save()
+            count.write_text("99")
+            with pytest.raises(Unavailable, match="no more credentials"):
+                PipelineSession("s").save()
 
 
 @_TRANSPORTS
@@ -534,6 +542,52 @@ async def test_a_role_is_asked_for_in_the_region_of_the_settings(
 
 
 @_TRANSPORTS
+async def test_the_credentials_of_a_role_are_not_logged(
+    sts: Sts, transport: Literal["botocore"] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with wired() as wire, caplog.at_level(logging.DEBUG):
+        chosen = replace(wire.settings(), transport=transport)
+        await LoopTransport(chosen)("GetItem", GET)
+        drive(BlockingTransport(chosen)("GetItem", GET))
+        with settings.use(chosen):
+            PipelineSession("s").save()
+        assert {*keys_used(wire)} == {b"KEY"}
+    assert "botocore" in caplog.text
+    assert "SessionToken" not in caplog.text
+
+
+REFUSED = """
+import logging
+logging.basicConfig(level=logging.DEBUG)
+from tdev_models import sync
+try:
+    sync.save_pipeline_session(session_id="s", status="ACTIVE")
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def test_a_stored_item_that_refuses_a_write_is_not_logged_where_no_client_was_made() -> None:
+    item = {"session_id": {"S": "s"}, "status": {"S": "ENDED"}, "metadata": {"S": '"SECRET"'}}
+    code = "ConditionalCheckFailedException"
+    text = json.dumps({"__type": code, "message": "", "Item": item}).encode()
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(text)
+    with wired() as wire:
+        wire.answer = lambda request: head + text
+        place = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{wire.port}", "AWS_REGION": "us-east-1"}
+        done = subprocess.run(
+            [sys.executable, "-c", REFUSED],
+            env={**os.environ, **place},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == "InvalidTransition\n"
+    assert "DEBUG" in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+@_TRANSPORTS
 @pytest.mark.parametrize("code", ["AccessDenied", "ExpiredToken", "InvalidClientTokenId"])
 async def test_a_role_that_cannot_be_taken_is_a_matter_of_configuration(
     sts: Sts, code: str, transport: Literal["botocore"] | None
@@ -559,3 +613,8 @@ async def test_a_role_that_cannot_be_renewed_is_tried_again(
             drive(blocking("GetItem", GET))
         sts.refuses = ""
         await awaited("GetItem", GET)
+        with settings.use(chosen, retry_seconds=0):
+            PipelineSession("s").save()
+            sts.refuses = code
+            with pytest.raises(Unavailable, match="said STS"):
+                PipelineSession("s").save()

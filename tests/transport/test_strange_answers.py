@@ -89,9 +89,10 @@ def test_answers_of_fewer_items_than_were_asked_for_are_none() -> None:
     [
         (b"<p>Log in to the network</p>", None, "not the JSON"),
         (b"", None, "not the JSON"),
+        (b'{"Item": {"session_', None, "not the JSON"),
         (b'{"Item": {"session_id": {"S": "2"}}}', b'{"Item": {}}', "checksum"),
     ],
-    ids=["page", "nothing", "damaged"],
+    ids=["page", "nothing", "cut short", "damaged"],
 )
 @pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
 def test_what_dynamodb_did_not_answer_is_no_success(
@@ -108,6 +109,17 @@ def test_what_dynamodb_did_not_answer_is_no_success(
             with pytest.raises(Unavailable, match=problem):
                 drive(BlockingTransport(chosen)("TransactWriteItems", {"TransactItems": []}))
             with pytest.raises(UpdateError, match=problem):
+                PipelineSession("s").save()
+
+
+@pytest.mark.parametrize("transport", [None, "botocore"], ids=["own", "botocore"])
+def test_an_answer_without_content_is_none(transport: Literal["botocore"] | None) -> None:
+    with wired() as wire:
+        wire.answer = lambda request: b"HTTP/1.1 204 No Content\r\n\r\n"
+        with settings.use(wire.settings(retry_seconds=0, transport=transport)):
+            with pytest.raises(Unavailable, match="not the JSON"):
+                sync.get_pipeline_session("s")
+            with pytest.raises(UpdateError, match="not the JSON"):
                 PipelineSession("s").save()
 
 

@@ -202,6 +202,7 @@ REFUSED: list[tuple[Any, str]] = [
     (circle(), r"f.self\[0\]: holds itself; break the circle"),
     (bomb(), r"f: has more than 1,000,000 values; store a reference to it instead"),
     ([[]] * 1_000_001, r"f: has more than 1,000,000 values"),
+    (range(10**9), r"f: has 1,000,000,000 values, at most 1,000,000"),
     (np.zeros((2000, 2000)), r"f: has 4,000,000 values, at most 1,000,000"),
     (["x" * 2**25], r"f: has over 33,554,432 bytes as JSON; store a reference to it instead"),
     ([b"x" * 2**25], r"f: has over 33,554,432 bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -22,6 +23,16 @@ VARIABLES = {
     "endpoint": "AWS_ENDPOINT_URL",
 }
 ONLY_IN_PROGRAMS = {"on_request", "transport", "clock", "json_default"}
+
+
+@dataclass(frozen=True)
+class HoldsAList:
+    """A hook that looks hashable."""
+
+    seen: list[object]
+
+    def __call__(self, event: object) -> None:
+        self.seen.append(event)
 
 
 @dataclass
@@ -95,6 +106,8 @@ def test_endpoints_of_the_environment_are_ignored_where_botocore_ignores_them(
         ("environment", 5),
         ("clock", 5),
         ("transport", Unhashable()),
+        ("on_request", HoldsAList([])),
+        *((name, asyncio.sleep) for name in sorted(ONLY_IN_PROGRAMS)),
         ("endpoint", "http://dynamodb_local:8000"),
         ("endpoint", "http://[::1"),
         ("endpoint", "http://localhost:99999"),
@@ -157,6 +170,12 @@ def takes(field: str, value: Any) -> bool:
 def test_a_variable_that_is_no_number_names_itself() -> None:
     with pytest.raises(InvalidRequest, match="TDEV_LEASE_SECONDS is not a number"):
         Settings.from_env({"TDEV_LEASE_SECONDS": "soon"})
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_wrong_region_names_the_variables_that_are_read(variable: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"\(AWS_REGION or AWS_DEFAULT_REGION\)$"):
+        Settings.from_env({variable: "us east"})
 
 
 def test_use_overrides_configure_which_overrides_the_environment(

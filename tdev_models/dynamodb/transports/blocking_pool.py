@@ -7,12 +7,14 @@ import socket
 import ssl
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
 from tdev_models.aws import untrusted
+from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.errors import Unavailable
@@ -30,6 +32,7 @@ class BlockingPool:
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target, self._settings = target, settings
         self._idle = deque[_Connection]()  # the one used last is at the end
+        self._asked: Future[list[tuple[Any, ...]]] | None = None  # for the endpoint's addresses
         self._answers = 0
 
     def exchange(self, request: bytes) -> Answer:
@@ -73,9 +76,8 @@ class BlockingPool:
     def _made(self) -> _Connection:
         target = self._target
         where = f"cannot connect to {target.host}:{target.port}"
-        seconds = self._settings.connect_timeout_seconds
         try:
-            sock = socket.create_connection((target.host, target.port), seconds)
+            sock = self._connected()
         except TimeoutError:
             raise Unavailable(f"{where}: no connection in time") from None
         except (OSError, ValueError) as error:  # the latter: no name that DNS could know
@@ -90,6 +92,37 @@ class BlockingPool:
                 raise untrusted(f"{target.host}:{target.port}", error) from error
             raise Unavailable(f"{where}: {error}") from error
         return _Connection(sock)
+
+    def _connected(self) -> socket.socket:
+        """Return a socket to the first address of the endpoint that can be reached."""
+        addresses, seconds = self._addresses(), self._settings.connect_timeout_seconds
+        for address in addresses:
+            try:
+                return socket.create_connection((address, self._target.port), seconds)
+            except OSError:
+                if address == addresses[-1]:
+                    raise
+        raise OSError("the name has no address")
+
+    def _addresses(self) -> list[str]:
+        """Return the endpoint's addresses, as DNS gives them in the time that connecting may take.
+
+        As those of a loop: an answer that comes later serves whoever asks next.
+        """
+        name = self._target.host, self._target.port, 0, socket.SOCK_STREAM, 0
+        try:
+            found = socket.getaddrinfo(*name, socket.AI_NUMERICHOST)  # at once: asks nobody
+        except socket.gaierror:
+            try:
+                asked = self._asked = self._asked or in_thread(socket.getaddrinfo, *name)
+            except RuntimeError:  # no thread begins any more, as while the interpreter ends
+                return [str(one[4][0]) for one in socket.getaddrinfo(*name)]
+            try:
+                found = asked.result(self._settings.connect_timeout_seconds)
+            finally:
+                if self._asked is asked and asked.done():
+                    self._asked = None
+        return [*dict.fromkeys(str(one[4][0]) for one in found)]
 
     def _give_back(self, connection: _Connection) -> None:
         if not connection.reusable or len(self._idle) >= self._settings.max_connections:

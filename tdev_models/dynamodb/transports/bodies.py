@@ -45,7 +45,7 @@ def decoded(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
     checksum = answer.headers.get("x-amz-crc32")
     if checksum is not None and checksum != str(zlib.crc32(body)):
         raise Unavailable("the answer does not match its checksum")
-    if answer.status != 200:
+    if answer.status >= 300:
         raise _error(answer, request)
     return _members(body)
 

@@ -22,6 +22,7 @@ from botocore.utils import get_environ_proxies, validate_region_name
 from tdev_models.aws import (
     certificates,
     configuring,
+    frozen,
     refuse_clear_text,
     session_of,
     with_tls_floor,
@@ -80,7 +81,7 @@ class Target:
         """
         try:
             with configuring():
-                given = self._credentials.get_frozen_credentials()
+                given = frozen(self._credentials)
         except TdevError as error:
             if self._given is None:
                 raise
@@ -172,7 +173,7 @@ class _Endpoint:
         asked = _asked(session, settings.endpoint, region, region != named)
         if asked["Endpoint"]:  # before its host may be asked for credentials
             refuse_clear_text(asked["Endpoint"], settings)
-        asked["AccountId"] = getattr(credentials.get_frozen_credentials(), "account_id", None)
+        asked["AccountId"] = getattr(frozen(credentials), "account_id", None)
         loader = session.get_component("data_loader")
         provider = EndpointProvider(loader.load_data(_RULES), loader.load_data("partitions"))
         known = provider.ruleset.parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from tdev_models import validation
@@ -11,6 +12,7 @@ from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import LeaseLost
 from tdev_models.retry import AGENT_FIRST_PAUSE_SECONDS, AGENT_LONGEST_PAUSE_SECONDS, Backoff
 from tdev_models.services.agent_runs import OUTPUT, AgentRun
+from tdev_models.services.payloads import checked_payload
 
 ATTEMPTS = validation.whole(1, 1000)
 
@@ -63,7 +65,7 @@ async def run_agent(
                         run.usage(**usage(result))
                 except Exception as error:  # the agent has done its work: that is stored first
                     unusable = error
-                run.output = await client.compute(_json_form, result)
+                run.output = await checked_payload(client, result, partial(_json_form, result))
             if unusable is not None:
                 raise unusable
             return run.output  # None where the last attempt failed and the session goes on

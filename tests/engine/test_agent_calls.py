@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -343,6 +344,19 @@ async def test_the_settings_of_the_caller_say_what_becomes_json(strict_store: Se
                 async with session.agent("parser") as run:
                     assert await run.once("e", Odd) == "hooked"
                 await session.run("generation", lambda: float("nan"))
+
+
+def test_the_settings_of_the_session_say_so_in_any_thread(strict_store: Settings) -> None:
+    with settings.use(strict_store, json_default=lambda odd: "hooked"):
+        session = sync.track_session("s")
+
+    def agents() -> None:
+        assert session.run("search", lambda: object(), input_data=object()) == "hooked"
+        with session.agent("parser") as run:
+            assert run.once("e", lambda: object()) == "hooked"
+
+    with session, ThreadPoolExecutor(1) as threads:
+        threads.submit(agents).result()
 
 
 async def test_a_wrong_usage_function_loses_no_result(strict_store: Settings) -> None:

@@ -30,6 +30,7 @@ from tdev_models.services.payloads import checked_payload
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
+from tdev_models.workers.bindings import Around, enter_agent, leave_agent, stop_around
 from tdev_models.workers.lease import Block, lease_lost_error
 from tdev_models.workers.presence import Presence
 
@@ -84,6 +85,7 @@ class AgentRun(ClientContext[C, bool]):
         self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._begun = self._runs = False
+        self._around = Around()
         self._process = 0
 
     @property
@@ -244,6 +246,7 @@ class AgentRun(ClientContext[C, bool]):
         lease = self._session.owned
         if Presence.draining:
             lease.stopped = True
+            stop_around()
             await self._client.interrupt()
         if self._input is not None:
             self._execution.begins_with["input_data"] = await self._encoded(
@@ -268,6 +271,7 @@ class AgentRun(ClientContext[C, bool]):
                 await self._leave_after_begin(error)
             raise
         await self._block.__aenter__()
+        self._around = enter_agent()
 
     def _may_be_retried(self) -> bool:
         return self._retry_failed and self.status == ExecutionStatus.FAILED
@@ -325,12 +329,19 @@ class AgentRun(ClientContext[C, bool]):
         traceback: TracebackType | None,
     ) -> BaseException | None:
         """Return the error with which the block ends."""
+        leave_agent(self._around)
         try:
             await self._block.__aexit__(kind, error, traceback)
         except TimeoutError:
             caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
             error = self._beginning.refused or TimeoutError(late)
             error.__cause__ = caught  # its traceback says where
+        if self._around.stopped and (error is None or self._client.is_stray_cancellation(error)):
+            # A group of tasks swallows that one of them was cancelled, or shows it as its error.
+            try:
+                await self._client.interrupt()
+            except BaseException as interruption:
+                error = interruption
         return error
 
     @property

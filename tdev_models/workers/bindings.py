@@ -46,9 +46,40 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
     return _bound.get().get(_place(client, session_id), _UNBOUND).lease
 
 
-def bound_leases() -> list[Lease]:
-    """Return the leases under which this task, or thread, acts."""
-    return [one.lease for one in _bound.get().values() if one.lease is not None]
+@dataclass(slots=True, eq=False)
+class Around:
+    """An agent's block, for what runs inside it.
+
+    Attributes:
+        stopped: an agent, or a session, inside it did not begin, since this process drains: the
+            agent is not to end.
+    """
+
+    stopped: bool = False
+
+
+_around: ContextVar[tuple[Around, ...]] = ContextVar("tdev_agents", default=())
+
+
+def enter_agent() -> Around:
+    """Let what this task, or thread, does from here on be inside an agent's block."""
+    around = Around()
+    _around.set((*_around.get(), around))
+    return around
+
+
+def leave_agent(around: Around) -> None:
+    """End what `enter_agent` began."""
+    _around.set(tuple(one for one in _around.get() if one is not around))
+
+
+def stop_around() -> None:
+    """Let no session or agent end inside whose block this task, or thread, acts: it drains."""
+    for binding in _bound.get().values():
+        if binding.lease is not None:
+            binding.lease.stopped = True
+    for around in _around.get():
+        around.stopped = True
 
 
 async def after_beginnings(client: Client, lease: Lease | None, *, writes: bool = True) -> None:

@@ -346,6 +346,26 @@ async def test_the_settings_of_the_caller_say_what_becomes_json(strict_store: Se
                 await session.run("generation", lambda: float("nan"))
 
 
+async def test_a_cancellation_that_nobody_requested_is_a_failure_like_any_other(
+    strict_store: Settings,
+) -> None:
+    calls = 0
+
+    async def agent() -> None:
+        nonlocal calls
+        calls += 1
+        waits = asyncio.get_running_loop().create_future()
+        waits.cancel()
+        await waits
+
+    async with track_session("s") as session:
+        assert await session.run("search", agent, attempts=3, critical=False) is None
+    assert calls == 3
+    failed = await get_agent_execution("s-search")
+    assert (failed.status, len(failed.attempts)) == ("FAILED", 3)
+    assert failed.error_message == "RuntimeError: what the function awaited was cancelled"
+
+
 def test_the_settings_of_the_session_say_so_in_any_thread(strict_store: Settings) -> None:
     with settings.use(strict_store, json_default=lambda odd: "hooked"):
         session = sync.track_session("s")

@@ -21,7 +21,7 @@ from tdev_models.errors import (
 )
 from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
-from tdev_models.services.agent_names import begin_block, name_with_key
+from tdev_models.services.agent_names import begin_block, end_block, name_with_key
 from tdev_models.services.beginnings import Beginning
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.executions import RULES
@@ -30,7 +30,7 @@ from tdev_models.services.payloads import checked_payload
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
-from tdev_models.workers.bindings import Around, enter_agent, leave_agent, stop_around
+from tdev_models.workers.bindings import enter_agent, leave_agent, stop_around
 from tdev_models.workers.lease import Block, lease_lost_error
 from tdev_models.workers.presence import Presence
 
@@ -85,7 +85,6 @@ class AgentRun(ClientContext[C, bool]):
         self._span = telemetry.Span()
         self._effects: set[str] = set()
         self._begun = self._runs = False
-        self._around = Around()
         self._process = 0
 
     @property
@@ -271,7 +270,7 @@ class AgentRun(ClientContext[C, bool]):
                 await self._leave_after_begin(error)
             raise
         await self._block.__aenter__()
-        self._around = enter_agent()
+        self._around = enter_agent(lease, self.agent_name)
 
     def _may_be_retried(self) -> bool:
         return self._retry_failed and self.status == ExecutionStatus.FAILED
@@ -317,7 +316,7 @@ class AgentRun(ClientContext[C, bool]):
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
-            lease.blocks[self.agent_name] = Block.ENDED
+            end_block(lease, self.agent_name)
         elif error is not caught:
             raise error from caught
         return goes_on

@@ -87,7 +87,7 @@ class Tracker(OwnedSession[C]):
         """Return the block in which one agent runs.
 
         A block of the same agent and key is entered once under a claim, and another one where it
-        raised.
+        raised, or where that of an agent around it did: what had ended then hands back its output.
 
         Args:
             agent_name: one of the pipeline's (the setting `agents`), or one of your own.

@@ -51,19 +51,23 @@ class Around:
     """An agent's block, for what runs inside it.
 
     Attributes:
+        lease: its session's.
+        agent_name: the agent, with its key.
         stopped: an agent, or a session, inside it did not begin, since this process drains: the
             agent is not to end.
     """
 
+    lease: Lease
+    agent_name: str
     stopped: bool = False
 
 
 _around: ContextVar[tuple[Around, ...]] = ContextVar("tdev_agents", default=())
 
 
-def enter_agent() -> Around:
+def enter_agent(lease: Lease, agent_name: str) -> Around:
     """Let what this task, or thread, does from here on be inside an agent's block."""
-    around = Around()
+    around = Around(lease, agent_name)
     _around.set((*_around.get(), around))
     return around
 
@@ -71,6 +75,11 @@ def enter_agent() -> Around:
 def leave_agent(around: Around) -> None:
     """End what `enter_agent` began."""
     _around.set(tuple(one for one in _around.get() if one is not around))
+
+
+def agents_around(lease: Lease) -> list[str]:
+    """Return the agents of a session inside whose blocks this task, or thread, acts."""
+    return [around.agent_name for around in _around.get() if around.lease is lease]
 
 
 def stop_around() -> None:

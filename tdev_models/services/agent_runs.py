@@ -227,14 +227,13 @@ class AgentRun(ClientContext[C, bool]):
             again = self._may_be_retried() or before is Block.PASSED_OVER
             if name in lease.ended_agents and not again:
                 self.output, self.done = await self._execution.output(), True
+                lease.failures.pop(name, None)  # of an entry that raised
             else:
                 await self._begin()
             self._runs = True
         except BaseException as error:
             self._end_span(error)
-            if isinstance(error, BudgetSpent) or (
-                self._critical and isinstance(error, InvalidRequest)
-            ):
+            if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
                 lease.failures[name] = error_text(error)
             lease.deadlines.pop(name, None)
             lease.blocks[name] = before or Block.RAISED
@@ -407,6 +406,8 @@ class AgentRun(ClientContext[C, bool]):
             raise
         except TdevError as unrecorded:
             if error is None:
+                if self._critical:
+                    self._session.owned.note_end(self.agent_name, error_text(unrecorded))
                 raise
             error.add_note(f"the end of {self._execution_id} is not recorded: {unrecorded}")
             self._note_failure(values["status"])

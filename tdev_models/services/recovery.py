@@ -122,9 +122,9 @@ async def recover_sessions(
         raise InvalidRequest(
             "accepts", f"must be a plain function of a Session, not {shown(accepts)}"
         )
-    for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
-        if seconds is not None:
-            validation.above_zero(name, seconds)
+    backoff_seconds = validation.above_zero("backoff_seconds", backoff_seconds)
+    if poll_seconds is not None:
+        poll_seconds = validation.above_zero("poll_seconds", poll_seconds)
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
     Bounds.at(client.now(), older_than)

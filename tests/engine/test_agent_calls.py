@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -344,6 +345,18 @@ async def test_the_settings_of_the_caller_say_what_becomes_json(strict_store: Se
                 async with session.agent("parser") as run:
                     assert await run.once("e", Odd) == "hooked"
                 await session.run("generation", lambda: float("nan"))
+
+
+@pytest.mark.parametrize("seconds", [Decimal("7.5"), 10**30])
+async def test_a_timeout_is_any_number_above_0(strict_store: Settings, seconds: Any) -> None:
+    def slow() -> int:
+        time.sleep(0.1)
+        return 1
+
+    async with track_session("s") as session:
+        assert await session.run("parser", slow, timeout=seconds) == 1
+    with sync.track_session("t") as blocking:
+        assert blocking.run("parser", slow, timeout=seconds) == 1
 
 
 async def test_a_cancellation_that_nobody_requested_is_a_failure_like_any_other(

@@ -48,7 +48,7 @@ def begin_block(lease: Lease, agent_name: str) -> Block | None:
             "agent that runs more than once takes another key= each time",
         )
     lease.blocks[agent_name] = Block.RUNS
-    for inner in lease.inside.pop(agent_name, ()):
+    for inner in [*lease.inside.pop(agent_name, ())]:
         if lease.blocks[inner] is Block.ENDED:
             lease.blocks[inner] = Block.RAISED
     return before

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.forks import after_fork_in_child
-from tdev_models.workers.lease import Lease
+from tdev_models.workers.lease import Block, Lease
 
 MIXED = (
     "a blocking call met an awaitable one of the same session; "
@@ -78,7 +78,12 @@ def leave_agent(around: Around) -> None:
 
 
 def agents_around(lease: Lease) -> list[str]:
-    """Return the agents of a session inside whose blocks this task, or thread, acts."""
+    """Return the agents of a session inside whose blocks this task, or thread, acts.
+
+    A thread of the caller's own does not know: it may be inside any that runs.
+    """
+    if all(binding.lease is not lease for binding in _bound.get().values()):
+        return [name for name, block in [*lease.blocks.items()] if block is Block.RUNS]
     return [around.agent_name for around in _around.get() if around.lease is lease]
 
 

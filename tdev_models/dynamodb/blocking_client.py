@@ -125,7 +125,7 @@ class BlockingClient(Client):
             return function(*arguments)
         call = in_thread(function, *arguments)
         try:
-            return call.result(timeout_seconds)
+            return call.result(min(timeout_seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
             if not call.done():
                 raise TimeoutError(f"it took longer than {timeout_seconds:g} s") from None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from tdev_models import validation
+from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.client_context import C
 from tdev_models.errors import LeaseLost
 from tdev_models.retry import AGENT_FIRST_PAUSE_SECONDS, AGENT_LONGEST_PAUSE_SECONDS, Backoff
 from tdev_models.services.agent_runs import OUTPUT, AgentRun
+from tdev_models.services.payloads import checked_payload
+from tdev_models.workers.presence import Presence
 
 ATTEMPTS = validation.whole(1, 1000)
 
@@ -50,9 +54,7 @@ async def run_agent(
                 if run.done:
                     return run.output
                 try:
-                    result = await client.call(
-                        function, *arguments, timeout_seconds=timeout_seconds
-                    )
+                    result = await _called(client, function, arguments, timeout_seconds)
                 except Exception as error:
                     pause = backoff.pause_after(error)
                     if pause is not None:
@@ -63,7 +65,7 @@ async def run_agent(
                         run.usage(**usage(result))
                 except Exception as error:  # the agent has done its work: that is stored first
                     unusable = error
-                run.output = await client.compute(_json_form, result)
+                run.output = await checked_payload(client, result, partial(_json_form, result))
             if unusable is not None:
                 raise unusable
             return run.output  # None where the last attempt failed and the session goes on
@@ -71,6 +73,22 @@ async def run_agent(
             if pause is None or isinstance(error, LeaseLost):  # its end was refused
                 raise
         await client.sleep(pause)
+
+
+async def _called(
+    client: Client,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    timeout_seconds: float | None,
+) -> Any:
+    """Return what the function returns; a cancellation that nobody requested is its failure."""
+    try:
+        return await client.call(function, *arguments, timeout_seconds=timeout_seconds)
+    except BaseException as error:
+        # An agent inside that did not begin, since this process drains, is none.
+        if Presence.draining or not client.is_stray_cancellation(error):
+            raise
+        raise RuntimeError("what the function awaited was cancelled") from error
 
 
 def _json_form(result: Any) -> Any:

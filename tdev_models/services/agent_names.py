@@ -5,6 +5,7 @@ from __future__ import annotations
 from tdev_models import validation
 from tdev_models.errors import InvalidRequest, shown
 from tdev_models.models.execution import KEY_MARK, AgentExecution
+from tdev_models.workers.bindings import agents_around
 from tdev_models.workers.lease import Block, Lease
 
 _NAME, _KEY = AgentExecution.rules()["agent_name"], validation.key(200, part=True)
@@ -34,6 +35,8 @@ def name_with_key(agent_name: str, key: str | int | None) -> str:
 def begin_block(lease: Lease, agent_name: str) -> Block | None:
     """Begin an agent's block; return what became of the one before in this claim.
 
+    Where that one raised, what had ended inside it may be entered again, and hands back its output.
+
     Raises:
         InvalidRequest: it is running, or has ended: its output would be taken for that of this one.
     """
@@ -45,4 +48,14 @@ def begin_block(lease: Lease, agent_name: str) -> Block | None:
             "agent that runs more than once takes another key= each time",
         )
     lease.blocks[agent_name] = Block.RUNS
+    for inner in [*lease.inside.pop(agent_name, ())]:
+        if lease.blocks[inner] is Block.ENDED:
+            lease.blocks[inner] = Block.RAISED
     return before
+
+
+def end_block(lease: Lease, agent_name: str) -> None:
+    """Say that an agent's block has ended without an error."""
+    lease.blocks[agent_name] = Block.ENDED
+    for outer in agents_around(lease):
+        lease.inside.setdefault(outer, set()).add(agent_name)

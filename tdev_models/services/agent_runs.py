@@ -21,7 +21,7 @@ from tdev_models.errors import (
 )
 from tdev_models.models.execution import agent_of
 from tdev_models.results import ExecutionStatus
-from tdev_models.services.agent_names import begin_block, name_with_key
+from tdev_models.services.agent_names import begin_block, end_block, name_with_key
 from tdev_models.services.beginnings import Beginning
 from tdev_models.services.effects import InDoubt, check_function, effect
 from tdev_models.services.executions import RULES
@@ -30,6 +30,7 @@ from tdev_models.services.payloads import checked_payload
 from tdev_models.services.session_run import SessionRun
 from tdev_models.services.sessions import error_text, real_error, shortened
 from tdev_models.services.usage import NOTHING, check_budget
+from tdev_models.workers.bindings import enter_agent, leave_agent, stop_around
 from tdev_models.workers.lease import Block, lease_lost_error
 from tdev_models.workers.presence import Presence
 
@@ -226,14 +227,13 @@ class AgentRun(ClientContext[C, bool]):
             again = self._may_be_retried() or before is Block.PASSED_OVER
             if name in lease.ended_agents and not again:
                 self.output, self.done = await self._execution.output(), True
+                lease.failures.pop(name, None)  # of an entry that raised
             else:
                 await self._begin()
             self._runs = True
         except BaseException as error:
             self._end_span(error)
-            if isinstance(error, BudgetSpent) or (
-                self._critical and isinstance(error, InvalidRequest)
-            ):
+            if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
                 lease.failures[name] = error_text(error)
             lease.deadlines.pop(name, None)
             lease.blocks[name] = before or Block.RAISED
@@ -244,6 +244,7 @@ class AgentRun(ClientContext[C, bool]):
         lease = self._session.owned
         if Presence.draining:
             lease.stopped = True
+            stop_around()
             await self._client.interrupt()
         if self._input is not None:
             self._execution.begins_with["input_data"] = await self._encoded(
@@ -268,6 +269,7 @@ class AgentRun(ClientContext[C, bool]):
                 await self._leave_after_begin(error)
             raise
         await self._block.__aenter__()
+        self._around = enter_agent(lease, self.agent_name)
 
     def _may_be_retried(self) -> bool:
         return self._retry_failed and self.status == ExecutionStatus.FAILED
@@ -313,7 +315,7 @@ class AgentRun(ClientContext[C, bool]):
         if goes_on or (error is None and self._failed_optionally and not was_done):
             lease.blocks[self.agent_name] = Block.PASSED_OVER
         elif error is None:
-            lease.blocks[self.agent_name] = Block.ENDED
+            end_block(lease, self.agent_name)
         elif error is not caught:
             raise error from caught
         return goes_on
@@ -325,12 +327,19 @@ class AgentRun(ClientContext[C, bool]):
         traceback: TracebackType | None,
     ) -> BaseException | None:
         """Return the error with which the block ends."""
+        leave_agent(self._around)
         try:
             await self._block.__aexit__(kind, error, traceback)
         except TimeoutError:
             caught, late = error, f"{self.agent_name} took longer than {self._timeout or 0:g} s"
             error = self._beginning.refused or TimeoutError(late)
             error.__cause__ = caught  # its traceback says where
+        if self._around.stopped and (error is None or self._client.is_stray_cancellation(error)):
+            # A group of tasks swallows that one of them was cancelled, or shows it as its error.
+            try:
+                await self._client.interrupt()
+            except BaseException as interruption:
+                error = interruption
         return error
 
     @property
@@ -397,6 +406,8 @@ class AgentRun(ClientContext[C, bool]):
             raise
         except TdevError as unrecorded:
             if error is None:
+                if self._critical:
+                    self._session.owned.note_end(self.agent_name, error_text(unrecorded))
                 raise
             error.add_note(f"the end of {self._execution_id} is not recorded: {unrecorded}")
             self._note_failure(values["status"])

@@ -39,7 +39,7 @@ from tdev_models.errors import (
 from tdev_models.models import AgentExecution
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.security.fields import key_for
-from tdev_models.services.payloads import read_payload
+from tdev_models.services.payloads import checked_payload, read_payload
 from tdev_models.workers.lease import Lease
 from tdev_models.workers.leased_writes import leased_execution
 
@@ -133,7 +133,7 @@ class Effect:
 
     async def _store(self, token: str, result: Any) -> Any:
         try:
-            text = await self.client.compute(_RESULT, "result", result)
+            text = await checked_payload(self.client, result, lambda: _RESULT("result", result))
         except InvalidRequest as unusable:
             unusable.add_note(f"{self._what} has happened, and is in doubt from now on")
             raise

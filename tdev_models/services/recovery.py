@@ -31,7 +31,7 @@ from tdev_models.retry import DICE
 from tdev_models.services.due import Bounds, is_due
 from tdev_models.services.due_queue import DueQueue, Turn
 from tdev_models.services.resume import Resume, Runner, check_runner, run, try_to_resume
-from tdev_models.services.sessions import abandon, shortened
+from tdev_models.services.sessions import abandon, real_error, shortened
 from tdev_models.services.signal_handlers import handlers_code, was_raised_by
 from tdev_models.services.signs_of_life import shows_life
 from tdev_models.services.usage import is_spent
@@ -122,9 +122,9 @@ async def recover_sessions(
         raise InvalidRequest(
             "accepts", f"must be a plain function of a Session, not {shown(accepts)}"
         )
-    for name, seconds in (("backoff_seconds", backoff_seconds), ("poll_seconds", poll_seconds)):
-        if seconds is not None:
-            validation.above_zero(name, seconds)
+    backoff_seconds = validation.above_zero("backoff_seconds", backoff_seconds)
+    if poll_seconds is not None:
+        poll_seconds = validation.above_zero("poll_seconds", poll_seconds)
     validation.whole(1, 1000)("max_attempts", max_attempts)
     validation.whole(1, 1000)("concurrency", concurrency)
     Bounds.at(client.now(), older_than)
@@ -278,12 +278,11 @@ class _Worker:
             result = self._runner(resume)
             if inspect.isawaitable(result):
                 await result
-        except _NOT_THE_SESSIONS:
-            if not resume.owned.over:
+        except Exception as error:
+            # What tasks in a group raise comes as a group.
+            if isinstance(real_error(error), _NOT_THE_SESSIONS) and not resume.owned.over:
                 with suppress(TdevError):  # then the block records the error, or the lease runs out
                     await leased_update(self._client, resume.owned, [], ends=SessionStatus.ACTIVE)
-            raise
-        except Exception:
             raise
         except BaseException as error:
             # What the runner awaited was cancelled, say, or it called sys.exit.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVarTuple, overload
 
+from tdev_models import validation
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient
 from tdev_models.dynamodb.client_context import C
@@ -87,7 +88,7 @@ class Tracker(OwnedSession[C]):
         """Return the block in which one agent runs.
 
         A block of the same agent and key is entered once under a claim, and another one where it
-        raised.
+        raised, or where that of an agent around it did: what had ended then hands back its output.
 
         Args:
             agent_name: one of the pipeline's (the setting `agents`), or one of your own.
@@ -183,6 +184,7 @@ class Tracker(OwnedSession[C]):
         """
         check_function(self._client, function)
         ATTEMPTS("attempts", attempts)
+        timeout = None if timeout is None else validation.above_zero("timeout", timeout)
         if usage is not None and (not callable(usage) or inspect.iscoroutinefunction(usage)):
             problem = f"must be a plain function of the result, not {shown(usage)}"
             raise InvalidRequest("usage", problem)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.forks import after_fork_in_child
-from tdev_models.workers.lease import Lease
+from tdev_models.workers.lease import Block, Lease
 
 MIXED = (
     "a blocking call met an awaitable one of the same session; "
@@ -46,9 +46,54 @@ def current_lease(client: Client, session_id: str | None) -> Lease | None:
     return _bound.get().get(_place(client, session_id), _UNBOUND).lease
 
 
-def bound_leases() -> list[Lease]:
-    """Return the leases under which this task, or thread, acts."""
-    return [one.lease for one in _bound.get().values() if one.lease is not None]
+@dataclass(slots=True, eq=False)
+class Around:
+    """An agent's block, for what runs inside it.
+
+    Attributes:
+        lease: its session's.
+        agent_name: the agent, with its key.
+        stopped: an agent, or a session, inside it did not begin, since this process drains: the
+            agent is not to end.
+    """
+
+    lease: Lease
+    agent_name: str
+    stopped: bool = False
+
+
+_around: ContextVar[tuple[Around, ...]] = ContextVar("tdev_agents", default=())
+
+
+def enter_agent(lease: Lease, agent_name: str) -> Around:
+    """Let what this task, or thread, does from here on be inside an agent's block."""
+    around = Around(lease, agent_name)
+    _around.set((*_around.get(), around))
+    return around
+
+
+def leave_agent(around: Around) -> None:
+    """End what `enter_agent` began."""
+    _around.set(tuple(one for one in _around.get() if one is not around))
+
+
+def agents_around(lease: Lease) -> list[str]:
+    """Return the agents of a session inside whose blocks this task, or thread, acts.
+
+    A thread of the caller's own does not know: it may be inside any that runs.
+    """
+    if all(binding.lease is not lease for binding in _bound.get().values()):
+        return [name for name, block in [*lease.blocks.items()] if block is Block.RUNS]
+    return [around.agent_name for around in _around.get() if around.lease is lease]
+
+
+def stop_around() -> None:
+    """Let no session or agent end inside whose block this task, or thread, acts: it drains."""
+    for binding in _bound.get().values():
+        if binding.lease is not None:
+            binding.lease.stopped = True
+    for around in _around.get():
+        around.stopped = True
 
 
 async def after_beginnings(client: Client, lease: Lease | None, *, writes: bool = True) -> None:

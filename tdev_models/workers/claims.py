@@ -27,7 +27,7 @@ from tdev_models.errors import (
 from tdev_models.metrics.automatic import session_claimed
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
-from tdev_models.workers.bindings import bound_leases
+from tdev_models.workers.bindings import stop_around
 from tdev_models.workers.budget import resume_counted
 from tdev_models.workers.lease import Lease, is_hung
 from tdev_models.workers.leased_writes import leased_update
@@ -73,8 +73,7 @@ async def claim_session(
     await presence.join(client)
     try:
         if presence.draining:
-            for outer in bound_leases():
-                outer.stopped = True
+            stop_around()
             await client.interrupt()
         claim = _Claim(client, presence, seen, values, resumed, afresh, to_be_entered)
         try:

@@ -67,6 +67,7 @@ class Lease:
         due_at: the session's, as this claim last wrote it.
         retry_after_seconds: how long `recover_sessions` leaves it alone after a failure.
         blocks: what became of each agent's last block under this lease.
+        inside: by agent, those whose blocks have ended inside its last ones.
         deadlines: of running agents with a timeout, by name: when each counts as hung.
         beginnings: of agents whose begin is being written: the write, and the thread that waits for
             it while it does other things.
@@ -102,6 +103,7 @@ class Lease:
     retry_after_seconds: float = 0.0
     process: int = field(default_factory=os.getpid)
     blocks: dict[str, Block] = field(default_factory=dict)
+    inside: dict[str, set[str]] = field(default_factory=dict)
     deadlines: dict[str, float] = field(default_factory=dict)
     beginnings: dict[str, tuple[SharedFuture, int]] = field(default_factory=dict, repr=False)
     took_over: bool = False

@@ -6,7 +6,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -343,6 +345,51 @@ async def test_the_settings_of_the_caller_say_what_becomes_json(strict_store: Se
                 async with session.agent("parser") as run:
                     assert await run.once("e", Odd) == "hooked"
                 await session.run("generation", lambda: float("nan"))
+
+
+@pytest.mark.parametrize("seconds", [Decimal("7.5"), 10**30])
+async def test_a_timeout_is_any_number_above_0(strict_store: Settings, seconds: Any) -> None:
+    def slow() -> int:
+        time.sleep(0.1)
+        return 1
+
+    async with track_session("s") as session:
+        assert await session.run("parser", slow, timeout=seconds) == 1
+    with sync.track_session("t") as blocking:
+        assert blocking.run("parser", slow, timeout=seconds) == 1
+
+
+async def test_a_cancellation_that_nobody_requested_is_a_failure_like_any_other(
+    strict_store: Settings,
+) -> None:
+    calls = 0
+
+    async def agent() -> None:
+        nonlocal calls
+        calls += 1
+        waits = asyncio.get_running_loop().create_future()
+        waits.cancel()
+        await waits
+
+    async with track_session("s") as session:
+        assert await session.run("search", agent, attempts=3, critical=False) is None
+    assert calls == 3
+    failed = await get_agent_execution("s-search")
+    assert (failed.status, len(failed.attempts)) == ("FAILED", 3)
+    assert failed.error_message == "RuntimeError: what the function awaited was cancelled"
+
+
+def test_the_settings_of_the_session_say_so_in_any_thread(strict_store: Settings) -> None:
+    with settings.use(strict_store, json_default=lambda odd: "hooked"):
+        session = sync.track_session("s")
+
+    def agents() -> None:
+        assert session.run("search", lambda: object(), input_data=object()) == "hooked"
+        with session.agent("parser") as run:
+            assert run.once("e", lambda: object()) == "hooked"
+
+    with session, ThreadPoolExecutor(1) as threads:
+        threads.submit(agents).result()
 
 
 async def test_a_wrong_usage_function_loses_no_result(strict_store: Settings) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,42 @@ async def test_a_resume_finds_each_key_even_if_the_index_lags(
     assert done == [(True, 0), (True, 1), (False, None)]
     attempts = (await get_agent_execution("s-evaluator", "evaluator@1")).attempts
     assert len(attempts) == 1
+
+
+async def test_an_agent_that_is_tried_again_gets_what_had_ended_inside(
+    strict_store: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tdev_models.retry.DICE.uniform", lambda least, most: 0.001)
+    calls: list[int] = []
+
+    def part(number: int) -> int:
+        calls.append(number)
+        if number == 2 and calls.count(2) == 1:
+            raise ValueError("the first try of the last part")
+        return number
+
+    async with track_session("s") as session:
+
+        async def parts() -> list[int]:
+            first = asyncio.gather(*(session.run("part", part, one, key=one) for one in range(2)))
+            return [*await first, await session.run("part", part, 2, key=2)]
+
+        assert await session.run("generation", parts, attempts=2) == [0, 1, 2]
+        with pytest.raises(InvalidRequest, match="'part@0' has ended"):
+            await session.run("part", part, 0, key=0)
+    with sync.track_session("t") as blocking:
+        calls.clear()
+
+        def one_part(number: int) -> Any:
+            return blocking.run("part", part, number, key=number)
+
+        for _ in range(2):
+            with suppress(ValueError), blocking.agent("generation") as run:
+                with ThreadPoolExecutor(2) as threads:
+                    run.output = [*threads.map(one_part, range(3))]
+        assert blocking.outputs["generation"] == [0, 1, 2]
+    assert sorted(calls) == [0, 1, 2, 2]
+    assert (await get_pipeline_session("t")).status == "COMPLETED"
 
 
 @pytest.mark.parametrize("key", [None, "a"])

@@ -104,6 +104,7 @@ async def test_what_was_handed_back_is_found_by_the_next_poll_and_spends_nothing
     [
         Throttled("all day"),
         Unavailable("no answer"),
+        ExceptionGroup("tasks of a group", [Unavailable("no answer")]),
         AccessDenied("PutItem is not allowed"),
         ConfigurationError("ExpiredTokenException"),
     ],

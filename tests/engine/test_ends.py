@@ -7,6 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from tdev_models import (
     track_session,
     update_agent_execution,
 )
-from tdev_models.errors import Throttled
+from tdev_models.errors import StoreError, Throttled
 from tests.faults import Fault, Outage, injected
 
 
@@ -48,6 +49,23 @@ async def test_a_caught_failure_of_a_critical_agent_fails_the_session(store: Set
             run.output = "half"
     assert await failure_of("s") == ("FAILED", "generation", "ValueError: no code")
     assert (await resume_pipeline("s")).start_agent == "generation"
+
+
+@pytest.mark.parametrize("nth", [1, 2])  # the begin of the agent, and its end
+async def test_what_could_not_be_stored_of_a_critical_agent_fails_the_session(
+    strict_store: Settings, nth: int
+) -> None:
+    for stored in (False, True):
+        fault = Fault("broken", operation="TransactWriteItems", nth=nth)
+        with injected(fault), sync.track_session("s") as session:
+            with suppress(StoreError):
+                session.run("parser", str, "a")
+            if stored:
+                assert session.run("parser", str, "b") == "b"
+        found = await get_pipeline_session("s")
+        assert found.status == ("COMPLETED" if stored else "FAILED")
+        assert found.failed_agent == (None if stored else "parser")
+        assert found.error_message == (None if stored else "StoreError: Injected (400): broken")
 
 
 async def test_a_failure_that_was_made_good_completes_the_session(store: Settings) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tdev_models import (
     Settings,
+    get_agent_execution,
     get_failed_sessions,
     get_pipeline_session,
     list_workers,
@@ -130,6 +131,55 @@ async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Se
     assert ended == ["parser"]
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     assert (await recover_sessions(finish)).completed == ["s"]
+
+
+@pytest.mark.parametrize("group", ["TaskGroup", "gather"])
+async def test_an_agent_whose_inner_ones_drain_is_not_completed(
+    strict_store: Settings, group: str
+) -> None:
+    async def run() -> None:
+        async with track_session("s") as session, session.agent("parser") as run:
+            Presence.draining = True
+            if group == "gather":
+                await asyncio.gather(session.run("part", dict))
+            else:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(session.run("part", dict))
+            run.output = "without its part"
+
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(run())
+    finally:
+        Presence.draining = False
+    assert (await get_pipeline_session("s")).status == "ACTIVE"
+    execution = await get_agent_execution("s-parser")
+    assert (execution.status, execution.output_data) == ("PENDING", None)
+    assert [attempt.status for attempt in execution.attempts] == ["CANCELLED"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_drains_inside_an_agent_or_a_session_completes_neither(
+    strict_store: Settings, begun: bool
+) -> None:
+    async def inner() -> None:
+        Presence.draining = not begun
+        async with track_session("inner") as session:
+            Presence.draining = True
+            await session.run("search", dict)
+
+    async def run() -> None:
+        async with track_session("s") as session, session.agent("parser"):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(inner())
+
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(run())
+    finally:
+        Presence.draining = False
+    assert (await get_pipeline_session("s")).status == "ACTIVE"
+    assert (await get_agent_execution("s-parser")).status == "PENDING"
 
 
 async def test_what_drains_before_an_inner_session_is_not_completed(

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -168,6 +169,18 @@ async def test_one_session_that_cannot_be_claimed_keeps_no_other_waiting(store: 
 async def test_a_worker_checks_what_it_is_given(field: str, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
         await recover_sessions(**{"runner": print, **options})
+
+
+async def test_pauses_are_any_number_above_0(strict_store: Settings) -> None:
+    await save_pipeline_session(session_id="s", status="FAILED")
+    stop = threading.Event()
+
+    def runner(resume: Resume) -> None:
+        threading.Timer(0.3, stop.set).start()
+        raise KeyError
+
+    pauses: dict[str, Any] = {"backoff_seconds": Decimal(100), "poll_seconds": Decimal("0.1")}
+    assert (await recover_sessions(runner, stop=stop, **pauses)).failed == ["s"]
 
 
 def test_what_can_never_run_is_refused_before_anything_is_claimed(strict_store: Settings) -> None:

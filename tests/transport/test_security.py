@@ -187,7 +187,7 @@ def test_who_names_the_certificates_is_heard(
     if named:
         monkeypatch.setenv(*named)
     with wired(serving(certificate, ssl.TLSVersion.TLSv1_2)) as wire:
-        wire.answer = lambda request: ok({})
+        wire.answer = lambda request: ok({"Table": {}})
         with suppress(LookupError, DoesNotExist):
             send(wire.settings(retry_seconds=0))
         assert len(wire.heads) == 1

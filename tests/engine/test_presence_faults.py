@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import timedelta
@@ -105,6 +105,15 @@ async def test_a_resume_that_cannot_mark_its_beginning_hands_the_session_back(
         assert handed_back(strict_store, "s")
 
 
+async def drain_in(work: Coroutine[Any, Any, None]) -> None:
+    """Do work in which this process begins to drain, which cancels it."""
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(work)
+    finally:
+        Presence.draining = False
+
+
 async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Settings) -> None:
     ended: list[str] = []
 
@@ -123,11 +132,7 @@ async def test_what_drains_in_a_group_of_tasks_is_not_completed(strict_store: Se
             group.create_task(agent("search", 0.2))
         pytest.fail("the task goes on")
 
-    try:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(run())
-    finally:
-        Presence.draining = False
+    await drain_in(run())
     assert ended == ["parser"]
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     assert (await recover_sessions(finish)).completed == ["s"]
@@ -147,11 +152,7 @@ async def test_an_agent_whose_inner_ones_drain_is_not_completed(
                     tasks.create_task(session.run("part", dict))
             run.output = "without its part"
 
-    try:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(run())
-    finally:
-        Presence.draining = False
+    await drain_in(run())
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     execution = await get_agent_execution("s-parser")
     assert (execution.status, execution.output_data) == ("PENDING", None)
@@ -173,11 +174,7 @@ async def test_what_drains_inside_an_agent_or_a_session_completes_neither(
             async with asyncio.TaskGroup() as group:
                 group.create_task(inner())
 
-    try:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(run())
-    finally:
-        Presence.draining = False
+    await drain_in(run())
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     assert (await get_agent_execution("s-parser")).status == "PENDING"
 
@@ -194,11 +191,7 @@ async def test_what_drains_before_an_inner_session_is_not_completed(
             async with asyncio.TaskGroup() as group:
                 group.create_task(inner())
 
-    try:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(run())
-    finally:
-        Presence.draining = False
+    await drain_in(run())
     assert (await get_pipeline_session("s")).status == "ACTIVE"
     assert handed_back(strict_store, "s")
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 
-from tdev_models import aws
+from tdev_models import Settings, aws
+from tdev_models.settings import Transport
 from tests import raw
 from tests.conftest import make_tables
 from tests.simulation import recorded
@@ -40,6 +41,19 @@ def lives() -> list[list[recorded.Sequel]]:
     return recorded.requests_of_histories(30)
 
 
+def both(store: Settings) -> tuple[Engine, Transport, Transport]:
+    """Return the engine of these tables, and what sends to it and to the real one."""
+    engine = Engine(store, time.monotonic, counts_capacity=True)
+
+    async def simulated(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+        return engine.execute(operation, request)
+
+    async def real(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+        return aws.call(store, operation, request)
+
+    return engine, simulated, real
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -57,14 +71,7 @@ def test_answers_and_items_are_those_of_dynoxide(
     else:
         recording = data.draw(strategies.sampled_from(lives()))
     store = make_tables(dynoxide)
-    engine = Engine(store, time.monotonic, counts_capacity=True)
-
-    async def real(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-        return aws.call(store, operation, request)
-
-    async def simulated(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-        return engine.execute(operation, request)
-
+    engine, simulated, real = both(store)
     for number, sent in enumerate(recording):
         sequels = alterations[number].of(sent, pool) if number < len(alterations) else [sent]
         for sequel in sequels:
@@ -83,14 +90,7 @@ def test_answers_and_items_are_those_of_dynoxide(
 
 def test_the_members_of_a_set_have_no_order(dynoxide: str) -> None:
     store = make_tables(dynoxide)
-    engine = Engine(store, time.monotonic, counts_capacity=True)
-
-    async def real(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-        return aws.call(store, operation, request)
-
-    async def simulated(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
-        return engine.execute(operation, request)
-
+    _, simulated, real = both(store)
     for member in ("2 s", "1 s"):
         request = {
             "TableName": store.table_name("pipeline-sessions"),

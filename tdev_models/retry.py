@@ -55,6 +55,8 @@ AGENT_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 # A write without a lease is tried so often while others write the same in between.
 CONTENDED_TRIES: Final = 20
+CONTENDED_FIRST_PAUSE_SECONDS: Final = 0.02
+CONTENDED_LONGEST_PAUSE_SECONDS: Final = 30.0
 
 # Budgets in seconds. Those of other requests are the settings `retry_seconds` and, for writes of a
 # session's owner, `owner_retry_seconds`. These two begin anew with each chunk that is stored, or
@@ -131,14 +133,27 @@ async def retry(
         await sleep(pause)
 
 
-async def step_aside(attempt: int, sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Wait before a contended write is tried, so that of many at once each has its turn.
+class Turns:
+    """The tries of a write that others write in between, so that of many each has its turn.
 
     Every second try goes at once: the one before it, which was refused, shows what is stored now.
+    Before the others is a pause, and since only one write can be made of all that are on their way
+    at once, it is as much longer as a try takes.
     """
-    if attempt and attempt % 2 == 0:
-        limit = FIRST_PAUSE_SECONDS[Conflict] * 2 ** (attempt // 2)
-        await sleep(DICE.uniform(0, min(LONGEST_PAUSE_SECONDS, limit)))
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._sleep, self._tries, self._since = sleep, 0, 0.0
+
+    async def next(self) -> bool:
+        """Wait for the next try and return True; return False at once after the last."""
+        if self._tries == CONTENDED_TRIES:
+            return False
+        if self._tries and self._tries % 2 == 0:
+            took = max(time.monotonic() - self._since, CONTENDED_FIRST_PAUSE_SECONDS)
+            limit = min(CONTENDED_LONGEST_PAUSE_SECONDS, took * 2 ** (self._tries // 2))
+            await self._sleep(DICE.uniform(0, limit))
+        self._tries, self._since = self._tries + 1, time.monotonic()
+        return True
 
 
 async def wait_until(

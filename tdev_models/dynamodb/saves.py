@@ -24,7 +24,7 @@ from tdev_models.dynamodb.expressions import set_to
 from tdev_models.dynamodb.table import Table
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import PipelineSession, UserProject
-from tdev_models.retry import CONTENDED_TRIES, step_aside
+from tdev_models.retry import CONTENDED_TRIES, Turns
 
 M = TypeVar("M", PipelineSession, UserProject)
 
@@ -50,8 +50,8 @@ async def save_once(
         model.former_token.set(model.write_token | "NONE"),
         set_to(model.write_token, token),
     ]
-    for attempt in range(CONTENDED_TRIES):
-        await step_aside(attempt, client.sleep)
+    turns = Turns(client.sleep)
+    while await turns.next():
         moment = max(moment, client.now())
         newer: Condition = model.saved_at.does_not_exist() | (model.saved_at < moment)
         try:

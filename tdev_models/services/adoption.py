@@ -17,7 +17,7 @@ from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import replace_fields, set_to
 from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.models import AgentExecution, PipelineSession
-from tdev_models.retry import CONTENDED_TRIES, step_aside
+from tdev_models.retry import CONTENDED_TRIES, Turns
 from tdev_models.services.execution_states import seen_condition
 from tdev_models.services.progress import Work, work_so_far
 from tdev_models.workers.lease import Lease, lease_lost_error
@@ -37,8 +37,8 @@ async def adopted(
         LeaseLost: the session was taken over meanwhile.
         Conflict: others wrote its executions again and again.
     """
-    for attempt in range(CONTENDED_TRIES):
-        await step_aside(attempt, client.sleep)
+    turns = Turns(client.sleep)
+    while await turns.next():
         work = await work_so_far(client, seen, from_agent)
         unfenced = [run for run in work[0].executions.values() if run.fence is None]
         # What came since the claim was planned may have begun before all else that it outdates.

@@ -11,7 +11,7 @@ from tdev_models.errors import ConditionFailed, Conflict
 from tdev_models.metrics.automatic import run_ended
 from tdev_models.models import AgentExecution
 from tdev_models.results import ExecutionStatus
-from tdev_models.retry import CONTENDED_TRIES, step_aside
+from tdev_models.retry import CONTENDED_TRIES, Turns
 from tdev_models.services.execution_states import (
     FORMS,
     actions_of,
@@ -70,8 +70,8 @@ async def write_execution(
     kms_seconds = _kms_seconds(client, lease, retry_seconds)
     values = await stored_forms(client, execution_id, agent_name, values, seen, lease, kms_seconds)
     fence = lease.fence if lease else None
-    for attempt in range(CONTENDED_TRIES):
-        await step_aside(attempt, client.sleep)
+    turns = Turns(client.sleep)
+    while await turns.next():
         change = change_of(seen, execution_id, values, fence, at or client.now(), token)
         actions = [*actions_of(seen, change), *usage.added_to_execution()]
         condition = seen_condition(seen)

@@ -23,7 +23,7 @@ from tdev_models.errors import ConditionFailed, Conflict, InvalidRequest, NotFou
 from tdev_models.metrics.automatic import project_downloaded, project_saved
 from tdev_models.models import UserProject
 from tdev_models.results import Page, Project
-from tdev_models.retry import CONTENDED_TRIES, step_aside
+from tdev_models.retry import CONTENDED_TRIES, Turns
 
 RULES = UserProject.rules()
 _DOWNLOAD_ID = validation.key(128)
@@ -149,8 +149,8 @@ async def record_download(
     new = UserProject.download_ids.does_not_exist() | ~UserProject.download_ids.contains(chosen)
     seen: UserProject | None = None
     tried: set[float] = set()
-    for attempt in range(CONTENDED_TRIES):
-        await step_aside(attempt, client.sleep)
+    turns = Turns(client.sleep)
+    while await turns.next():
         now = client.now()
         tried.add(now)
         actions = [

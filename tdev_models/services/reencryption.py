@@ -32,7 +32,7 @@ from tdev_models.errors import ConditionFailed, ConfigurationError, Conflict
 from tdev_models.models import AgentExecution, BaseModel, PipelineSession, UserProject
 from tdev_models.models.execution import attempt_key
 from tdev_models.results import ExecutionStatus
-from tdev_models.retry import CONTENDED_TRIES, step_aside
+from tdev_models.retry import CONTENDED_TRIES, Turns
 from tdev_models.security.fields import ENVELOPES, SUFFIX, is_current, key_of
 from tdev_models.services.failed_attempts import attempt_of_earlier_release
 from tdev_models.settings import ENCRYPTED_FIELDS, Settings
@@ -76,8 +76,8 @@ class Reencryption:
             PayloadDamaged, AccessDenied, ConfigurationError: it cannot be read; nothing changed.
         """
         table = self._table(model)
-        for attempt in range(CONTENDED_TRIES):
-            await step_aside(attempt, self._client.sleep)
+        turns = Turns(self._client.sleep)
+        while await turns.next():
             item = table.load(row)
             if row is None or item is None:
                 return False  # it was deleted meanwhile

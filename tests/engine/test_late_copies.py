@@ -230,8 +230,8 @@ async def test_many_writers_of_one_item_at_once_each_have_their_turn(
         return update_agent_execution(values, execution_id="s-parser", project_id="s")
 
     await asyncio.gather(
-        *(run(number) for number in range(60)),
-        *(save_pipeline_session({"progress": 1}, session_id="s") for _ in range(400)),
+        *(run(number) for number in range(30)),
+        *(save_pipeline_session({"progress": 1}, session_id="s") for _ in range(200)),
     )
     (execution,) = await get_agent_executions("s")
     assert (execution.status, (execution.variant or "")[0]) == ("RUNNING", "v")

@@ -6,14 +6,23 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tdev_models import Settings, errors, settings, sync
+from tdev_models import Settings, errors, retry, settings, sync
 from tdev_models.errors import Conflict, TdevError, Throttled, Unavailable
 from tdev_models.results import RequestEvent
-from tdev_models.retry import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff, wait_until
+from tdev_models.retry import (
+    CONTENDED_TRIES,
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    Backoff,
+    Turns,
+    wait_until,
+)
+from tests.simulation.loop import VirtualLoop
 
 FINAL = [
     errors.InvalidRequest("field", "wrong"),
@@ -123,3 +132,46 @@ def test_a_seed_of_the_application_makes_no_two_workers_wait_alike() -> None:
         assert pauses[0] != pauses[1]
     finally:
         random.setstate(state)
+
+
+@pytest.mark.parametrize("try_seconds", [0.001, 0.05, 0.2])
+def test_of_many_writers_of_one_item_each_has_its_turn_however_long_a_try_takes(
+    try_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = VirtualLoop()  # type: ignore[abstract]
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(retry, "DICE", random.Random(1))
+    version, made = 0, 0
+
+    async def write() -> None:
+        nonlocal version, made
+        seen = version
+        turns = Turns(asyncio.sleep)
+        while await turns.next():
+            await asyncio.sleep(try_seconds)
+            if seen == version:
+                version, made = version + 1, made + 1
+                return
+            seen = version
+
+    for _ in range(60):
+        loop.create_task(write())
+    loop.run(lambda: False, 600.0)
+    assert made == 60
+
+
+def test_a_write_that_had_no_turn_ends_without_another_pause() -> None:
+    pauses: list[float] = []
+
+    async def count() -> int:
+        tries = 0
+        turns = Turns(note)
+        while await turns.next():
+            tries += 1
+        return tries
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    assert asyncio.run(count()) == CONTENDED_TRIES
+    assert len(pauses) == CONTENDED_TRIES // 2 - 1

@@ -181,6 +181,8 @@ async def decrypted_result(client: Client, kind: type[R], item: BaseModel) -> R:
         Throttled, Unavailable: KMS did not answer.
     """
     names = [name for name in encrypted_names(type(item)) if not is_plain(client, item, name)]
+    if not names:
+        return kind.of(item.attribute_values)
     shown = {name: await shown_field(client, item, name) for name in names}
     return kind.of({**item.attribute_values, **shown})
 

@@ -60,6 +60,23 @@ def test_one_thread_takes_one_connection(wire: Wire) -> None:
     assert wire.made == 1
 
 
+async def test_calls_of_other_timeouts_take_the_same_connection(wire: Wire) -> None:
+    for number in range(20):
+        await get(LoopTransport(wire.settings(read_timeout_seconds=5 + number)), number)
+    assert wire.made == 1
+
+
+def test_a_thread_takes_one_connection_whatever_its_calls_may_take(wire: Wire) -> None:
+    for number in range(20):
+        each = wire.settings(
+            read_timeout_seconds=5 + number,
+            connect_timeout_seconds=5 + number,
+            max_connections=5 + number,
+        )
+        get_blocking(BlockingTransport(each), number)
+    assert wire.made == 1
+
+
 async def test_many_at_once_share_what_the_settings_allow(wire: Wire) -> None:
     transport = LoopTransport(wire.settings(max_connections=5))
     await asyncio.gather(*(get(transport, number) for number in range(300)))
@@ -338,6 +355,31 @@ async def test_where_nobody_is_answered_all_that_wait_learn_it_at_once(wire: Wir
     )
     assert all(isinstance(result, Unavailable) for result in results), results[:3]
     assert wire.made <= 4  # not two each half second, for ten seconds
+
+
+async def test_who_may_wait_longer_is_not_failed_by_who_may_not(wire: Wire) -> None:
+    free = threading.Event()
+
+    def answer(parameters: dict[str, Any]) -> bytes:
+        free.wait(20)
+        return ok({"Item": parameters["Key"]})
+
+    wire.answer = answer
+    hasty, patient = (
+        LoopTransport(wire.settings(max_connections=1, read_timeout_seconds=seconds))
+        for seconds in (0.2, 20.0)
+    )
+    first, second, third = (
+        asyncio.create_task(get(transport, number))
+        for number, transport in enumerate((hasty, patient, hasty))
+    )
+    _, waiting = await asyncio.wait([first, second, third], timeout=1)
+    assert waiting == {second}
+    free.set()
+    await second
+    for one in (first, third):
+        with pytest.raises(Unavailable, match=r"no answer within 0\.2 s"):
+            await one
 
 
 async def test_where_others_are_answered_those_that_wait_have_their_turn(wire: Wire) -> None:

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from tdev_models import aws
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.blocking_pool import BlockingPool
-from tdev_models.dynamodb.transports.native import NativeTransport, PoolKey, pool_key
+from tdev_models.dynamodb.transports.native import NativeTransport
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.forks import after_fork_in_child
 
 T = TypeVar("T")
 
-_pools: dict[PoolKey, BlockingPool] = {}
+_pools: dict[Target, BlockingPool] = {}
 
 
 class BlockingTransport(NativeTransport):
@@ -28,9 +28,8 @@ class BlockingTransport(NativeTransport):
         return aws.call(self._settings, operation, request)
 
     async def _exchange(self, target: Target, request: bytes) -> Answer:
-        key = pool_key(target, self._settings)
-        pool = _pools.get(key) or _pools.setdefault(key, BlockingPool(target, self._settings))
-        return pool.exchange(request)
+        pool = _pools.get(target) or _pools.setdefault(target, BlockingPool(target))
+        return pool.exchange(request, self._settings)
 
 
 def _close() -> None:

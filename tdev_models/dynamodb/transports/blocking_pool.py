@@ -24,37 +24,39 @@ _PART_BYTES: Final = 65536
 
 
 class BlockingPool:
-    """Keeps at most `Settings.max_connections` connections open for further requests.
+    """Keeps connections open for the requests of all settings with this target.
 
     A thread that finds none free makes one: it never waits for another thread's request.
     """
 
-    def __init__(self, target: Target, settings: Settings) -> None:
-        self._target, self._settings = target, settings
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._idle = deque[_Connection]()  # the one used last is at the end
         self._asked: Future[list[tuple[Any, ...]]] | None = None  # for the endpoint's addresses
         self._answers = 0
 
-    def exchange(self, request: bytes) -> Answer:
+    def exchange(self, request: bytes, settings: Settings) -> Answer:
         """Send the bytes of one request and return its answer.
+
+        At most `max_connections` are kept open after it, for further ones.
 
         Raises:
             Unavailable: there was none.
         """
-        connection, answers = self._newest_idle() or self._made(), self._answers
+        seconds, answers = settings.read_timeout_seconds, self._answers
+        connection = self._newest_idle() or self._made(settings.connect_timeout_seconds)
         try:
-            answer = connection.exchange(request, self._settings.read_timeout_seconds)
+            answer = connection.exchange(request, seconds)
         except TimeoutError:
             if answers == self._answers:  # to anybody
                 self.close()  # the way to the server may be another one since they were made
-            seconds = self._settings.read_timeout_seconds
             raise Unavailable(f"no answer within {seconds:g} s") from None
         except OSError as error:
             raise Unavailable(f"the connection ended before the answer: {error}") from error
         except httptools.HttpParserError as error:
             raise Unavailable(f"the answer is not HTTP: {error}") from error
         finally:
-            self._give_back(connection)
+            self._give_back(connection, settings.max_connections)
         self._answers += 1
         return answer
 
@@ -73,11 +75,11 @@ class BlockingPool:
                 return connection
             connection.close()
 
-    def _made(self) -> _Connection:
+    def _made(self, seconds: float) -> _Connection:
         target = self._target
         where = f"cannot connect to {target.host}:{target.port}"
         try:
-            sock = self._connected()
+            sock = self._connected(seconds)
         except TimeoutError:
             raise Unavailable(f"{where}: no connection in time") from None
         except (OSError, ValueError) as error:  # the latter: no name that DNS could know
@@ -93,9 +95,9 @@ class BlockingPool:
             raise Unavailable(f"{where}: {error}") from error
         return _Connection(sock)
 
-    def _connected(self) -> socket.socket:
+    def _connected(self, seconds: float) -> socket.socket:
         """Return a socket to the first address of the endpoint that can be reached."""
-        addresses, seconds = self._addresses(), self._settings.connect_timeout_seconds
+        addresses = self._addresses(seconds)
         for address in addresses:
             try:
                 return socket.create_connection((address, self._target.port), seconds)
@@ -104,7 +106,7 @@ class BlockingPool:
                     raise
         raise OSError("the name has no address")
 
-    def _addresses(self) -> list[str]:
+    def _addresses(self, seconds: float) -> list[str]:
         """Return the endpoint's addresses, as DNS gives them in the time that connecting may take.
 
         As those of a loop: an answer that comes later serves whoever asks next.
@@ -118,14 +120,14 @@ class BlockingPool:
             except RuntimeError:  # no thread begins any more, as while the interpreter ends
                 return [str(one[4][0]) for one in socket.getaddrinfo(*name)]
             try:
-                found = asked.result(self._settings.connect_timeout_seconds)
+                found = asked.result(seconds)
             finally:
                 if self._asked is asked and asked.done():
                     self._asked = None
         return [*dict.fromkeys(str(one[4][0]) for one in found)]
 
-    def _give_back(self, connection: _Connection) -> None:
-        if not connection.reusable or len(self._idle) >= self._settings.max_connections:
+    def _give_back(self, connection: _Connection, most: int) -> None:
+        if not connection.reusable or len(self._idle) >= most:
             connection.close()
             return
         self._idle.append(connection)

@@ -13,7 +13,7 @@ from tdev_models import aws
 from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.answers import Answer
 from tdev_models.dynamodb.transports.loop_pool import Pool
-from tdev_models.dynamodb.transports.native import NativeTransport, PoolKey, pool_key
+from tdev_models.dynamodb.transports.native import NativeTransport
 from tdev_models.dynamodb.transports.pace import turn
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.errors import Unavailable
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _BOTOCORE_THREADS: Final = 32
 
-_pools: dict[tuple[asyncio.AbstractEventLoop, PoolKey], Pool] = {}
+_pools: dict[tuple[asyncio.AbstractEventLoop, Target, float, int], Pool] = {}
 _pools_of_the_parent: list[Any] = []
 
 
@@ -64,7 +64,7 @@ class LoopTransport(NativeTransport):
         loop, pool = asyncio.get_running_loop(), self._last
         if pool is None or pool.loop is not loop:
             pool = self._last = _pool(loop, target, self._settings)
-        answer = await pool.exchange(request)
+        answer = await pool.exchange(request, self._settings.read_timeout_seconds)
         await turn()  # many answers may have come at once
         return answer
 
@@ -74,10 +74,11 @@ def _pool(loop: asyncio.AbstractEventLoop, target: Target, settings: Settings) -
     for key in [*_pools]:
         if key[0].is_closed():
             _pools.pop(key, None)
-    key = loop, pool_key(target, settings)
+    seconds, most = settings.connect_timeout_seconds, settings.max_connections
+    key = loop, target, seconds, most
     pool = _pools.get(key)
     if pool is None or pool.loop is None:  # the latter: other generators end with the loop, too
-        pool = _pools[key] = Pool(target, settings, is_last=pool is not None)
+        pool = _pools[key] = Pool(target, seconds, most, is_last=pool is not None)
     return pool
 
 

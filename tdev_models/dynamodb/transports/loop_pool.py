@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -18,25 +18,28 @@ from tdev_models.dynamodb.threads import in_thread
 from tdev_models.dynamodb.transports.answers import IDLE_SECONDS, Answer, Reader
 from tdev_models.dynamodb.transports.target import Target
 from tdev_models.errors import TdevError, Unavailable
-from tdev_models.settings import Settings
 
 # How many connections are made at once: each takes the loop a TLS handshake.
 _MADE_AT_ONCE: Final = 4
 
 
 class Pool:
-    """At most `Settings.max_connections` connections. A request that finds none free waits.
+    """At most so many connections, to be made within so many seconds each.
+
+    A request that finds none free waits.
 
     Attributes:
         loop: the event loop that it belongs to; None once it is closed.
     """
 
-    def __init__(self, target: Target, settings: Settings, *, is_last: bool = False) -> None:
+    def __init__(
+        self, target: Target, connect_seconds: float, most: int, *, is_last: bool = False
+    ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        self._target, self._settings = target, settings
+        self._target, self._connect_seconds, self._most = target, connect_seconds, most
         self._open, self._all_closed = set[Connection](), asyncio.Event()
         self._idle = deque[Connection]()  # the one used last is at the end
-        self._waiting = deque[asyncio.Future[Connection]]()
+        self._waiting = deque[_Turn]()
         self._making = set[asyncio.Task[None]]()
         self._asked: Future[list[tuple[Any, ...]]] | None = None  # for the endpoint's addresses
         self._answers = 0
@@ -48,20 +51,22 @@ class Pool:
         with suppress(StopIteration):
             cast(Any, self._guard.__anext__()).send(None)
 
-    async def exchange(self, request: bytes) -> Answer:
+    async def exchange(self, request: bytes, seconds: float) -> Answer:
         """Send the bytes of one request and return its answer.
 
         Raises:
-            Unavailable: there was none.
+            Unavailable: there was none within so many seconds.
         """
-        connection = self._newest_idle() or await self._next_free()
-        seconds, answers = self._settings.read_timeout_seconds, self._answers
+        connection = self._newest_idle() or await self._next_free(seconds)
+        answers = self._answers
         try:
             answer = await connection.exchange(request, seconds)
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             if answers == self._answers:  # to anybody: those that wait would wait in vain
-                self._fail_waiting(lambda: Unavailable(problem), len(self._waiting))
+                in_vain = [turn for turn in self._waiting if turn.seconds <= seconds]
+                self._waiting = deque(turn for turn in self._waiting if turn.seconds > seconds)
+                _fail(in_vain, lambda: Unavailable(problem))
                 self._close_idle()  # the way to the server may be another one since they were made
             raise Unavailable(problem) from None
         finally:
@@ -92,8 +97,8 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
-    async def _next_free(self) -> Connection:
-        turn: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+    async def _next_free(self, seconds: float) -> Connection:
+        turn = _Turn(seconds)
         self._waiting.append(turn)
         self._make_more()
         try:
@@ -122,7 +127,7 @@ class Pool:
         while (
             self.loop is not None
             and len(self._making) < min(_MADE_AT_ONCE, len(self._waiting))
-            and len(self._open) + len(self._making) < self._settings.max_connections
+            and len(self._open) + len(self._making) < self._most
         ):
             task = self.loop.create_task(self._make())
             self._making.add(task)
@@ -145,7 +150,7 @@ class Pool:
 
     async def _connected(self) -> Connection:
         """Return a new connection to the first address of the endpoint that can be reached."""
-        target, seconds = self._target, self._settings.connect_timeout_seconds
+        target, seconds = self._target, self._connect_seconds
         addresses = await self._addresses()
         for address in addresses:
             try:
@@ -175,7 +180,7 @@ class Pool:
             # An answer for which nobody waited any more serves whoever asks next.
             asked = self._asked = self._asked or in_thread(socket.getaddrinfo, *name)
             try:
-                async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                async with asyncio.timeout(self._connect_seconds):
                     found = await asyncio.wrap_future(asked)
             finally:
                 if self._asked is asked and asked.done():
@@ -190,12 +195,8 @@ class Pool:
 
     def _cannot_make(self, error: Callable[[], TdevError]) -> None:
         # Where others are open, one of them may serve whoever waits next.
-        self._fail_waiting(error, 1 if self._open else len(self._waiting))
-
-    def _fail_waiting(self, error: Callable[[], TdevError], count: int) -> None:
-        for turn in [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]:
-            if not turn.done():
-                turn.set_exception(error())
+        count = min(1, len(self._waiting)) if self._open else len(self._waiting)
+        _fail([self._waiting.popleft() for _ in range(count)], error)
 
     def _made(self, task: asyncio.Task[None]) -> None:
         self._making.discard(task)
@@ -219,6 +220,20 @@ class Pool:
                 await asyncio.wait(making)
             if self._open:  # until the loop has closed their sockets
                 await self._all_closed.wait()
+
+
+class _Turn(asyncio.Future["Connection"]):
+    """A request that waits for a connection, and then so many seconds for its answer."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.seconds = seconds
+
+
+def _fail(turns: Iterable[_Turn], error: Callable[[], TdevError]) -> None:
+    for turn in turns:
+        if not turn.done():
+            turn.set_exception(error())
 
 
 class Connection(asyncio.Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from tdev_models.dynamodb.transports import target as targets
 from tdev_models.dynamodb.transports.answers import Answer
@@ -19,19 +19,6 @@ T = TypeVar("T")
 _OF_CLOCKS: Final = frozenset(
     {"InvalidSignatureException", "RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
 )
-
-PoolKey: TypeAlias = tuple[Target, float, float, int]
-"""All that the connections of a pool depend on."""
-
-
-def pool_key(target: Target, settings: Settings) -> PoolKey:
-    """Return under which key the pool of these settings is kept."""
-    return (
-        target,
-        settings.connect_timeout_seconds,
-        settings.read_timeout_seconds,
-        settings.max_connections,
-    )
 
 
 class NativeTransport(ABC):

@@ -58,6 +58,7 @@ _OF_CERTIFICATES = ("CERTIFICATE_VERIFY_FAILED", "doesn't match")
 _LOCAL = "; or, for an engine on this machine, export what 'tdev local' prints"
 
 _clients: dict[tuple[object, ...], Any] = {}
+_MOST_CLIENTS = 16  # of which each holds some megabytes: a timeout may be what a deadline leaves
 _lock = threading.Lock()
 _sending = threading.local()
 
@@ -156,11 +157,15 @@ def dynamodb(settings: Settings) -> Any:
         settings.read_timeout_seconds,
         settings.max_connections,
     )
-    if key not in _clients:
+    client = _clients.get(key)
+    if client is None:
         with _lock:
-            if key not in _clients:
-                _clients[key] = create("dynamodb", settings, settings.endpoint)
-    return _clients[key]
+            client = _clients.get(key)
+            if client is None:
+                if len(_clients) >= _MOST_CLIENTS:
+                    _clients.clear()
+                client = _clients[key] = create("dynamodb", settings, settings.endpoint)
+    return client
 
 
 def session_of(settings: Settings) -> Any:

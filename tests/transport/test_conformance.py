@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
-from tdev_models import Settings
+from tdev_models import Settings, aws
 from tdev_models.dynamodb.async_client import AsyncClient
 from tdev_models.dynamodb.blocking_client import BlockingClient, drive
 from tdev_models.dynamodb.client import Client
@@ -124,6 +126,14 @@ def test_an_operation_that_the_services_do_not_send_is_sent_by_botocore() -> Non
         for send in (send_blocking, send_in_a_loop):
             response = send(server.settings(), "DescribeTable", {"TableName": "t"})
             assert isinstance(response["Table"]["CreationDateTime"], datetime.datetime)
+
+
+def test_botocore_has_few_clients_however_many_timeouts_there_are() -> None:
+    made = WeakSet[Any]()
+    for number in range(24):
+        made.add(aws.dynamodb(Settings(region="us-east-1", read_timeout_seconds=5 + number)))
+    gc.collect()
+    assert 0 < len(made) <= 16
 
 
 def test_a_cancelled_task_ends_though_the_answer_is_late() -> None:

@@ -128,9 +128,16 @@ def test_an_operation_that_the_services_do_not_send_is_sent_by_botocore() -> Non
             assert isinstance(response["Table"]["CreationDateTime"], datetime.datetime)
 
 
-def test_botocore_has_few_clients_however_many_timeouts_there_are() -> None:
+def test_botocore_has_few_clients_however_many_timeouts_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Made:
+        """One of botocore takes long to be made."""
+
     made = WeakSet[Any]()
-    for number in range(24):
+    monkeypatch.setattr(aws, "_clients", {})
+    monkeypatch.setattr(aws, "create", lambda *of: Made())
+    for number in range(100):
         made.add(aws.dynamodb(Settings(region="us-east-1", read_timeout_seconds=5 + number)))
     gc.collect()
     assert 0 < len(made) <= 16

@@ -263,7 +263,7 @@ def _meaning(code: str, response: Mapping[str, Any], tables: str) -> TdevError:
         return _known(_BY_CODE[code], message or code, tables)
     # An answer without a code: botocore puts the HTTP status in its place.
     status = status or (int(code) if code.isdigit() else 0)
-    if status == 429 or status >= 500:
+    if status in (408, 429) or status >= 500:
         return (Throttled if status == 429 else Unavailable)(f"{code} ({status}): {message}")
     return _refused(code, status, message)
 

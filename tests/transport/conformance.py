@@ -156,9 +156,10 @@ def gives_each_answer_its_error_and_tries_nothing_again(send: Send, server: Serv
 
 
 def gives_an_answer_without_a_body_its_error(send: Send, server: Server) -> None:
-    server.status, server.body = 503, b""
-    with pytest.raises(errors.Unavailable):
-        send(server.settings(), "GetItem", GET)
+    server.body = b""
+    for server.status in (408, 503):  # the former, of a load balancer
+        with pytest.raises(errors.Unavailable):
+            send(server.settings(), "GetItem", GET)
 
 
 def an_item_too_large_is_said_so(send: Send, server: Server) -> None:

@@ -13,6 +13,7 @@ from tdev_models import aws, settings
 from tdev_models.cli.codes import DONE
 from tdev_models.cli.screen import Screen, place
 from tdev_models.cli.tables import Column, Table
+from tdev_models.dynamodb.transports.target import configured_endpoint
 from tdev_models.settings import Settings
 
 # The variables of what is not set by TDEV_ and the setting's name, the first first.
@@ -90,6 +91,11 @@ def _of_aws(chosen: Settings) -> list[Setting]:
         region = session.get_config_variable("region")
         source = "AWS configuration file" if region else "nowhere"
         found.append(Setting("aws region", region or "(not set)", source, "AWS_REGION"))
+    if chosen.endpoint is None and (endpoint := configured_endpoint(session)):
+        url = aws.without_user(endpoint)
+        found.append(
+            Setting("aws endpoint", url, "AWS configuration file", _VARIABLES["endpoint"][0])
+        )
     credentials = session.get_credentials()
     where = "none found" if credentials is None else credentials.method
     name = "AWS_ACCESS_KEY_ID"

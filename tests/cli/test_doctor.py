@@ -202,6 +202,21 @@ def test_an_aws_configuration_that_is_not_usable_is_told(
     assert tdev("config").code == 1
 
 
+def test_config_says_which_endpoint_the_profile_names(
+    nothing_set: pytest.MonkeyPatch, tdev: Tdev, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text(
+        "[profile p]\nendpoint_url = https://me:secret@dynamo.lan:8000\n"
+    )
+    nothing_set.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    nothing_set.setenv("AWS_PROFILE", "p")
+    found = {one["name"]: one for one in tdev("config", "--json").lines}["aws endpoint"]
+    assert (found["value"], found["source"]) == (
+        "https://***@dynamo.lan:8000",
+        "AWS configuration file",
+    )
+
+
 def test_a_profile_that_is_missing_is_told(nothing_set: pytest.MonkeyPatch, tdev: Tdev) -> None:
     nothing_set.setenv("AWS_PROFILE", "none")
     found = states(tdev)

@@ -194,7 +194,7 @@ def _asked(session: Any, endpoint: str | None, region: str, fips: bool) -> dict[
     if mode not in _ACCOUNT_MODES:
         message = f"account_id_endpoint_mode must be one of {_ACCOUNT_MODES}, not {shown(mode)}"
         raise InvalidConfigError(error_msg=message)
-    given = endpoint or _configured_endpoint(session)
+    given = endpoint or configured_endpoint(session)
     return {
         "Region": region,
         "Endpoint": given,
@@ -204,7 +204,8 @@ def _asked(session: Any, endpoint: str | None, region: str, fips: bool) -> dict[
     }
 
 
-def _configured_endpoint(session: Any) -> str | None:
+def configured_endpoint(session: Any) -> str | None:
+    """Return the endpoint that the environment or the profile names, if any."""
     if session.get_config_variable("ignore_configured_endpoint_urls"):
         return None
     provider = ConfiguredEndpointProvider(

@@ -272,7 +272,8 @@ class BaseModel(Model):
                 if after is not None:
                     _check_clear(name, "save()")
                 raw = None if after is None else self._serialize_value(attribute, after)
-                changes.append((attribute, raw))
+                if raw != stored:  # else it was saved in another form: a datetime, JSON text
+                    changes.append((attribute, raw))
         return changes
 
     # ------------------------------------------------------------------ for the rest of the package

@@ -95,7 +95,10 @@ class BaseModel(Model):
         Attributes that were not read (an index projects only some), that a newer release added, or
         that belong to a lease stay as they are in the table. Setting None removes an attribute.
         A new instance makes its item or is merged into it; after `delete()` an instance is new.
-        Safe to send twice. Returns DynamoDB's response, `{}` when there was nothing to write.
+        Returns DynamoDB's response, `{}` when there was nothing to write.
+
+        Sent again where its answer is lost, which without a condition changes nothing. With one,
+        an UpdateError may then mean that it was written: read the item again.
 
         Raises:
             InvalidRequest: the instance was read or saved under another key, or in another table
@@ -147,6 +150,9 @@ class BaseModel(Model):
         add_version_condition: bool = True,
     ) -> Any:
         """Change the item by actions, or make it, and take over what is stored then.
+
+        Sent again where its answer is lost: what an action adds then counts twice, unless the
+        condition refuses that, by an UpdateError.
 
         Raises:
             InvalidRequest: as `save()`.

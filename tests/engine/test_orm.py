@@ -106,6 +106,22 @@ def test_a_payload_in_chunks_is_not_saved_beside_them(store: Settings) -> None:
     assert sync.get_agent_execution("s-parser").output_data == {"x": "y" * 3000}
 
 
+@pytest.mark.parametrize("write", ["save", "update"])
+def test_what_is_written_without_having_been_read_replaces_chunks(
+    store: Settings, write: str
+) -> None:
+    sync.update_agent_execution(
+        execution_id="s-parser", project_id="s", status="COMPLETED", output_data={"x": "y" * 3000}
+    )
+    execution = next(AgentExecution.project_index.query("s"))
+    if write == "save":
+        execution.output_data = {"new": 1}
+        execution.save()
+    else:
+        execution.update([AgentExecution.output_data.set({"new": 1})])
+    assert sync.get_agent_execution("s-parser").output_data == {"new": 1}
+
+
 def test_what_would_erase_unknown_attributes_is_refused(store: Settings) -> None:
     with pytest.raises(InvalidRequest, match="puts whole items"):
         UserProject.batch_write()

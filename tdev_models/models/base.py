@@ -93,9 +93,12 @@ class BaseModel(Model):
         """Write what was set since this instance was made or read, with one UpdateItem.
 
         Attributes that were not read (an index projects only some), that a newer release added, or
-        that belong to a lease stay as they are in the table. Setting None removes an attribute.
+        that belong to a lease stay as they are in the table. None removes what was read.
         A new instance makes its item or is merged into it; after `delete()` an instance is new.
-        Safe to send twice. Returns DynamoDB's response, `{}` when there was nothing to write.
+        Returns DynamoDB's response, `{}` when there was nothing to write.
+
+        Sent again where its answer is lost, which without a condition changes nothing. With one,
+        an UpdateError may then mean that it was written: read the item again.
 
         Raises:
             InvalidRequest: the instance was read or saved under another key, or in another table
@@ -117,6 +120,7 @@ class BaseModel(Model):
             attribute.remove() if raw is None else typed(attribute, raw)
             for attribute, raw in changes
         ]
+        actions += self._removes_other_forms(actions)
         hash_key, range_key = self._get_serialized_keys()
         connection = self._get_connection()
         request = connection.get_operation_kwargs(
@@ -148,11 +152,15 @@ class BaseModel(Model):
     ) -> Any:
         """Change the item by actions, or make it, and take over what is stored then.
 
+        Sent again where its answer is lost: what an action adds then counts twice, unless the
+        condition refuses that, by an UpdateError.
+
         Raises:
             InvalidRequest: as `save()`.
             pynamodb.exceptions.UpdateError: the condition was not met, or the request failed.
         """
         self._check_actions(actions)
+        actions = [*actions, *self._removes_other_forms(actions)]
         return super().update(actions, condition, add_version_condition=add_version_condition)
 
     def get_update_kwargs_from_instance(
@@ -160,6 +168,7 @@ class BaseModel(Model):
     ) -> dict[str, Any]:
         """Return what `TransactWrite.update` sends; it raises as `update` does."""
         self._check_actions(actions)
+        actions = [*actions, *self._removes_other_forms(actions)]
         return super().get_update_kwargs_from_instance(actions, *args, **kwargs)
 
     def delete(
@@ -252,7 +261,18 @@ class BaseModel(Model):
         self._check_place()
         for action in actions:
             if not isinstance(action, RemoveAction):
-                _check_clear(str(action.values[0].path[0]), "update()")  # type: ignore[attr-defined]
+                _check_clear(_name_in(action), "update()")
+
+    def _removes_other_forms(self, actions: list[Action]) -> list[Action]:
+        """Return what removes encrypted, or from chunks, what actions change in clear.
+
+        Beside these it would be unseen.
+        """
+        named = {_name_in(action) for action in actions}
+        names = named | {ref for ref, field in ENVELOPES.items() if field in named}
+        forms = names | {f"{name}{SUFFIX}" for name in names}
+        attributes = self.get_attributes()
+        return [attributes[form].remove() for form in sorted(forms - named) if form in attributes]
 
     def _changes(self) -> list[tuple[Attribute[Any], dict[str, Any] | None]]:
         changes: list[tuple[Attribute[Any], dict[str, Any] | None]] = []
@@ -267,12 +287,13 @@ class BaseModel(Model):
                 refs = [ref for ref, field in ENVELOPES.items() if field == name]
                 if any({ref, f"{ref}{SUFFIX}"} & self._stored.keys() for ref in refs):
                     raise InvalidRequest(
-                        name, "is stored in chunks, beside which save() would be unseen; use a call"
+                        name, "is stored in chunks, which were not read; use a call"
                     )
                 if after is not None:
                     _check_clear(name, "save()")
                 raw = None if after is None else self._serialize_value(attribute, after)
-                changes.append((attribute, raw))
+                if raw != stored:  # else it was saved in another form: a datetime, JSON text
+                    changes.append((attribute, raw))
         return changes
 
     # ------------------------------------------------------------------ for the rest of the package
@@ -337,6 +358,11 @@ class BaseModel(Model):
     def _get_connection(cls) -> TableConnection:
         meta = cls.Meta
         return _connection(cls, meta.host, meta.region, meta.table_name)
+
+
+def _name_in(action: Action) -> str:
+    """Return the attribute that an action changes, as a whole or in a part."""
+    return str(action.values[0].path[0])  # type: ignore[attr-defined]
 
 
 def _check_clear(name: str, write: str) -> None:

@@ -141,11 +141,11 @@ class AgentRun(ClientContext[C, bool]):
         Args:
             input_tokens: tokens that were sent to the model.
             output_tokens: tokens that it made.
-            cost_usd: what they cost.
+            cost_usd: what they cost, to 12 decimals.
             model: which one; at most 200 bytes, without '#'. The last one counts.
 
         Raises:
-            InvalidRequest: a number is negative, not finite or of another type, or this is not
+            InvalidRequest: a number is negative, above 1e15 or of another type, or this is not
                 within the agent's block.
         """
         self._check_running("usage(...)")

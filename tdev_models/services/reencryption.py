@@ -1,7 +1,8 @@
 """Encrypts stored rows under the key in force, beside live writers; run again, it goes on.
 
 A row is written only if what is encrypted of it is still as it was read; else it is looked at
-again, as it is now. What is under the key already is left, without a call of KMS.
+again, as it is now. What is under the key already is left, without a call of KMS. What has expired
+is left to DynamoDB, which deletes it: large payloads perhaps before what points at them.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ class Reencryption:
         table = self._table(model)
         turns = Turns(self._client.sleep)
         while await turns.next():
-            item = table.load(row)
+            item = table.live(row)
             if row is None or item is None:
-                return False  # it was deleted meanwhile
+                return False  # it was deleted meanwhile, or has expired
             names = [name for name in encrypted_names(model) if self._is_old(row, name)]
             actions, same, attempts = await self._forgets_texts(item, on_left)
             if not names and not actions:
@@ -115,7 +116,7 @@ class Reencryption:
             How many chunks were deleted.
         """
         key, data = row.get("agent_name", {}).get("S", ""), row.get("chunk", {}).get("B")
-        if data is None:
+        if data is None or self._client.executions.live(row) is None:
             return 0
         execution_id, payload = row["execution_id"]["S"], key.rpartition("#")[0]
         if key.endswith(_FIRST):

@@ -15,7 +15,10 @@ from tdev_models.errors import BudgetSpent, InvalidRequest, shown
 from tdev_models.models import AgentExecution, PipelineSession
 from tdev_models.workers.lease import Lease
 
-_TOKENS = validation.whole(0, 10**15)
+_MOST = 10**15
+_TOKENS = validation.whole(0, _MOST)
+# Of an amount of money. DynamoDB refuses to add up what has more than 38 digits in all.
+_DECIMALS = 12
 _MODEL = validation.key(200, part=True)
 
 
@@ -36,14 +39,15 @@ class Usage:
         """Return the sum with what was checked of a caller's numbers.
 
         Raises:
-            InvalidRequest: a number is negative, not finite or of another type.
+            InvalidRequest: a number is negative, above 1e15 or of another type.
         """
-        if validation.number("cost_usd", cost_usd) < 0:
-            raise InvalidRequest("cost_usd", f"must not be negative, as {shown(cost_usd)} is")
+        cost = validation.number("cost_usd", cost_usd)
+        if not 0 <= cost <= _MOST:
+            raise InvalidRequest("cost_usd", f"{shown(cost_usd)} is not from 0 to 1e15")
         return Usage(
             self.input_tokens + _TOKENS("input_tokens", input_tokens),
             self.output_tokens + _TOKENS("output_tokens", output_tokens),
-            self.cost_usd + validation.number("cost_usd", cost_usd),
+            round(self.cost_usd + cost, _DECIMALS),
             self.model if model is None else _MODEL("model", model),
         )
 

@@ -10,9 +10,9 @@ def short(value: float | None) -> str:
     size = abs(value)
     if size == 0 or 0.001 <= size < 1:
         return f"{value:.4f}" if size else "0"
-    if 1 <= size < 1000:
-        return f"{value:.3g}" if size < 999.5 else "1000"
-    return f"{value:.0f}" if 1000 <= size < 1e6 else f"{value:.0e}"
+    if 1 <= size < 999.5:
+        return f"{value:.3g}"
+    return f"{value:.0f}" if 999.5 <= size < 1e6 else f"{value:.0e}"
 
 
 def percent(rate: float | None) -> str:

@@ -68,6 +68,7 @@ def test_a_column_of_which_nothing_is_known_is_left_out_in_silence() -> None:
 def test_harmless_text_and_short_numbers() -> None:
     assert plain("a\n[b]\x1b[31m\u202e") == "a [b]\ufffd[31m\ufffd"
     figures = {None: "", 0: "0", 0.5: "0.5000", 12.345: "12.3", 999.9: "1000", 123456: "123456"}
+    figures |= {-12.345: "-12.3", -999.9: "-1000", -123456: "-123456"}
     assert {value: short(value) for value in figures} == figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -105,6 +106,22 @@ def test_a_payload_in_chunks_is_not_saved_beside_them(store: Settings) -> None:
     assert sync.get_agent_execution("s-parser").output_data == {"x": "y" * 3000}
 
 
+@pytest.mark.parametrize("write", ["save", "update"])
+def test_what_is_written_without_having_been_read_replaces_chunks(
+    store: Settings, write: str
+) -> None:
+    sync.update_agent_execution(
+        execution_id="s-parser", project_id="s", status="COMPLETED", output_data={"x": "y" * 3000}
+    )
+    execution = next(AgentExecution.project_index.query("s"))
+    if write == "save":
+        execution.output_data = {"new": 1}
+        execution.save()
+    else:
+        execution.update([AgentExecution.output_data.set({"new": 1})])
+    assert sync.get_agent_execution("s-parser").output_data == {"new": 1}
+
+
 def test_what_would_erase_unknown_attributes_is_refused(store: Settings) -> None:
     with pytest.raises(InvalidRequest, match="puts whole items"):
         UserProject.batch_write()
@@ -152,6 +169,22 @@ def test_a_save_sees_a_change_to_a_value_that_is_equal_in_python(store: Settings
     session.save()
     stored = PipelineSession.get("s", consistent_read=True).metadata
     assert stored["deep"][0] is True
+
+
+def test_what_was_saved_in_another_form_is_not_saved_again(store: Settings) -> None:
+    moment = datetime(2031, 5, 4, tzinfo=UTC)
+    session = PipelineSession(
+        "s", created_at=moment, due_at=1.12345678, metadata='{"a": 1}', budget_usd=Decimal("0.50")
+    )
+    session.save()
+    other = PipelineSession.get("s", consistent_read=True)
+    other.created_at, other.due_at, other.metadata, other.budget_usd = 1, 2, {"b": 2}, 3
+    other.save()
+    session.project_name = "changed"
+    session.save()
+    stored = PipelineSession.get("s", consistent_read=True)
+    assert (stored.created_at, stored.due_at, stored.budget_usd) == (1, 2, 3)
+    assert (stored.metadata, stored.project_name) == ({"b": 2}, "changed")
 
 
 def test_the_other_calls_of_the_orm_work(store: Settings) -> None:

@@ -192,6 +192,7 @@ async def test_parallel_agents_are_all_counted(strict_store: Settings) -> None:
         {"cost_usd": float("nan")},
         {"cost_usd": float("inf")},
         {"cost_usd": "1"},
+        {"cost_usd": 1e60},
         {"model": "a#b"},
         {"model": ""},
         {"model": 7},
@@ -205,6 +206,14 @@ def test_wrong_numbers_are_refused_and_add_nothing(
             run.usage(**{**USAGE, **wrong})
         run.usage(cost_usd=Decimal("0.5"))  # type: ignore[arg-type]
     assert totals(sync.get_agent_execution("s-parser")) == (None, None, 0.5)
+
+
+async def test_the_largest_and_the_smallest_costs_add_up(store: Settings) -> None:
+    async with track_session("s") as session:
+        for number, cost in enumerate((1e15, 1e15, 0.1, 1.2345e-9, 5.551115123125783e-30)):
+            async with session.agent("parser", key=number) as run:
+                run.usage(cost_usd=cost)
+    assert (await get_pipeline_session("s")).cost_usd == pytest.approx(2e15)
 
 
 async def test_usage_outside_of_a_running_agent_is_not_lost_in_silence(

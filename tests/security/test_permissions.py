@@ -381,6 +381,26 @@ async def test_the_orm_stores_no_secret_in_clear(encrypted_store: Settings) -> N
     assert (await get_pipeline_session("p")).project_name == "n"
 
 
+async def test_the_orm_replaces_what_is_encrypted_and_is_no_longer_to_be(
+    encrypted_store: Settings,
+) -> None:
+    await save_pipeline_session(
+        session_id="s", status="FAILED", error_message="old", metadata={"old": 1}
+    )
+    with settings.use(kms_fields=("input_data",)):
+        session = next(PipelineSession.status_index.query("FAILED"))
+        session.metadata = {"new": 1}
+        session.save()
+        session.update([PipelineSession.error_message.set("new")])
+        stored = await get_pipeline_session("s")
+        assert (stored.metadata, stored.error_message) == ({"new": 1}, "new")
+    await save_pipeline_session(session_id="s", error_message="old")
+    connection = PipelineSession._get_connection().connection
+    with TransactWrite(connection=connection) as transaction:
+        transaction.update(session, [PipelineSession.error_message.remove()])
+    assert (await get_pipeline_session("s")).error_message is None
+
+
 async def test_a_missing_library_names_the_extra(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -301,6 +302,23 @@ async def test_a_row_with_texts_in_its_attempts_alone_stays_deleted(
             assert main(["rekey", "--yes"]) == 0
     assert raw.item(clear_store, *key) is None
     assert CANARY not in repr(everything(clear_store))
+
+
+@pytest.mark.parametrize("payload", ["there", "gone"])
+async def test_what_has_expired_is_left_to_dynamodb(
+    clear_store: Settings, kms: Kms, payload: str
+) -> None:
+    clock = SimpleNamespace(now=time.time() - 3 * 86400)
+    with settings.use(retention_days=1, clock=lambda: clock.now):
+        await fill()
+    (chunk,) = [key for key in chunk_keys(clear_store) if key.startswith("nl_input#")]
+    if payload == "gone":
+        raw.delete(clear_store, "agent-executions", "p-nl_input", chunk)
+    before = raw.everything(clear_store, "agent-executions")
+    with settings.use(kms_key=kms.new_key()):
+        assert main(["rekey", "--yes", "--delete-old"]) == 0
+    assert raw.everything(clear_store, "agent-executions") == before
+    assert CANARY not in repr(raw.everything(clear_store, "user-projects"))
 
 
 def attempt(number: int, status: str) -> dict[str, Any]:

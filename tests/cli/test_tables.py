@@ -209,5 +209,5 @@ def test_an_attempt_whose_worker_died_has_no_length() -> None:
     lines = lines_of(Session(session_id="s", status="COMPLETED"), [lost])
     (row,) = (line for line in lines if line.startswith("parser") and "LOST" in line)
     assert row.count("?") == 1
-    assert "LOST (?): its worker died, nobody knows when." in lines
+    assert "LOST (?): its worker died or lost the session, nobody knows when." in lines
     assert lines_of(Session(session_id="s", status="ACTIVE"), []) == ["No agent has begun."]

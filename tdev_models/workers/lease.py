@@ -136,6 +136,7 @@ class Lease:
         """Remember why a critical agent has failed; None: it was tried again with success."""
         if failure is not None:
             self.failures[agent_name] = failure
+            self.failed_before.pop(agent_name, None)
             return
         for failures in (self.failures, self.failed_before):
             failures.pop(agent_name, None)

@@ -73,8 +73,10 @@ def resume(options: argparse.Namespace) -> int:
     session = sync.get_pipeline_session(options.session)
     if isinstance(failure, TdevError) and session.status != SessionStatus.FAILED:
         raise failure  # no failure of the session, such as a permission that is missing here
-    why = f": {type(failure).__name__}: {failure}" if failure else ""
-    _done(options, session, f"is {session.status}{plain(why)}")
+    raised = f"{type(failure).__name__}: {failure}" if failure else ""
+    # Of a group the error that counts; and the failure of an agent whose error was caught.
+    why = session.error_message if session.status == SessionStatus.FAILED else raised
+    _done(options, session, f"is {session.status}{plain(f': {why}' if why else '')}")
     return DONE if session.status == SessionStatus.COMPLETED else FAILED
 
 

@@ -66,7 +66,7 @@ class Timeline:
         ]
         yield Table("", columns, self.rows)
         lost = any(row.attempt.status == "LOST" for row in self.rows)
-        notes = ["LOST (?): its worker died, nobody knows when"] * lost
+        notes = ["LOST (?): its worker died or lost the session, nobody knows when"] * lost
         if whole.pauses:
             lengths = ", ".join(duration(end - start) for start, end in whole.pauses)
             notes.append(f"No agent ran for {lengths} (:)")

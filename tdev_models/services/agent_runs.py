@@ -136,7 +136,8 @@ class AgentRun(ClientContext[C, bool]):
         Where the agent had ended before it was counted then, and nothing is added.
 
         The execution and the session hold the sums of all tries; the metrics `agent_tokens` (sent
-        and made ones together) and `agent_cost_usd` a sample for each try, by agent and model.
+        and made ones together) and `agent_cost_usd` a sample for each try that used any, by agent
+        and model.
 
         Args:
             input_tokens: tokens that were sent to the model.

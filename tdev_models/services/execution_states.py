@@ -21,7 +21,7 @@ status that the write gives::
 - returns: the attempt is CANCELLED, and the execution PENDING again: its owner gives the work back.
   Refused without a claim.
 - begins: a new attempt begins. What the former one left (output, error) is removed; if it never
-  ended, its worker was killed, and it is marked LOST.
+  ended, its worker was killed or lost the session, and it is marked LOST.
 - refused: InvalidTransition, for FAILED with the remedy that a retry begins with RUNNING.
 
 A write without a claim to an execution that was written under one is refused before that, with

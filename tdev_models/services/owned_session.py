@@ -150,6 +150,8 @@ class OwnedSession(ClientContext[C, Literal[False]]):
     def let_go(self) -> None:
         """Let the worker hand back what could not be ended: it lives, and so would the lease."""
         lease = self._run.lease
+        if lease is not None and lease.refused is not None:
+            lease.lose(lease.refused)  # at once: the process may end before the next beat
         if lease is not None and not (lease.over or lease.lost):
             Presence.of(self._client.settings).settle(partial(hand_back, lease=lease))
 

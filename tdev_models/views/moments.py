@@ -26,6 +26,8 @@ _EPOCH_SECONDS = re.compile(r"\d{9,12}(?:\.\d+)?", re.ASCII)
 def moment(field: str, text: str) -> float:
     """Return epoch seconds of `2 hours ago`, `90m`, `now`, `yesterday`, ISO 8601 or themselves.
 
+    A date and time may end in ` UTC`, or in the zone that is in force here: so they are shown.
+
     Raises:
         InvalidRequest: it is none of these.
     """
@@ -38,8 +40,10 @@ def moment(field: str, text: str) -> float:
         day = datetime.now().astimezone().date() - timedelta(days=words == "yesterday")
         # Without this moment's offset: another may have been in force then.
         return datetime.fromisoformat(f"{day}").timestamp()
+    at, _, zone = text.strip().rpartition(" ")
+    iso = at + "Z" * (zone == "UTC") if zone in ("UTC", *time.tzname) else text
     try:
-        return instant(field, float(words) if _EPOCH_SECONDS.fullmatch(words) else text)
+        return instant(field, float(words) if _EPOCH_SECONDS.fullmatch(words) else iso)
     except InvalidRequest:
         forms = "'2 hours ago', '90m', 'yesterday', ISO 8601 or epoch seconds"
         raise InvalidRequest(field, f"{shown(text)} is not like {forms}") from None

@@ -34,8 +34,8 @@ _KOREAN = {
     "How sessions ended, by day (UTC)": "세션이 어떻게 끝났는가, 일별 (UTC)",
     "Input": "입력",
     "Its variants": "변형",
-    "LOST: its worker died, nobody knows when.": (
-        "LOST: 워커가 죽었으며, 언제인지는 알 수 없습니다."
+    "LOST: its worker died or lost the session, nobody knows when.": (
+        "LOST: 워커가 죽었거나 세션을 잃었으며, 언제인지는 알 수 없습니다."
     ),
     "Let the next worker take it at once, backoff or not.": (
         "대기 시간과 상관없이 다음 워커가 바로 이어받게 합니다."

@@ -75,6 +75,7 @@ class Lease:
         cost_usd: what all agents have cost, as far as this claim knows.
         budget_usd: what they may cost; None is no limit.
         lost: why this process must not go on, once its worker has learned of it.
+        refused: what the last write raised that the store refused since the session is lost.
         stopped: an agent, or a session inside its block, did not begin, since this process drains:
             the session is not to end.
         canceller: cancels the task that runs the session, where it can be.
@@ -110,6 +111,7 @@ class Lease:
     cost_usd: float = 0.0
     budget_usd: float | None = None
     lost: LeaseLost | None = None
+    refused: LeaseLost | None = None
     stopped: bool = False
     canceller: TaskCanceller | None = field(default=None, repr=False)
     write_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -136,6 +138,7 @@ class Lease:
         """Remember why a critical agent has failed; None: it was tried again with success."""
         if failure is not None:
             self.failures[agent_name] = failure
+            self.failed_before.pop(agent_name, None)
             return
         for failures in (self.failures, self.failed_before):
             failures.pop(agent_name, None)

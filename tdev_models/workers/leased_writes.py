@@ -12,7 +12,7 @@ from pynamodb.expressions.update import Action
 
 from tdev_models.dynamodb.client import Client
 from tdev_models.dynamodb.expressions import is_as_read, set_or_remove, set_to
-from tdev_models.errors import ConditionFailed, Conflict, TdevError
+from tdev_models.errors import ConditionFailed, Conflict, LeaseLost, TdevError
 from tdev_models.metrics.automatic import session_ended
 from tdev_models.models import PipelineSession
 from tdev_models.results import SessionStatus
@@ -92,7 +92,7 @@ async def leased_update(
             lease.ended, lease.budget_usd = ends, session.budget_usd
             return session
 
-    session = await _until_stored(client, attempt, retry_seconds)
+    session = await _until_stored(client, lease, attempt, retry_seconds)
     if ends not in (None, SessionStatus.ACTIVE):
         session_ended(client, session, ends)
     return session
@@ -162,7 +162,7 @@ async def leased_execution(
             lease.last_write, lease.due_at = token, due_at
             lease.ended_agents, lease.got_on = agents, lease.got_on or bool(ended)
 
-    await _until_stored(client, attempt, retry_seconds)
+    await _until_stored(client, lease, attempt, retry_seconds)
 
 
 async def execution_after_end(
@@ -196,11 +196,14 @@ async def execution_after_end(
                 raise lease_lost_error(lease) from None
             raise
 
-    await _until_stored(client, attempt, retry_seconds)
+    await _until_stored(client, lease, attempt, retry_seconds)
 
 
 async def _until_stored(
-    client: Client, attempt: Callable[[], Awaitable[T]], retry_seconds: float | None
+    client: Client,
+    lease: Lease,
+    attempt: Callable[[], Awaitable[T]],
+    retry_seconds: float | None,
 ) -> T:
     """Try a write of an owner until it is stored or refused, or its budget is spent.
 
@@ -209,7 +212,11 @@ async def _until_stored(
     """
     budget = client.settings.owner_retry_seconds if retry_seconds is None else retry_seconds
     backoff = Backoff(budget, longest_pause_seconds=OWNER_LONGEST_PAUSE_SECONDS)
-    return await client.shielded(retry(attempt, client.sleep, backoff), retry_seconds)
+    try:
+        return await client.shielded(retry(attempt, client.sleep, backoff), retry_seconds)
+    except LeaseLost as refused:
+        lease.refused = refused
+        raise
 
 
 @asynccontextmanager

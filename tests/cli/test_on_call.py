@@ -464,6 +464,8 @@ def test_release_lets_the_next_worker_have_it_at_once(strict_store: Settings, td
 
 
 RUNNERS = """
+import asyncio
+
 from tdev_models.errors import InvalidRequest, NotFound
 
 def run(session):
@@ -481,6 +483,17 @@ async def misuses(session):
 
 def leaves(session):
     raise SystemExit(0)
+
+def catches(session):
+    try:
+        with session.agent("parser"):
+            raise RuntimeError("no model")
+    except RuntimeError:
+        pass
+
+async def gathers(session):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(broken(session))
 """
 
 
@@ -496,6 +509,8 @@ def test_resume_runs_the_rest_here(
     for runner, why in (
         ("misses", "NotFound: no template"),
         ("misuses", "InvalidRequest: template: is none"),
+        ("catches", "RuntimeError: no model"),
+        ("gathers", "RuntimeError: still broken"),
     ):
         raised = tdev("resume", "s", f"on_call_runners:{runner}")
         assert (raised.code, raised.out) == (1, f"Session s is FAILED: {why}.\n")

@@ -100,6 +100,21 @@ def test_days_and_iso_are_read_and_others_refused() -> None:
         moment("since", "99999999999 weeks")  # before all years
 
 
+def test_a_moment_is_read_as_screens_and_pages_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        for zone in ("UTC0", "KST-9", "<+05>-5", "CET-1CEST,M3.5.0,M10.5.0/3"):
+            with monkeypatch.context() as there:
+                there.setenv("TZ", zone)
+                time.tzset()
+                for at in (1767225600, 1782864000):  # winter, summer
+                    assert moment("since", local(at)) == at
+                assert moment("since", "2026-01-01 00:00:00 UTC") == 1767225600
+                with pytest.raises(InvalidRequest, match=r"^since: "):
+                    moment("since", "2026-01-01 00:00:00 XYZ")
+    finally:
+        time.tzset()
+
+
 def test_days_begin_at_midnight_though_the_clocks_were_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -195,5 +210,5 @@ def test_an_attempt_whose_worker_died_has_no_length() -> None:
     lines = lines_of(Session(session_id="s", status="COMPLETED"), [lost])
     (row,) = (line for line in lines if line.startswith("parser") and "LOST" in line)
     assert row.count("?") == 1
-    assert "LOST (?): its worker died, nobody knows when." in lines
+    assert "LOST (?): its worker died or lost the session, nobody knows when." in lines
     assert lines_of(Session(session_id="s", status="ACTIVE"), []) == ["No agent has begun."]

@@ -72,6 +72,13 @@ async def test_the_next_failure_takes_its_place_even_without_a_text(strict_store
     assert await failure("FAILED") == ("download", None)
 
 
+async def test_of_an_agent_that_fails_again_the_last_failure_counts(store: Settings) -> None:
+    for reason in ("no model", "no memory"):
+        async with track_session("s") as session, session.agent("search") as run:
+            run.fail(reason)
+        assert await failure("FAILED") == ("search", reason)
+
+
 async def test_a_session_that_is_given_up_says_why_it_failed_last(strict_store: Settings) -> None:
     await failed_and_handed_back()
     raw.put_attribute(strict_store, "pipeline-sessions", "s", resumes_without_progress={"N": "9"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tdev_models import (
     LeaseHeld,
     LeaseLost,
     Settings,
+    abandon_session,
     get_agent_execution,
     get_failed_sessions,
     get_pipeline_session,
@@ -63,6 +65,33 @@ async def test_a_worker_is_listed_from_its_first_session_until_it_ends(store: Se
             store, "pipeline-sessions", f"#worker:{alive.name}", status={"S": "STOPPED"}
         )
         assert await list_workers() == []
+
+
+@pytest.mark.parametrize("where", ["agent", "task group", "failing agent", "end"])
+async def test_who_lost_a_session_and_ends_before_the_next_beat_is_no_worker_any_more(
+    store: Settings, where: str
+) -> None:
+    async def abandon() -> None:
+        outside = contextvars.Context()
+        await asyncio.create_task(abandon_session("s", "why"), context=outside)
+
+    async def agent(session: Any) -> None:
+        async with session.agent("parser"):
+            await abandon()
+            if where == "failing agent":
+                raise KeyError
+
+    with pytest.raises((LeaseLost, ExceptionGroup, KeyError)):
+        async with track_session("s") as session:
+            if where == "task group":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(agent(session))
+            elif where == "end":
+                await abandon()
+            else:
+                await agent(session)
+    stop_idle()
+    assert await list_workers() == []
 
 
 async def test_workers_come_in_pages_and_no_session_is_among_them(store: Settings) -> None:

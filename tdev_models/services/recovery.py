@@ -270,6 +270,11 @@ class _Worker:
             if resume.owned.ended == SessionStatus.ACTIVE:
                 self._add_to_result(SessionStatus.ACTIVE, session.session_id)
             raise
+        else:
+            if resume.owned.ended == SessionStatus.FAILED:
+                what = ", ".join({**resume.owned.failed_before, **resume.owned.failures})
+                message = "session %s failed: the runner caught the error of %s"
+                _log.warning(message, session.session_id, what or "the session")
         self._add_to_result(resume.owned.ended, session.session_id)
 
     async def _guarded(self, resume: Resume) -> None:

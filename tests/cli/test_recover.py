@@ -15,11 +15,15 @@ from tdev_models import Settings, sync
 
 TDEV = [sys.executable, "-c", "import sys; from tdev_models.cli import main; sys.exit(main())"]
 RUNNERS = """
-import asyncio, time
+import asyncio, contextlib, time
 
 def blocking(session):
     if session.session_id == "bad":
         raise RuntimeError("still bad")
+    if session.session_id == "caught":
+        with contextlib.suppress(ValueError), session.agent("nl_input"):
+            raise ValueError("secret")
+        return
     with session.agent("nl_input") as run:
         run.output = 1
 
@@ -62,6 +66,15 @@ def test_a_session_s_id_writes_no_line_of_its_own(place: Path) -> None:
     assert recover(place, "runners:blocking").stdout.splitlines() == [
         "session s session t: completed\ufffd[2J: completed",
         "1 completed, 0 failed, 0 abandoned, 0 lost",
+    ]
+
+
+def test_it_says_of_which_agents_the_runner_caught_the_error(place: Path) -> None:
+    sync.save_pipeline_session(session_id="caught", status="FAILED")
+    assert recover(place, "runners:blocking").stdout.splitlines() == [
+        "session caught failed: the runner caught the error of nl_input",
+        "session caught: failed",
+        "0 completed, 1 failed, 0 abandoned, 0 lost",
     ]
 
 

@@ -348,7 +348,8 @@ class FunnelStep(Record):
 
     A session stops when it turns FAILED, or from ACTIVE to ABANDONED: at the agent that failed, or
     else at the last that began. If it is resumed and stops again it counts again. An agent after
-    whose failure the session went on counts in neither number.
+    whose failure the session went on counts in neither number. Of an agent that runs once for each
+    `key`, each run counts: it may have completed more often than there are sessions.
     """
 
     agent_name: str

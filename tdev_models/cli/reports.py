@@ -23,7 +23,7 @@ from tdev_models.results import (
     UsageReport,
 )
 from tdev_models.sync import agent_performance, compare_variants, query_metrics, usage_report
-from tdev_models.views.moments import moment
+from tdev_models.views.moments import local, moment
 from tdev_models.views.numbers import percent, short
 from tdev_models.views.weights import weights
 
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         report, parts = _REPORTS[options.command](options, start, end)
         for record in report if isinstance(report, list) else [report]:
             screen.line(_plain_dict(record))
+        screen.print(f"All hours from {local(start)} to {local(end)}", "")
         for part in parts:
             if not (isinstance(part, Table) and not part.rows):
                 screen.print(part, "")

@@ -220,7 +220,11 @@ class AgentRun(ClientContext[C, bool]):
         if self._begun:
             problem = f"this block of {name!r} was entered before; make another with agent(...)"
             raise InvalidRequest("agent_name", problem)
-        await self._execution.find_ended()
+        try:
+            await self._execution.find_ended()
+        except BaseException as error:
+            self._note_unbegun(error)
+            raise
         before = begin_block(lease, name)
         try:
             self._execution.stored = lease.executions.get(name)
@@ -233,12 +237,15 @@ class AgentRun(ClientContext[C, bool]):
             self._runs = True
         except BaseException as error:
             self._end_span(error)
-            if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
-                lease.failures[name] = error_text(error)
+            self._note_unbegun(error)
             lease.deadlines.pop(name, None)
             lease.blocks[name] = before or Block.RAISED
             raise
         return self
+
+    def _note_unbegun(self, error: BaseException) -> None:
+        if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
+            self._session.owned.failures[self.agent_name] = error_text(error)
 
     async def _begin(self) -> None:
         lease = self._session.owned

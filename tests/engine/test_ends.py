@@ -68,6 +68,23 @@ async def test_what_could_not_be_stored_of_a_critical_agent_fails_the_session(
         assert found.error_message == (None if stored else "StoreError: Injected (400): broken")
 
 
+async def test_what_could_not_be_read_of_an_agent_of_ones_own_fails_the_session(
+    strict_store: Settings,
+) -> None:
+    """Whether a former claim has ended it, which the index may not have shown."""
+    await save_pipeline_session(session_id="s", status="FAILED")
+    for stored in (False, True):
+        with injected(Fault("broken", operation="GetItem", nth=2)):
+            with sync.resume_pipeline("s") as session:
+                with pytest.raises(StoreError):
+                    session.run("lint", str, "a")
+                if stored:
+                    assert session.run("lint", str, "b") == "b"
+        found = await get_pipeline_session("s")
+        assert found.status == ("COMPLETED" if stored else "FAILED")
+        assert found.failed_agent == (None if stored else "lint")
+
+
 async def test_a_failure_that_was_made_good_completes_the_session(store: Settings) -> None:
     async with track_session("s") as session:
         with pytest.raises(ValueError, match="no code"):

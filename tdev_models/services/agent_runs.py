@@ -380,10 +380,10 @@ class AgentRun(ClientContext[C, bool]):
                 _log.warning("%s: its output cannot be stored", self._execution_id)
         await self._end({**values, **self._end_of(error)}, error)
         # What could not be recorded is not passed over in silence.
-        goes_on = self.done and not self._critical
+        goes_on = self.done and self._is_optional(error)
         if refused is not None and not goes_on:
             raise refused
-        return goes_on and isinstance(error, Exception)
+        return goes_on and error is not None
 
     def _end_of(self, error: BaseException | None) -> dict[str, Any]:
         """Return the fields of the execution as the block leaves it."""
@@ -393,8 +393,15 @@ class AgentRun(ClientContext[C, bool]):
             return {"status": ExecutionStatus.PENDING}
         self._reason = self._reason if error is None else error_text(error)
         failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
-        optional = not self._critical and (error is None or isinstance(error, Exception))
-        return {**failed, "critical": False} if optional else failed
+        return {**failed, "critical": False} if self._is_optional(error) else failed
+
+    def _is_optional(self, error: BaseException | None) -> bool:
+        """Return whether the session goes on after a failure: not where a group interrupts it."""
+        return not self._critical and (
+            error is None
+            or isinstance(error, Exception)
+            or self._client.is_stray_cancellation(error)
+        )
 
     async def _encoded(self, field: str, value: Any) -> str:
         """Return the JSON text of a payload."""

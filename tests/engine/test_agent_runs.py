@@ -22,10 +22,32 @@ from tests.faults import Fault, injected
 
 
 async def test_a_cancelled_agent_has_not_ended_even_if_it_is_not_critical(store: Settings) -> None:
-    with pytest.raises(asyncio.CancelledError):
+    async def pipeline() -> None:
         async with track_session("s") as session, session.agent("nl_input", critical=False):
-            raise asyncio.CancelledError
+            task.cancel()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(pipeline())
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert (await resume_pipeline("s")).start_agent == "nl_input"
+
+
+async def test_a_cancellation_that_nobody_requested_is_passed_over_where_it_is_not_critical(
+    store: Settings,
+) -> None:
+    async def awaits_what_was_cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(30))
+        task.cancel()
+        await task
+
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("nl_input", critical=False):
+                await awaits_what_was_cancelled()
+            raise KeyError
+    async with await resume_pipeline("s") as session, session.agent("nl_input") as run:
+        assert (run.done, run.status, run.error) == (True, "FAILED", "CancelledError: ")
 
 
 async def test_an_agent_that_succeeds_later_is_not_the_one_that_failed(store: Settings) -> None:

@@ -222,7 +222,8 @@ async def test_an_agent_ends_and_no_other_begins(store: Settings, how: str) -> N
 
 
 WORKER = """
-import asyncio, sys, time
+import asyncio, os, sys, time
+from contextlib import suppress
 from tdev_models import configure, handle_sigterm, sync, track_session
 configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
 
@@ -230,25 +231,37 @@ async def pipeline(number):
     async with track_session(f"s{number}") as session:
         for agent in ("parser", "search", "download"):
             async with session.agent(agent) as run:
-                print("runs", flush=True)
-                await asyncio.sleep(float(sys.argv[4]))
+                os.write(1, b"runs\\n")
+                await asyncio.sleep(float(sys.argv[4]) + number / 5)
                 run.output = agent
 
-async def main():
-    handle_sigterm(float(sys.argv[5]))
-    await asyncio.gather(*(pipeline(number) for number in range(5)), return_exceptions=True)
+async def main(threads=0):
+    runs = [asyncio.to_thread(block, number) for number in range(threads)]
+    runs += [pipeline(number) for number in range(threads, 5)]
+    await asyncio.gather(*runs, return_exceptions=True)
     await asyncio.sleep(60)
 
-def block():
-    handle_sigterm(float(sys.argv[5]))
-    with sync.track_session("s0") as session:
+def around():
+    with suppress(asyncio.CancelledError):
+        with sync.track_session("s0") as session, session.agent("parser"):
+            os.write(1, b"runs\\n")
+            asyncio.run(pipeline(1))
+
+def block(number=0):
+    with sync.track_session(f"s{number}") as session:
         for agent in ("parser", "search", "download"):
             with session.agent(agent) as run:
-                print("runs", flush=True)
+                os.write(1, b"runs\\n")
                 time.sleep(float(sys.argv[4]))
                 run.output = agent
 
-asyncio.run(main()) if sys.argv[3] == "loop" else block()
+handle_sigterm(float(sys.argv[5]))
+if sys.argv[3] == "blocking":
+    block()
+elif sys.argv[3] == "loop in a block":
+    around()
+else:
+    asyncio.run(main(2 if sys.argv[3] == "loop with threads" else 0))
 """
 
 
@@ -259,6 +272,8 @@ asyncio.run(main()) if sys.argv[3] == "loop" else block()
         ("loop", 60, 0.5, False),
         ("blocking", 1.5, 20, True),
         ("blocking", 60, 0.5, False),
+        ("loop with threads", 1.5, 20, True),  # what those raise does not stop it
+        ("loop in a block", 60, 0.5, False),
     ],
 )
 def test_sigterm_hands_all_sessions_back(
@@ -266,7 +281,7 @@ def test_sigterm_hands_all_sessions_back(
 ) -> None:
     command = [sys.executable, "-c", WORKER, str(strict_store.endpoint), strict_store.environment]
     command += [how, str(agent_seconds), str(grace_seconds)]
-    sessions = 5 if how == "loop" else 1
+    sessions = {"blocking": 1, "loop in a block": 2}.get(how, 5)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -357,6 +358,31 @@ def test_a_worker_has_ended_though_the_handler_before_runs_no_exit_functions(
         finally:
             process.kill()
     assert sync.list_workers() == []
+
+
+def test_the_end_of_a_process_waits_until_its_worker_is_stored_as_ended(
+    strict_store: Settings,
+) -> None:
+    """Where a drain has nothing left, and stores that, while the main thread ends."""
+    sends = threading.Event()
+
+    def slow(send: settings.Transport) -> settings.Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if threading.current_thread() is drains:
+                sends.set()
+                time.sleep(0.3)  # noqa: ASYNC251
+            return await send(operation, request)
+
+        return sent
+
+    drains = threading.Thread(target=stop_idle)
+    with settings.use(strict_store, transport=slow), sync.track_session("s"):
+        pass
+    drains.start()
+    assert sends.wait(5)
+    stop_idle()  # at exit
+    assert sync.list_workers() == []
+    drains.join()
 
 
 async def test_a_heartbeat_under_way_makes_no_worker_of_one_that_has_ended(

@@ -152,13 +152,6 @@ class AsyncClient(Client):
         """Return the block that cancels itself."""
         return _LoopTimeLimit(seconds)
 
-    def is_stray_cancellation(self, error: BaseException) -> bool:
-        """Return whether an error is a cancellation that nobody requested of this task."""
-        import asyncio
-
-        task = asyncio.current_task()
-        return isinstance(error, asyncio.CancelledError) and not (task and task.cancelling())
-
     async def interrupt(self) -> NoReturn:
         """Cancel the current task."""
         import asyncio

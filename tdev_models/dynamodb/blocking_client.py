@@ -136,8 +136,15 @@ class BlockingClient(Client):
         return _NoTimeLimit()
 
     async def interrupt(self) -> NoReturn:
-        """Raise SystemExit."""
-        raise SystemExit
+        """Raise SystemExit; whichever task awaits this thread (`to_thread`) is cancelled by it.
+
+        A bare one would stop that task's event loop, and with it all that still runs there.
+        """
+        from asyncio import CancelledError
+
+        class Interrupted(SystemExit, CancelledError): ...
+
+        raise Interrupted
 
     def task_canceller(self) -> TaskCanceller:
         """Return a canceller that does nothing: only its next write stops blocking code."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import cached_property
 from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeVar
 
@@ -185,8 +185,18 @@ class Client(ABC):
         """
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
-        """Return whether an error is a cancellation that nobody requested of this task."""
-        return False
+        """Return whether an error is a cancellation that nobody requested of this task.
+
+        In a plain thread each is: of an event loop that ran in it.
+        """
+        import asyncio
+
+        if not isinstance(error, asyncio.CancelledError) or isinstance(error, SystemExit):
+            return False
+        with suppress(RuntimeError):  # no event loop runs in this thread
+            task = asyncio.current_task()
+            return not (task and task.cancelling())
+        return True
 
     async def acquire(self, lock: threading.Lock, waiters: set[object]) -> None:
         """Take a lock that a thread may hold for the time of a request, and others wait for."""

@@ -221,7 +221,11 @@ class AgentRun(ClientContext[C, bool]):
         if self._begun:
             problem = f"this block of {name!r} was entered before; make another with agent(...)"
             raise InvalidRequest("agent_name", problem)
-        await self._execution.find_ended()
+        try:
+            await self._execution.find_ended()
+        except BaseException as error:
+            self._note_unbegun(error)
+            raise
         before = begin_block(lease, name)
         try:
             self._execution.stored = lease.executions.get(name)
@@ -234,12 +238,15 @@ class AgentRun(ClientContext[C, bool]):
             self._runs = True
         except BaseException as error:
             self._end_span(error)
-            if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
-                lease.failures[name] = error_text(error)
+            self._note_unbegun(error)
             lease.deadlines.pop(name, None)
             lease.blocks[name] = before or Block.RAISED
             raise
         return self
+
+    def _note_unbegun(self, error: BaseException) -> None:
+        if isinstance(error, BudgetSpent) or (self._critical and isinstance(error, Exception)):
+            self._session.owned.failures[self.agent_name] = error_text(error)
 
     async def _begin(self) -> None:
         lease = self._session.owned
@@ -374,10 +381,10 @@ class AgentRun(ClientContext[C, bool]):
                 _log.warning("%s: its output cannot be stored", self._execution_id)
         await self._end({**values, **self._end_of(error)}, error)
         # What could not be recorded is not passed over in silence.
-        goes_on = self.done and not self._critical
+        goes_on = self.done and self._is_optional(error)
         if refused is not None and not goes_on:
             raise refused
-        return goes_on and isinstance(error, Exception)
+        return goes_on and error is not None
 
     def _end_of(self, error: BaseException | None) -> dict[str, Any]:
         """Return the fields of the execution as the block leaves it."""
@@ -387,8 +394,15 @@ class AgentRun(ClientContext[C, bool]):
             return {"status": ExecutionStatus.PENDING}
         self._reason = self._reason if error is None else error_text(error)
         failed = {"status": ExecutionStatus.FAILED, "error_message": self._reason}
-        optional = not self._critical and (error is None or isinstance(error, Exception))
-        return {**failed, "critical": False} if optional else failed
+        return {**failed, "critical": False} if self._is_optional(error) else failed
+
+    def _is_optional(self, error: BaseException | None) -> bool:
+        """Return whether the session goes on after a failure: not where a group interrupts it."""
+        return not self._critical and (
+            error is None
+            or isinstance(error, Exception)
+            or self._client.is_stray_cancellation(error)
+        )
 
     async def _encoded(self, field: str, value: Any) -> str:
         """Return the JSON text of a payload."""

@@ -23,11 +23,12 @@ def handle_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
     """Let SIGTERM, as a deploy sends it, hand this process's sessions back to other workers.
 
     From the signal on no session and no agent begins: the task that would begin one is cancelled
-    (in blocking code: SystemExit is raised), which hands its session back. Agents that run may end
-    until the grace is over; then tasks are cancelled. Once nothing is left, or two seconds later,
-    the handler that was set before is called, or SystemExit raised in the main thread. A second
-    SIGTERM does that at once. Handed-back sessions are taken by the next look of any worker, and
-    nothing of it counts as a failure.
+    (in blocking code: SystemExit is raised; in a thread that a task awaits, it cancels that task),
+    which hands its session back. Agents that run may end until the grace is over; then tasks are
+    cancelled, threads go on. Once nothing is left, or two seconds later, the handler that was set
+    before is called, or SystemExit raised in the main thread. A second SIGTERM does that at once.
+    Handed-back sessions are taken by the next look of any worker, and nothing of it counts as a
+    failure.
 
     Call it in the main thread, after other handlers (a web server's) were set. Sends nothing.
 

@@ -126,6 +126,7 @@ def _note_end(
     lease: Lease, agent_name: str, values: Mapping[str, Any], written: AgentExecution
 ) -> None:
     """Let a session end as what calls inside its block have made of an agent, too."""
+    lease.executions[agent_name] = written
     if values.get("status") == ExecutionStatus.COMPLETED or written.critical is False:
         lease.note_end(agent_name, None)
     elif values.get("status") == ExecutionStatus.FAILED:

@@ -67,6 +67,7 @@ class OwnedExecution(Generic[C]):
                 and not is_outdated(stored, lease.restarts)
             ):
                 lease.ended_agents = {*lease.ended_agents, name}
+                lease.executions[name] = stored
 
     async def output(self) -> Any:
         """Return what the agent stored in this claim or before, by whichever call or block."""
@@ -137,7 +138,7 @@ class OwnedExecution(Generic[C]):
         self, values: Mapping[str, Any], usage: Usage = NOTHING, **options: Any
     ) -> None:
         lease = self._session.owned
-        self.stored = await write_execution(
+        self.stored = lease.executions[self.key[1]] = await write_execution(
             self._session.client,
             *self.key,
             {"project_id": self._session.session_id, **values},

@@ -102,7 +102,7 @@ class OwnedSession(ClientContext[C, Literal[False]]):
             work = await adopted(self._client, lease, seen, from_agent)
         outcome, lease.outputs = work
         self.start_agent = lease.start_agent = outcome.start_agent
-        lease.executions, lease.ended_agents = outcome.executions, set(outcome.ended)
+        lease.executions, lease.ended_agents = {**outcome.executions}, set(outcome.ended)
         lease.failed_before = {
             name: one.error_message or f"{name} has failed under a former claim"
             for name, one in outcome.executions.items()

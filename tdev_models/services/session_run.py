@@ -15,6 +15,7 @@ from tdev_models.results import SessionStatus
 from tdev_models.retry import CANCELLED_SECONDS
 from tdev_models.services.sessions import real_error
 from tdev_models.workers.lease import Lease
+from tdev_models.workers.presence import Presence
 
 
 @dataclass(slots=True)
@@ -49,13 +50,14 @@ class SessionRun(Generic[C]):
     def is_interruption(self, error: BaseException | None) -> bool:
         """Return whether an error is no failure: a cancellation, Ctrl-C, `sys.exit`.
 
-        A CancelledError of something else that was awaited is a failure like any other.
+        A CancelledError of something else that was awaited is a failure like any other, but where
+        this process drains, which may have cancelled it.
         """
         cause = error and real_error(error)
         return self.interrupted or not (
             cause is None
             or isinstance(cause, Exception)
-            or self.client.is_stray_cancellation(cause)
+            or (self.client.is_stray_cancellation(cause) and not Presence.draining)
         )
 
     def seconds_for(self, error: BaseException | None, *, anew: bool = False) -> float | None:

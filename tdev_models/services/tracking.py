@@ -73,6 +73,7 @@ class Tracker(OwnedSession[C]):
         super().__init__(client, session_id)
         self._values = values
         self._joined = 0  # how many blocks have joined an outer one
+        self._entered = False
 
     def agent(
         self,
@@ -224,8 +225,11 @@ class Tracker(OwnedSession[C]):
         outer, mine = current_lease(self._client, self.session_id), self._run.lease
         if outer is not None and not outer.over and (mine is None or mine is outer):
             return self._join(outer)
+        if self._entered or self._joined:
+            problem = f"the block of {self.session_id!r} runs in another task or thread"
+            raise InvalidRequest("session_id", f"{problem}; make another with track_session")
         # Not in the coroutine: `asyncio.wait_for` of Python 3.11 runs that in a task of its own.
-        self._canceller = self._client.task_canceller()
+        self._canceller, self._entered = self._client.task_canceller(), True
         binding = bind_lease(self._client, self.session_id)
         if self._run.lease is None:
             self._run.begin_span(self._values.get("pipeline_type"))
@@ -256,6 +260,7 @@ class Tracker(OwnedSession[C]):
                 await enter_claim(self._client, lease)
             binding.lease, lease.process, lease.canceller = lease, os.getpid(), self._canceller
         except BaseException as error:
+            self._entered = False
             await self.hand_back(error)
             raise
         finally:
@@ -274,7 +279,7 @@ class Tracker(OwnedSession[C]):
         lease = self.owned
         if lease.inherited:
             return False
-        self._run.left = True
+        self._run.left, self._entered = True, False
         unbind_lease(lease)
         try:
             interrupted = await self._canceller.close()
@@ -380,9 +385,10 @@ def track_session(client: C, /, session_id: str, **more: Any) -> Tracker[C]:
 
     Raises:
         InvalidRequest: a field is unknown or has a wrong value.
-        On entry: WrongUser, the session belongs to another user than `user_id`; LeaseHeld, another
-            worker owns it; InvalidTransition, it has ended for good; PayloadDamaged, an output of
-            an ended agent cannot be read. On exit: LeaseLost.
+        On entry: InvalidRequest, another task or thread is in this block; WrongUser, the session
+            belongs to another user than `user_id`; LeaseHeld, another worker owns it;
+            InvalidTransition, it has ended for good; PayloadDamaged, an output of an ended agent
+            cannot be read. On exit: LeaseLost.
     """
     for field in ("status", "progress"):
         if field in more:

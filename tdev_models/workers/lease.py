@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -52,7 +52,7 @@ class Lease:
         adopts: what was done without a claim still counts, and is to be adopted.
         restarts: where the session began again: what that outdates has not ended.
         start_agent: the first of the nine agents that had to run when the session was claimed.
-        executions: by agent, what former claims left.
+        executions: by agent, as they were last read or written; of former claims, too.
         ended_agents: the agents that have ended, which `progress` counts.
         got_on: an agent has ended under this claim, so that no death of a worker counts any more.
         outputs: what is known of their outputs.
@@ -91,7 +91,7 @@ class Lease:
     adopts: bool = False
     restarts: Sequence[Sequence[Any]] = ()
     start_agent: str | None = None
-    executions: Mapping[str, AgentExecution] = field(default_factory=dict, repr=False)
+    executions: dict[str, AgentExecution] = field(default_factory=dict, repr=False)
     ended_agents: set[str] = field(default_factory=set)
     got_on: bool = False
     outputs: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -63,6 +63,7 @@ class Presence:
 
     draining: ClassVar[bool] = False
     _all: ClassVar[dict[Settings, Presence]] = {}
+    _stopping: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -436,11 +437,15 @@ async def _stop(client: Client, worker_id: str) -> None:
 
 
 def stop_idle() -> None:
-    """Say that this process's workers have ended, but those that run something."""
-    for settings, presence in [*Presence._all.items()]:
-        if presence.is_idle:
-            presence._beats = False
-            drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
+    """Say that this process's workers have ended, but those that run something.
+
+    At the end of the process it waits for what a drain is saying, which would else be cut off.
+    """
+    with Presence._stopping:
+        for settings, presence in [*Presence._all.items()]:
+            if presence.is_idle:
+                presence._beats = False
+                drive(_stop(BlockingClient.for_settings(settings), presence.worker_id))
 
 
 atexit.register(stop_idle)
@@ -448,7 +453,7 @@ atexit.register(stop_idle)
 
 def _after_fork() -> None:
     Presence._all.clear()
-    Presence.draining = False
+    Presence.draining, Presence._stopping = False, threading.Lock()
 
 
 after_fork_in_child(_after_fork)

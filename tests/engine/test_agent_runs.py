@@ -22,10 +22,69 @@ from tests.faults import Fault, injected
 
 
 async def test_a_cancelled_agent_has_not_ended_even_if_it_is_not_critical(store: Settings) -> None:
-    with pytest.raises(asyncio.CancelledError):
+    async def pipeline() -> None:
         async with track_session("s") as session, session.agent("nl_input", critical=False):
-            raise asyncio.CancelledError
+            task.cancel()
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(pipeline())
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert (await resume_pipeline("s")).start_agent == "nl_input"
+
+
+async def test_a_cancellation_that_nobody_requested_is_passed_over_where_it_is_not_critical(
+    store: Settings,
+) -> None:
+    async def awaits_what_was_cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(30))
+        task.cancel()
+        await task
+
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("nl_input", critical=False):
+                await awaits_what_was_cancelled()
+            raise KeyError
+    async with await resume_pipeline("s") as session, session.agent("nl_input") as run:
+        assert (run.done, run.status, run.error) == (True, "FAILED", "CancelledError: ")
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+async def test_an_agent_of_ones_own_shows_how_it_ended_though_the_index_lags(
+    strict_store: Settings, retry_failed: bool
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session:
+            async with session.agent("lint", critical=False) as run:
+                run.fail("too long")
+            raise KeyError
+    with injected(Fault("stale", operation="Query")):
+        async with await resume_pipeline("s") as resume:
+            async with resume.agent("lint", retry_failed=retry_failed) as run:
+                assert run.done is not retry_failed
+            expected = ("COMPLETED", None) if retry_failed else ("FAILED", "too long")
+            assert (run.status, run.error) == expected
+
+
+@pytest.mark.parametrize("by", ["call", "block"])
+async def test_an_agent_shows_how_it_ended_under_this_claim(
+    strict_store: Settings, by: str
+) -> None:
+    with pytest.raises(KeyError):
+        async with track_session("s") as session, session.agent("parser"):
+            raise KeyError
+    async with await resume_pipeline("s") as resume:
+        with pytest.raises(ValueError, match="around"):
+            async with resume.agent("generation"):
+                if by == "call":
+                    await update_agent_execution(execution_id="s-parser", status="COMPLETED")
+                else:
+                    async with resume.agent("parser"):
+                        pass
+                raise ValueError("around")
+        async with resume.agent("generation"), resume.agent("parser") as run:
+            assert (run.done, run.status, run.error) == (True, "COMPLETED", None)
 
 
 async def test_an_agent_that_succeeds_later_is_not_the_one_that_failed(store: Settings) -> None:

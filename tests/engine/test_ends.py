@@ -7,7 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from tdev_models import (
     AGENTS,
     InvalidRequest,
+    LeaseHeld,
     LeaseLost,
     NotFound,
     Settings,
@@ -66,6 +67,23 @@ async def test_what_could_not_be_stored_of_a_critical_agent_fails_the_session(
         assert found.status == ("COMPLETED" if stored else "FAILED")
         assert found.failed_agent == (None if stored else "parser")
         assert found.error_message == (None if stored else "StoreError: Injected (400): broken")
+
+
+async def test_what_could_not_be_read_of_an_agent_of_ones_own_fails_the_session(
+    strict_store: Settings,
+) -> None:
+    """Whether a former claim has ended it, which the index may not have shown."""
+    await save_pipeline_session(session_id="s", status="FAILED")
+    for stored in (False, True):
+        with injected(Fault("broken", operation="GetItem", nth=2)):
+            with sync.resume_pipeline("s") as session:
+                with pytest.raises(StoreError):
+                    session.run("lint", str, "a")
+                if stored:
+                    assert session.run("lint", str, "b") == "b"
+        found = await get_pipeline_session("s")
+        assert found.status == ("COMPLETED" if stored else "FAILED")
+        assert found.failed_agent == (None if stored else "lint")
 
 
 async def test_a_failure_that_was_made_good_completes_the_session(store: Settings) -> None:
@@ -324,6 +342,49 @@ async def test_a_block_that_is_entered_again_inside_itself_joins_itself(store: S
     assert await resume_pipeline("s", runner)
     session = await get_pipeline_session("s")
     assert (session.status, session.fence) == ("COMPLETED", 1)
+
+
+@pytest.mark.parametrize("is_entered", [False, True])
+@pytest.mark.parametrize("joins", [False, True])
+async def test_a_block_is_entered_by_one_task_at_a_time(
+    strict_store: Settings, joins: bool, is_entered: bool
+) -> None:
+    tracker, entered = track_session("s"), asyncio.Event()
+
+    async def first() -> None:
+        async with tracker as session, session.agent("parser") as run:
+            entered.set()
+            await asyncio.sleep(0.1)
+            run.output = 1
+
+    async def second() -> None:
+        if is_entered:
+            await entered.wait()
+        with pytest.raises(InvalidRequest, match=r"^session_id: the block of 's' runs in another"):
+            tracker.__aenter__().close()  # not awaited: nothing is sent
+
+    async with track_session("s") if joins else nullcontext():
+        owner = asyncio.create_task(first())
+        await asyncio.create_task(second(), context=contextvars.Context())
+        await owner
+    session = await get_pipeline_session("s")
+    assert (session.status, session.fence) == ("COMPLETED", 1)
+
+
+async def test_a_block_can_be_tried_again_that_could_not_be_entered(strict_store: Settings) -> None:
+    tracker = track_session("s")
+
+    async def enter() -> None:
+        with settings.use(strict_store):
+            async with tracker:
+                pass
+
+    async with track_session("s") as session:
+        with pytest.raises(LeaseHeld):
+            await asyncio.create_task(enter(), context=contextvars.Context())
+        await session.release()
+    await enter()
+    assert (await get_pipeline_session("s")).status == "COMPLETED"
 
 
 async def test_a_nested_block_can_fail_the_session_and_must_name_its_user(store: Settings) -> None:

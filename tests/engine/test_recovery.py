@@ -281,6 +281,33 @@ async def test_a_cancellation_inside_a_runner_ends_its_session_and_not_the_worke
     )
 
 
+def test_a_cancellation_inside_a_blocking_runner_ends_its_session_and_not_the_worker(
+    strict_store: Settings,
+) -> None:
+    """Of an event loop that its agents run."""
+    for name in "abc":
+        sync.save_pipeline_session(session_id=name, status="FAILED")
+
+    async def awaits_what_was_cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(10))
+        task.cancel()
+        await task
+
+    def runner(resume: sync.Resume) -> None:
+        resume.run("search", asyncio.run, awaits_what_was_cancelled(), critical=False)
+        if resume.session_id == "a":
+            with resume.agent("parser"):
+                asyncio.run(awaits_what_was_cancelled())
+
+    done = sync.recover_sessions(runner)
+    assert (done.failed, sorted(done.completed)) == (["a"], ["b", "c"])
+    session = sync.get_pipeline_session("a")
+    assert (session.failed_agent, session.error_message) == (
+        "parser",
+        "RuntimeError: the runner ended with CancelledError: ",
+    )
+
+
 async def test_a_worker_that_is_cancelled_ends(strict_store: Settings) -> None:
     for name in "ab":
         await save_pipeline_session(session_id=name, status="FAILED")

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -251,7 +252,8 @@ async def test_an_agent_ends_and_no_other_begins(store: Settings, how: str) -> N
 
 
 WORKER = """
-import asyncio, sys, time
+import asyncio, os, sys, time
+from contextlib import suppress
 from tdev_models import configure, handle_sigterm, sync, track_session
 configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
 
@@ -259,25 +261,37 @@ async def pipeline(number):
     async with track_session(f"s{number}") as session:
         for agent in ("parser", "search", "download"):
             async with session.agent(agent) as run:
-                print("runs", flush=True)
-                await asyncio.sleep(float(sys.argv[4]))
+                os.write(1, b"runs\\n")
+                await asyncio.sleep(float(sys.argv[4]) + number / 5)
                 run.output = agent
 
-async def main():
-    handle_sigterm(float(sys.argv[5]))
-    await asyncio.gather(*(pipeline(number) for number in range(5)), return_exceptions=True)
+async def main(threads=0):
+    runs = [asyncio.to_thread(block, number) for number in range(threads)]
+    runs += [pipeline(number) for number in range(threads, 5)]
+    await asyncio.gather(*runs, return_exceptions=True)
     await asyncio.sleep(60)
 
-def block():
-    handle_sigterm(float(sys.argv[5]))
-    with sync.track_session("s0") as session:
+def around():
+    with suppress(asyncio.CancelledError):
+        with sync.track_session("s0") as session, session.agent("parser"):
+            os.write(1, b"runs\\n")
+            asyncio.run(pipeline(1))
+
+def block(number=0):
+    with sync.track_session(f"s{number}") as session:
         for agent in ("parser", "search", "download"):
             with session.agent(agent) as run:
-                print("runs", flush=True)
+                os.write(1, b"runs\\n")
                 time.sleep(float(sys.argv[4]))
                 run.output = agent
 
-asyncio.run(main()) if sys.argv[3] == "loop" else block()
+handle_sigterm(float(sys.argv[5]))
+if sys.argv[3] == "blocking":
+    block()
+elif sys.argv[3] == "loop in a block":
+    around()
+else:
+    asyncio.run(main(2 if sys.argv[3] == "loop with threads" else 0))
 """
 
 
@@ -288,6 +302,8 @@ asyncio.run(main()) if sys.argv[3] == "loop" else block()
         ("loop", 60, 0.5, False),
         ("blocking", 1.5, 20, True),
         ("blocking", 60, 0.5, False),
+        ("loop with threads", 1.5, 20, True),  # what those raise does not stop it
+        ("loop in a block", 60, 0.5, False),
     ],
 )
 def test_sigterm_hands_all_sessions_back(
@@ -295,7 +311,7 @@ def test_sigterm_hands_all_sessions_back(
 ) -> None:
     command = [sys.executable, "-c", WORKER, str(strict_store.endpoint), strict_store.environment]
     command += [how, str(agent_seconds), str(grace_seconds)]
-    sessions = 5 if how == "loop" else 1
+    sessions = {"blocking": 1, "loop in a block": 2}.get(how, 5)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -371,6 +387,31 @@ def test_a_worker_has_ended_though_the_handler_before_runs_no_exit_functions(
         finally:
             process.kill()
     assert sync.list_workers() == []
+
+
+def test_the_end_of_a_process_waits_until_its_worker_is_stored_as_ended(
+    strict_store: Settings,
+) -> None:
+    """Where a drain has nothing left, and stores that, while the main thread ends."""
+    sends = threading.Event()
+
+    def slow(send: settings.Transport) -> settings.Transport:
+        async def sent(operation: str, request: Mapping[str, Any], /) -> dict[str, Any]:
+            if threading.current_thread() is drains:
+                sends.set()
+                time.sleep(0.3)  # noqa: ASYNC251
+            return await send(operation, request)
+
+        return sent
+
+    drains = threading.Thread(target=stop_idle)
+    with settings.use(strict_store, transport=slow), sync.track_session("s"):
+        pass
+    drains.start()
+    assert sends.wait(5)
+    stop_idle()  # at exit
+    assert sync.list_workers() == []
+    drains.join()
 
 
 async def test_a_heartbeat_under_way_makes_no_worker_of_one_that_has_ended(

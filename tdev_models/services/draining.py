@@ -66,6 +66,9 @@ def handle_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
 def begin_draining(grace_seconds: float, then: Callable[[], object]) -> None:
     """Begin no session or agent; call a function once none is left, or the grace is over."""
     Presence.draining = True
+    # Python's own is silent of SystemExit itself, and not of one that is a cancellation, too.
+    tell = threading.excepthook
+    threading.excepthook = lambda of: None if issubclass(of.exc_type, SystemExit) else tell(of)
 
     def drain() -> None:
         _wait(Presence.all_held, grace_seconds)

@@ -87,10 +87,10 @@ def test_a_range_in_which_no_session_ended_says_so(printed: Printed) -> None:
 def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     usage = printed("usage")
     assert "100.0 % of those that ended completed, 0.0 % abandoned" in " ".join(usage.split())
-    assert usage.splitlines()[2].startswith("0 FAILED sessions wait to be resumed; due by now: 0.")
+    assert usage.splitlines()[3].startswith("0 FAILED sessions wait to be resumed; due by now: 0.")
     sync.save_pipeline_session(session_id="f", status="FAILED")
     waiting = "1 FAILED session waits to be resumed; due by now: 1."
-    assert printed("usage").splitlines()[2].startswith(waiting)
+    assert printed("usage").splitlines()[3].startswith(waiting)
     assert "PRODUCTION" in usage
     assert "C♯" in usage
     agents = printed("agents")
@@ -100,7 +100,7 @@ def test_the_tables_show_what_was_recorded(printed: Printed) -> None:
     assert "B takes 100.0 % more than A" in " ".join(printed(*ab).split())
     by_agent = printed("metrics", "agent_execution_time", "--by", "agent").splitlines()
     assert by_agent[1].startswith("All hours from ")
-    assert by_agent[3].rstrip().endswith("failed %")
+    assert by_agent[4].rstrip().endswith("failed %")
     assert re.search(r"^component_decision +83 +\S+ +\S+ .* 9\.6$", "\n".join(by_agent), re.M)
     (row,) = lines_of(
         printed("metrics", "agent_execution_time", "--agent", "parser", "--days", "1", "--json")
@@ -146,7 +146,7 @@ def test_a_range_can_be_given(printed: Printed, capsys: pytest.CaptureFixture[st
 
 def test_a_group_is_named_by_what_it_is_grouped_by(printed: Printed) -> None:
     text = printed("metrics", "waiting", "--by", "dimension", "--agent", "component_decision")
-    assert [line.split()[0] for line in text.splitlines()[5:7]] == ["A", "B"]
+    assert [line.split()[0] for line in text.splitlines()[6:8]] == ["A", "B"]
     assert main(["usage", "--days", "0"]) == 64
 
 

@@ -252,7 +252,7 @@ async def test_an_agent_ends_and_no_other_begins(store: Settings, how: str) -> N
 
 
 WORKER = """
-import asyncio, os, sys, time
+import asyncio, os, sys, threading, time
 from contextlib import suppress
 from tdev_models import configure, handle_sigterm, sync, track_session
 configure(endpoint=sys.argv[1], environment=sys.argv[2], region="us-east-1")
@@ -288,6 +288,12 @@ def block(number=0):
 handle_sigterm(float(sys.argv[5]))
 if sys.argv[3] == "blocking":
     block()
+elif sys.argv[3] == "threads":
+    threads = [threading.Thread(target=block, args=[number]) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 elif sys.argv[3] == "loop in a block":
     around()
 else:
@@ -302,6 +308,7 @@ else:
         ("loop", 60, 0.5, False),
         ("blocking", 1.5, 20, True),
         ("blocking", 60, 0.5, False),
+        ("threads", 1.5, 20, True),
         ("loop with threads", 1.5, 20, True),  # what those raise does not stop it
         ("loop in a block", 60, 0.5, False),
     ],
@@ -311,17 +318,20 @@ def test_sigterm_hands_all_sessions_back(
 ) -> None:
     command = [sys.executable, "-c", WORKER, str(strict_store.endpoint), strict_store.environment]
     command += [how, str(agent_seconds), str(grace_seconds)]
-    sessions = {"blocking": 1, "loop in a block": 2}.get(how, 5)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    sessions = {"blocking": 1, "threads": 2, "loop in a block": 2}.get(how, 5)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:
         try:
             assert process.stdout
             for _ in range(sessions):
                 assert process.stdout.readline() == "runs\n"
             process.send_signal(signal.SIGTERM)
             begun = time.monotonic()
-            code = process.wait(30)
+            _, errors = process.communicate(timeout=30)
+            code = process.returncode
         finally:
             process.kill()
+    assert errors == ""
     assert time.monotonic() - begun < 15
     assert code in (0, 143)
     for number in range(sessions):

@@ -43,10 +43,15 @@ def moment(field: str, text: str) -> float:
     at, _, zone = text.strip().rpartition(" ")
     iso = at + "Z" * (zone == "UTC") if zone in ("UTC", *time.tzname) else text
     try:
-        return instant(field, float(words) if _EPOCH_SECONDS.fullmatch(words) else iso)
+        found = instant(field, float(words) if _EPOCH_SECONDS.fullmatch(words) else iso)
     except InvalidRequest:
         forms = "'2 hours ago', '90m', 'yesterday', ISO 8601 or epoch seconds"
         raise InvalidRequest(field, f"{shown(text)} is not like {forms}") from None
+    if zone in time.tzname and zone != "UTC":
+        here = datetime.fromtimestamp(found)
+        if here.astimezone().tzname() != zone:  # the second of two hours that are named the same
+            return here.replace(fold=1).timestamp()
+    return found
 
 
 def fixed(field: str, text: str) -> str:

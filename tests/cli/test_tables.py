@@ -106,7 +106,8 @@ def test_a_moment_is_read_as_screens_and_pages_show_it(monkeypatch: pytest.Monke
             with monkeypatch.context() as there:
                 there.setenv("TZ", zone)
                 time.tzset()
-                for at in (1767225600, 1782864000):  # winter, summer
+                # Winter, summer, and the hour that the clocks repeat in between.
+                for at in (1767225600, 1782864000, 1792888200, 1792891800):
                     assert moment("since", local(at)) == at
                 assert moment("since", "2026-01-01 00:00:00 UTC") == 1767225600
                 with pytest.raises(InvalidRequest, match=r"^since: "):

@@ -168,9 +168,9 @@ def _needed(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + _GAP * (len(widths) - 1)
 
 
-def status(value: str) -> Text:
-    """Return a status in its colour."""
-    return Text(plain(value), STYLES.get(value, ""))
+def status(value: str | None) -> Text:
+    """Return a status in its colour; an item that others have made may be without one."""
+    return Text(plain(str(value)), STYLES.get(value or "", ""))
 
 
 def _text(value: str | Text) -> Text:

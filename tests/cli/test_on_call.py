@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tdev_models import Settings, settings, sync
+from tdev_models import PipelineSession, Settings, settings, sync
 from tdev_models.results import Failure, SessionStatus
 from tdev_models.views.failure_groups import grouped
 from tests import raw
@@ -226,6 +226,12 @@ def test_show_says_that_it_has_not_all_executions(
     assert "The first 1 executions." in tdev("show", "s").out
     cursor = tdev("show", "s", "--json").lines[-1]
     assert (cursor["kind"], set(cursor)) == ("executions", {"kind", "cursor"})
+
+
+def test_a_session_without_a_status_is_shown(strict_store: Settings, tdev: Tdev) -> None:
+    PipelineSession(session_id="of others", user_id="u7").save()
+    shown = tdev("show", "of others")
+    assert (shown.code, "user u7" in shown.out) == (0, True)
 
 
 def test_the_errors_of_a_session_are_whole(strict_store: Settings, tdev: Tdev) -> None:

@@ -380,6 +380,7 @@ def test_acting_takes_a_switch_a_token_and_the_page(strict_store: Settings, clie
         ({}, form),
         ({"Origin": "http://evil.example"}, form),
         ({"Origin": "null"}, form),
+        ({"Origin": "http://["}, form),
         (page, {**form, "token": "guessed"}),
         (page, {**form, "token": ""}),
     ):

@@ -211,12 +211,12 @@ def language(accepted: str) -> str:
     """Return `ko` or `en`, whichever an Accept-Language header would rather have."""
     wishes = []
     for place, wish in enumerate(accepted.split(",")):
-        tag, _, quality = wish.strip().partition(";q=")
+        tag, _, quality = "".join(wish.split()).lower().partition(";q=")
         try:
             weight = float(quality or 1)
         except ValueError:
             weight = 0.0
-        name = tag.strip().lower().partition("-")[0]
+        name = tag.partition("-")[0]
         if name in ("ko", "en") and weight > 0:
             wishes.append((-weight, place, name))
     return min(wishes)[2] if wishes else "en"

@@ -71,6 +71,7 @@ def test_the_language_is_the_one_that_is_wanted_most() -> None:
         ("en-GB,ko;q=0.9", "en"),
         ("en;q=0.1,ko-KR;q=0.2", "ko"),
         ("ko;q=0", "en"),
+        ("ko; q=0.9, en ; Q=0.8", "ko"),
         ("ko;q=nonsense,,;", "en"),
     ):
         assert language(accepted) == wanted, accepted

@@ -48,9 +48,9 @@ def moment(field: str, text: str) -> float:
         forms = "'2 hours ago', '90m', 'yesterday', ISO 8601 or epoch seconds"
         raise InvalidRequest(field, f"{shown(text)} is not like {forms}") from None
     if zone in time.tzname and zone != "UTC":
-        here = datetime.fromtimestamp(found)
-        if here.astimezone().tzname() != zone:  # the second of two hours that are named the same
-            return here.replace(fold=1).timestamp()
+        here = datetime.fromtimestamp(found).astimezone()
+        if here.tzname() != zone:  # the second of two hours that are named the same
+            return here.replace(tzinfo=None, fold=1).timestamp()
     return found
 
 

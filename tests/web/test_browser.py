@@ -161,6 +161,23 @@ def test_a_live_run_is_seen_progressing_and_failing_without_reload(
         assert page.evaluate("window.kept")
 
 
+def test_the_end_of_a_run_is_shown_once_nothing_is_selected(
+    strict_store: Settings, open_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SESSION_SECONDS", 0.2)
+    from playwright.sync_api import expect
+
+    with served(web.app()) as address:
+        page = open_page()
+        with sync.track_session("s") as session, session.agent("parser"):
+            page.goto(f"{address}/session?session_id=s")
+            page.evaluate("document.getSelection().selectAllChildren(document.querySelector('dl'))")
+        page.wait_for_timeout(2000)
+        assert page.locator(".lead .status").inner_text() == "ACTIVE"
+        page.evaluate("document.getSelection().removeAllRanges()")
+        expect(page.locator(".lead .status")).to_have_text("COMPLETED")
+
+
 def test_what_is_live_goes_on_after_an_answer_that_is_an_error(
     strict_store: Settings, browser: Any
 ) -> None:

@@ -17,8 +17,10 @@ function follow(live) {
   let source = null;
   let again = 0;
   let shown = "";
+  let latest = "";
 
   function show(html) {
+    latest = html;
     // Whoever selects text in it keeps what is selected.
     const selection = document.getSelection();
     const isSelected = !selection.isCollapsed && live.contains(selection.anchorNode);
@@ -42,6 +44,8 @@ function follow(live) {
     source.addEventListener("end", () => {
       source.close();
       document.removeEventListener("visibilitychange", onlyWhileSeen);
+      // Nothing more comes that would show what a selection has held back.
+      document.addEventListener("selectionchange", () => show(latest));
     });
   }
 

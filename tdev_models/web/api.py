@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 import tdev_models
-from tdev_models.errors import InvalidRequest, NotFound, shown
+from tdev_models.errors import InvalidRequest, NotFound, TdevError, shown
 from tdev_models.json_form import is_small
 from tdev_models.results import Execution, Page
 from tdev_models.views.watched import Watched
@@ -133,10 +133,11 @@ async def stream(
             raise NotFound(f"there is no session {shown(session_id)}")
 
     found = site(request).watches.follow(session_id, lambda: session_polls(session_id))
-    return await following(found, form, text, check)
+    return await following(request, found, form, text, check)
 
 
 async def following(
+    request: Request,
     found: AsyncGenerator[Watch],
     form: tuple[Any, ...],
     text: Callable[[Any], str],
@@ -157,10 +158,17 @@ async def following(
     async def sent() -> AsyncIterator[str]:
         async with aclosing(found):
             yield event(first.text(form, text))
-            async for watch in found:
-                yield event(watch.text(form, text))
+            try:
+                async for watch in found:
+                    yield event(watch.text(form, text))
+            except TdevError:
+                return  # who follows tries again, and is answered the error
         if not first.task.cancelled():  # else the server ends, not what is watched
             yield event("", "end")
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(sent(), media_type="text/event-stream", headers=headers)
+    media_type = "text/event-stream"
+    if request.method == "HEAD":  # or its connection would be held for what it is not sent
+        await found.aclose()
+        return Response(media_type=media_type, headers=headers)
+    return StreamingResponse(sent(), media_type=media_type, headers=headers)

@@ -77,7 +77,7 @@ async def sessions_live(request: Request) -> Response:
 
     key = ("sessions", user_id, *asked.values())
     found = site(request).watches.follow(key, lambda: list_polls(lambda: _pages(asked)))
-    return await following(found, _form(request, user_id), text)
+    return await following(request, found, _form(request, user_id), text)
 
 
 def _form(request: Request, user_id: str | None) -> tuple[Any, ...]:

@@ -13,10 +13,19 @@ from dataclasses import replace
 import httpx2
 import pytest
 
-from tdev_models import Settings, settings, track_session, web
-from tdev_models.results import RequestEvent
+from tdev_models import (
+    AccessDenied,
+    Settings,
+    get_pipeline_session,
+    save_pipeline_session,
+    settings,
+    sync,
+    track_session,
+    web,
+)
+from tdev_models.results import RequestEvent, Session
 from tdev_models.web import live
-from tests.web.conftest import served
+from tests.web.conftest import Client, served
 
 
 @pytest.fixture
@@ -150,3 +159,36 @@ async def test_there_is_a_most_of_watchers(
             async with httpx2.AsyncClient(base_url=address) as client:
                 answer = await client.get("/sessions/live?show=ACTIVE")
             assert answer.status_code == 503
+
+
+async def test_a_head_request_of_what_is_live_ends(
+    strict_store: Settings, requests: Counter[str]
+) -> None:
+    await save_pipeline_session(session_id="s")
+    limits = httpx2.Limits(max_connections=1)
+    with served(web.app()) as address:
+        async with httpx2.AsyncClient(base_url=address, timeout=5, limits=limits) as client:
+            for path in ("session/live?session_id=s", "api/events?session_id=s", "sessions/live"):
+                answer = await client.head(f"/{path}")
+                assert answer.headers["content-type"].startswith("text/event-stream")
+            assert (await client.get("/session?session_id=s")).status_code == 200
+
+
+def test_an_error_cuts_off_who_watches(
+    strict_store: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is raised out of the application, and nobody is told that the session has ended."""
+    sync.save_pipeline_session(session_id="s")
+    reads: list[str] = []
+
+    async def read(session_id: str) -> Session:
+        reads.append(session_id)
+        if len(reads) > 1:
+            raise AccessDenied("no more")
+        return await get_pipeline_session(session_id)
+
+    monkeypatch.setattr(live, "SESSION_SECONDS", 0)
+    monkeypatch.setattr(live, "get_pipeline_session", read)
+    answer = client().get("/session/live?session_id=s")
+    assert "event: message" in answer.text
+    assert "event: end" not in answer.text

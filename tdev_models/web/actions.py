@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 import tdev_models
+from tdev_models.results import SessionStatus
 from tdev_models.web.access import check_acts
 from tdev_models.web.rendering import address
 
@@ -25,8 +26,11 @@ async def abandon(request: Request) -> Response:
 async def release(request: Request) -> Response:
     """Hand a session to the next worker that looks: claim it, and give the claim back."""
     form = await _form(request)
-    force = form.get("force") == "true"
-    resume = await tdev_models.resume_pipeline(form.get("session_id", ""), force=force)
+    session_id, force = form.get("session_id", ""), form.get("force") == "true"
+    session = await tdev_models.get_pipeline_session(session_id)
+    if session.status == SessionStatus.ABANDONED:  # `force` would take that back, too
+        raise HTTPException(409, f"refused: it is {session.status}")
+    resume = await tdev_models.resume_pipeline(session_id, force=force)
     if not resume:
         raise HTTPException(409, f"refused: {resume.reason}")
     async with resume:

@@ -44,10 +44,12 @@ def sessions(options: argparse.Namespace) -> int:
 
 def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
     """Return each list that is asked for, with what it is of."""
-    options.since = options.since and fixed("--since", options.since)
-    options.older_than = options.older_than and fixed("--older-than", options.older_than)
+    if options.since is not None:
+        options.since = fixed("--since", options.since)
+    if options.older_than is not None:
+        options.older_than = fixed("--older-than", options.older_than)
     ages = {"created_after": options.since, "created_before": options.older_than}
-    asked = [options.due, bool(options.user), bool(options.status), options.all]
+    asked = [options.due, options.user is not None, bool(options.status), options.all]
     if sum(asked) > 1:
         raise InvalidRequest("--status", "give one of --status, --user, --due and --all")
     paging: dict[str, Any] = {"limit": options.limit, "cursor": options.cursor}
@@ -55,7 +57,7 @@ def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
         if any(ages.values()):
             raise InvalidRequest("--due", "takes no age: the longest due come first")
         return [("due", get_failed_sessions(**paging))]
-    if options.user:
+    if options.user is not None:
         page = list_pipeline_sessions(user_id=options.user, **paging, **ages)
         return [(f"of user {options.user}", page)]
     statuses = tuple(SessionStatus) if options.all else options.status or OPEN

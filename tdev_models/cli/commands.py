@@ -207,5 +207,7 @@ def chosen_places(options: argparse.Namespace) -> dict[str, str]:
     """Return the settings that options change."""
     names = {"env": "environment", "region": "region", "endpoint": "endpoint"}
     return {
-        setting: value for name, setting in names.items() if (value := getattr(options, name, None))
+        setting: value
+        for name, setting in names.items()
+        if (value := getattr(options, name, None)) is not None
     }

@@ -133,6 +133,8 @@ def test_what_contradicts_itself_is_wrong_usage(month: Settings, tdev: Tdev) -> 
         ["watch", "s", "--poll", "0"],
         ["watch", "--limit", "0"],
         ["sessions", "--region", "no region"],
+        ["sessions", "--env", ""],
+        ["sessions", "--endpoint", ""],
         ["ui", "--port", "65536"],
     ):
         printed = tdev(*arguments)

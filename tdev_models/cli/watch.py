@@ -6,8 +6,9 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from tdev_models.cli import timeline
 from tdev_models.cli.codes import DONE, FAILED
@@ -39,17 +40,40 @@ def watch(options: argparse.Namespace) -> int:
 def _watch_one(screen: Screen, options: argparse.Namespace) -> int:
     live = screen.console.is_terminal
     printed: Session | None = None
+    drawing = timeline.Timeline(())
     with Live(console=screen.console, auto_refresh=False) as display:
         for session, executions in progress(options.session, options.poll):
             if live:
                 drawing = timeline.of(session, executions)
-                display.update(Group(place(), *facts(session), "", drawing), refresh=True)
+                display.update(_fitting(screen.console, session, drawing), refresh=True)
             elif session != printed:
                 screen.line(session.to_dict())
                 done, at = int(session.progress or 0), plain(session.current_agent or "")
                 screen.print(f"{session.status} {done} {at}".rstrip())
             printed = session
+        if live and printed:
+            display.update(_drawn(printed, drawing))  # it stays, as long as it is
     return DONE if printed and printed.status == SessionStatus.COMPLETED else FAILED
+
+
+def _drawn(session: Session, drawing: timeline.Timeline, left_out: int = 0) -> Group:
+    """Return the screen of a session."""
+    note = [Text(f"{left_out} earlier attempts do not fit.", style="dim")] * bool(left_out)
+    return Group(place(), *facts(session), "", *note, drawing)
+
+
+def _fitting(console: Console, session: Session, drawing: timeline.Timeline) -> Group:
+    """Return the screen of a session without the attempts for which there is no room.
+
+    `Live` would cut the last ones off: those that run.
+    """
+    rows, left_out = drawing.rows, 0
+    while True:
+        shown = _drawn(session, timeline.Timeline(rows[left_out:]), left_out)
+        over = len(console.render_lines(shown)) - console.height
+        if over <= 0 or left_out >= len(rows) - 1:
+            return shown
+        left_out = min(left_out + over, len(rows) - 1)
 
 
 def progress(session_id: str, poll_seconds: float) -> Iterator[tuple[Session, Sequence[Execution]]]:

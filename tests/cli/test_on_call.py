@@ -386,6 +386,32 @@ def test_watch_writes_whole_lines_of_json_to_a_terminal_too(
     assert [line["session_id"] for line in tdev("watch", "s", "--json").lines] == ["s"]
 
 
+def test_watch_shows_what_runs_though_not_all_fits(
+    strict_store: Settings, tdev: Tdev, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any output for a terminal then
+    monkeypatch.setenv("LINES", "24")
+    with sync.track_session("s") as session:
+        for number in range(30):
+            with session.agent("evaluator", key=number):
+                pass
+        with session.agent("generation"), monkeypatch.context() as patched:
+            patched.setattr(time, "sleep", sleep)
+            shown = tdev("watch", "s").out
+    assert "earlier attempts do not fit" in shown
+    assert "generation" in shown
+    assert "evaluator@1 " not in shown
+    shown = tdev("watch", "s").out
+    assert "evaluator@1 " in shown
+
+
 def test_each_poll_of_watch_is_one_read_of_at_most_2_units(
     strict_store: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def _pages(options: argparse.Namespace) -> list[tuple[str, Page[Session]]]:
         options.since = fixed("--since", options.since)
     if options.older_than is not None:
         options.older_than = fixed("--older-than", options.older_than)
-    ages = {"created_after": options.since, "created_before": options.older_than}
+    ages: dict[str, Any] = {"created_after": options.since, "created_before": options.older_than}
     asked = [options.due, options.user is not None, bool(options.status), options.all]
     if sum(asked) > 1:
         raise InvalidRequest("--status", "give one of --status, --user, --due and --all")

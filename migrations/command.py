@@ -79,28 +79,40 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        code = _run(options)
+        try:
+            code = _run(options)
+        except (TdevError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            code = _failed(options, error)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read the output, as `head` does, has gone
         # Python flushes what is left at its exit, and would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return report.NO_READER
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: nothing is half done; run again to go on\n")
         return report.INTERRUPTED
-    except (TdevError, OSError) as error:
-        codes: dict[type[Exception], int] = {
-            InvalidRequest: report.USAGE,
-            Refused: report.REFUSED,
-            InProgress: report.IN_PROGRESS,
-        }
-        code = codes.get(type(error), report.ERROR)
-        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        _say("error", text)
-        if options.json:
-            sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
-        return code
+
+
+def _failed(options: argparse.Namespace, error: Exception) -> int:
+    """Say why a run has failed and return its exit code."""
+    codes: dict[type[Exception], int] = {
+        InvalidRequest: report.USAGE,
+        Refused: report.REFUSED,
+        InProgress: report.IN_PROGRESS,
+    }
+    code = codes.get(type(error), report.ERROR)
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    _say("error", text)
+    if options.json:
+        sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
+    return code
 
 
 def add_environment(parser: argparse.ArgumentParser) -> None:

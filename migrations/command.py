@@ -273,12 +273,10 @@ def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[st
     for table in options.table:
         if table not in tables:
             raise InvalidRequest("--table", f"{table!r} is not one of {', '.join(tables)}")
-    fills = options.what == "backfill"
-    words = ("all",) if fills else ("sample", "all", "none")
+    words = ("all",) if options.what == "backfill" else ("sample", "all", "none")
     if (rows := options.rows or "all") not in words:
         part, total = _begun(rows) or (0, 0)
-        of = options.table if fills else tables
-        if rows.partition(":")[0] not in of or part >= total:
+        if rows.partition(":")[0] not in (options.table or tables) or part >= total:
             usable = ", ".join(words)
             raise InvalidRequest("--rows", f"use {usable}, or TABLE:DONE/PARTS as printed")
     for name in sorted(allowed):

@@ -321,3 +321,13 @@ def test_a_run_that_was_killed_goes_on_with_the_reviewed_plan(
             break
     assert ended
     assert number > 10
+
+
+def test_a_table_that_is_not_chosen_is_no_place_to_go_on_from(
+    aws: StrictAws, environment: str
+) -> None:
+    """Else every row of the chosen tables would count as checked, and none would be read."""
+    chosen = ("--table=pipeline-sessions", "--rows")
+    assert prod("apply", environment, *chosen, "metrics:0/1") == 64
+    assert aws.calls == []
+    assert prod("plan", environment, *chosen, "pipeline-sessions:0/1") == 2

@@ -175,6 +175,27 @@ def test_no_change_is_made_while_rows_are_checked_and_none_where_they_forbid_it(
     assert aws.mutations == []
 
 
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_table_that_is_being_restored_has_its_rows_checked_once_they_can_be_read(
+    aws: StrictAws, settings: Settings, fault: bool
+) -> None:
+    big = Big(aws, settings)
+    if fault:
+        big.spoil()
+    aws.look_creating(big.name, times=4)
+    (planned,) = plan(Calls(settings), big.new)
+    assert [f"{c.symbol} {c.target}" for c in planned.changes if c.pending] == ["+ index by-c"]
+    assert big.read == []
+    run = Run(Calls(settings), timeout_seconds=20)
+    if fault:
+        with pytest.raises(Refused, match="1 with c of type N"):
+            run.apply([planned])
+        assert aws.mutations == []
+    else:
+        assert run.apply([planned]) == 1
+        assert big.read
+
+
 @pytest.mark.parametrize(("rows", "read"), [("none", 0), ("sample", 1), ("all", 9)])
 def test_how_many_rows_are_read_can_be_chosen(
     aws: StrictAws,

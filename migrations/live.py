@@ -280,9 +280,11 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
         asked = {**dynamodb, "ResourceId": name}
         for policy in calls.every("DescribeScalingPolicies", "ScalingPolicies", **asked):
             direction = _direction(policy)
+            tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            # One for a metric of somebody's own stands beside that of the utilisation.
+            of_use = "PredefinedMetricSpecification" in tracking
             # moto, asked for an index's, returns those of its table too.
-            if policy["ResourceId"] == name and direction in scalings:
-                tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            if policy["ResourceId"] == name and direction in scalings and of_use:
                 percent = tracking["TargetValue"]
                 scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]

@@ -380,6 +380,8 @@ class StrictAws:
         )["ScalingPolicies"]
         for policy in policies:
             same = policy["ScalableDimension"] == params["ScalableDimension"]
+            tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            same &= "PredefinedMetricSpecification" in tracking
             if same and policy["PolicyName"] != params["PolicyName"]:
                 text = "Only one TargetTrackingScaling policy for a metric is allowed"
                 raise _invalid("PutScalingPolicy", text)

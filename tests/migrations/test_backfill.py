@@ -253,6 +253,15 @@ def test_a_typo_is_wrong_usage_before_anything_is_sent(
     assert aws.calls == []
 
 
+def test_a_table_that_is_being_restored_is_in_progress(
+    aws: StrictAws, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply(settings, declared.tables(settings, environments.load("dev")))
+    aws.look_creating(settings.table_name(SESSIONS), times=1)
+    assert backfill(settings, SESSIONS, f"{MODULE}:session_due_at") == 5
+    assert "is CREATING; run again" in capsys.readouterr().err
+
+
 def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
     aws: StrictAws, settings: Settings, clock: Clock
 ) -> None:

@@ -222,7 +222,8 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     if not live.description:
         raise TdevError(f"there is no table {table.name}")
     if live.made_or_deleted:
-        raise InProgress(f"{table.name} is {live.description['TableStatus']}; run again once it is not")
+        status = live.description["TableStatus"]
+        raise InProgress(f"{table.name} is {status}; run again once it is not")
     if not options.dry_run and not options.yes and not _agreed():
         return report.PENDING
     progress = report.Progress(sys.stderr, calls, 0)

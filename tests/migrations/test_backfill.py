@@ -301,7 +301,7 @@ def test_what_the_rows_of_a_page_take_is_paused_within_the_page(
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}
 
     aws._before_UpdateItem = before  # type: ignore[attr-defined]
-    aws._before_Scan = scan  # type: ignore[attr-defined]
+    aws._before_Scan = scan  # type: ignore[method-assign]
     done = work(settings, backfills.session_due_at)
     done.calls.backfill_units = 10
     done.deadline = clock.now + 60
@@ -450,7 +450,7 @@ def test_a_backfill_of_a_table_that_takes_longer_than_the_timeout_comes_to_an_en
         answer = aws.by_hand("dynamodb", "Scan", **params)
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}  # 0.3 s at 100 units
 
-    aws._before_Scan = slow  # type: ignore[attr-defined]
+    aws._before_Scan = slow  # type: ignore[method-assign]
     options = ["--env", settings.environment, "--set", "like=dev", "--yes"]
     options += ["--backfill-units", "100", "--timeout", "1", SESSIONS, f"{MODULE}:session_due_at"]
     begun, runs = list[str](), 1

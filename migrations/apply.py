@@ -183,7 +183,8 @@ class _Convergence:
         self.table = planned.table
         self._run, self._calls, self._live = run, run.calls, planned.live
         # What was checked against the rows; a table that this run creates has none.
-        self._checked = {change.target for change in planned.changes}
+        checked = [] if planned.live.made_or_deleted else planned.changes
+        self._checked = {change.target for change in checked}
         # What was read again; None stands for everything, before the run ends.
         self._fresh: set[Property | None] = set()
         # Steps that were accepted; those of them that did not show once DynamoDB was done, and

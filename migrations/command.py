@@ -79,28 +79,40 @@ def main(argv: list[str] | None = None, prog: str = "python -m migrations") -> i
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        code = _run(options)
+        try:
+            code = _run(options)
+        except (TdevError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            code = _failed(options, error)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read the output, as `head` does, has gone
         # Python flushes what is left at its exit, and would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return report.NO_READER
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: nothing is half done; run again to go on\n")
         return report.INTERRUPTED
-    except (TdevError, OSError) as error:
-        codes: dict[type[Exception], int] = {
-            InvalidRequest: report.USAGE,
-            Refused: report.REFUSED,
-            InProgress: report.IN_PROGRESS,
-        }
-        code = codes.get(type(error), report.ERROR)
-        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        _say("error", text)
-        if options.json:
-            sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
-        return code
+
+
+def _failed(options: argparse.Namespace, error: Exception) -> int:
+    """Say why a run has failed and return its exit code."""
+    codes: dict[type[Exception], int] = {
+        InvalidRequest: report.USAGE,
+        Refused: report.REFUSED,
+        InProgress: report.IN_PROGRESS,
+    }
+    code = codes.get(type(error), report.ERROR)
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    _say("error", text)
+    if options.json:
+        sys.stdout.write(json.dumps({"error": text, "exit_code": code}, indent=2) + "\n")
+    return code
 
 
 def add_environment(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +221,9 @@ def _backfill(options: argparse.Namespace, calls: Calls, table: Table, function:
     stop_if_refused(live, [])
     if not live.description:
         raise TdevError(f"there is no table {table.name}")
+    if live.made_or_deleted:
+        status = live.description["TableStatus"]
+        raise InProgress(f"{table.name} is {status}; run again once it is not")
     if not options.dry_run and not options.yes and not _agreed():
         return report.PENDING
     progress = report.Progress(sys.stderr, calls, 0)
@@ -261,12 +276,10 @@ def _check_names(options: argparse.Namespace, allowed: set[str], tables: list[st
     for table in options.table:
         if table not in tables:
             raise InvalidRequest("--table", f"{table!r} is not one of {', '.join(tables)}")
-    fills = options.what == "backfill"
-    words = ("all",) if fills else ("sample", "all", "none")
+    words = ("all",) if options.what == "backfill" else ("sample", "all", "none")
     if (rows := options.rows or "all") not in words:
         part, total = _begun(rows) or (0, 0)
-        of = options.table if fills else tables
-        if rows.partition(":")[0] not in of or part >= total:
+        if rows.partition(":")[0] not in (options.table or tables) or part >= total:
             usable = ", ".join(words)
             raise InvalidRequest("--rows", f"use {usable}, or TABLE:DONE/PARTS as printed")
     for name in sorted(allowed):

@@ -87,6 +87,11 @@ class Live:
         return f"the table is {status}: {_DEAD[status]}" if status in _DEAD else ""
 
     @property
+    def made_or_deleted(self) -> bool:
+        """Whether DynamoDB makes, restores or deletes the table: no rows and few parts are read."""
+        return self.description.get("TableStatus") in ("CREATING", "DELETING")
+
+    @property
     def vanished(self) -> bool:
         """Whether there is no table, but what belongs to it: somebody has deleted it."""
         left = self.parts.get("scaling") or any(
@@ -140,9 +145,8 @@ def read(calls: Calls, table: Table, live: Live, parts: Iterable[str] = PARTS) -
         live.unknown.pop(part, None)
         live.noticed[part] = {}
         try:
-            status = live.description.get("TableStatus")
-            if part in ("ttl", "pitr", "tag") and status in ("CREATING", "DELETING"):
-                raise NotYet(f"the table is {status}")
+            if part in ("ttl", "pitr", "tag") and live.made_or_deleted:
+                raise NotYet(f"the table is {live.description['TableStatus']}")
             live.parts[part] = readers[part](calls, table, live)
         except Absent:
             live.parts[part] = {}
@@ -276,9 +280,11 @@ def _scaling(calls: Calls, table: Table, live: Live) -> State:
         asked = {**dynamodb, "ResourceId": name}
         for policy in calls.every("DescribeScalingPolicies", "ScalingPolicies", **asked):
             direction = _direction(policy)
+            tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            # One for a metric of somebody's own stands beside that of the utilisation.
+            of_use = "PredefinedMetricSpecification" in tracking
             # moto, asked for an index's, returns those of its table too.
-            if policy["ResourceId"] == name and direction in scalings:
-                tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            if policy["ResourceId"] == name and direction in scalings and of_use:
                 percent = tracking["TargetValue"]
                 scalings[direction] = scalings[direction]._replace(target=percent)
                 live.policies[name, direction] = policy["PolicyName"]

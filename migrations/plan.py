@@ -81,12 +81,13 @@ def undeclared(calls: Calls, tables: Sequence[Table]) -> list[Change]:
 def that_rows_may_forbid(
     live: Live, changes: Iterable[Change], allowed: Collection[str]
 ) -> list[Change]:
-    """Return the changes that stored rows may forbid."""
+    """Return the changes that stored rows may forbid; none as long as no rows can be read."""
     return [
         change
         for change in changes
         if change.pending
         and live.description
+        and not live.made_or_deleted
         and change.after is not None
         and change.target.kind in ("index", "ttl")
         and not (change.target == TTL and f"enable-ttl:{change.table}" in allowed)

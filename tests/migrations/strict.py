@@ -307,6 +307,10 @@ class StrictAws:
         if "DeletionProtectionEnabled" not in params:
             self._updating[params["TableName"]] = 2
 
+    def _before_Scan(self, params: dict[str, Any]) -> None:
+        if self._creating[params["TableName"]] > 0:
+            raise _error("Scan", "ResourceNotFoundException", "Requested resource not found")
+
     def _before_UpdateTimeToLive(self, params: dict[str, Any]) -> None:
         table, wanted = params["TableName"], params["TimeToLiveSpecification"]
         if self._creating[table] + self._updating[table] > 0:
@@ -376,6 +380,8 @@ class StrictAws:
         )["ScalingPolicies"]
         for policy in policies:
             same = policy["ScalableDimension"] == params["ScalableDimension"]
+            tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+            same &= "PredefinedMetricSpecification" in tracking
             if same and policy["PolicyName"] != params["PolicyName"]:
                 text = "Only one TargetTrackingScaling policy for a metric is allowed"
                 raise _invalid("PutScalingPolicy", text)

@@ -253,6 +253,15 @@ def test_a_typo_is_wrong_usage_before_anything_is_sent(
     assert aws.calls == []
 
 
+def test_a_table_that_is_being_restored_is_in_progress(
+    aws: StrictAws, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply(settings, declared.tables(settings, environments.load("dev")))
+    aws.look_creating(settings.table_name(SESSIONS), times=1)
+    assert backfill(settings, SESSIONS, f"{MODULE}:session_due_at") == 5
+    assert "is CREATING; run again" in capsys.readouterr().err
+
+
 def test_it_is_paced_by_the_units_and_stops_at_the_timeout(
     aws: StrictAws, settings: Settings, clock: Clock
 ) -> None:
@@ -292,7 +301,7 @@ def test_what_the_rows_of_a_page_take_is_paused_within_the_page(
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}
 
     aws._before_UpdateItem = before  # type: ignore[attr-defined]
-    aws._before_Scan = scan  # type: ignore[attr-defined]
+    aws._before_Scan = scan  # type: ignore[method-assign]
     done = work(settings, backfills.session_due_at)
     done.calls.backfill_units = 10
     done.deadline = clock.now + 60
@@ -441,7 +450,7 @@ def test_a_backfill_of_a_table_that_takes_longer_than_the_timeout_comes_to_an_en
         answer = aws.by_hand("dynamodb", "Scan", **params)
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 30.0}}  # 0.3 s at 100 units
 
-    aws._before_Scan = slow  # type: ignore[attr-defined]
+    aws._before_Scan = slow  # type: ignore[method-assign]
     options = ["--env", settings.environment, "--set", "like=dev", "--yes"]
     options += ["--backfill-units", "100", "--timeout", "1", SESSIONS, f"{MODULE}:session_due_at"]
     begun, runs = list[str](), 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -182,6 +183,25 @@ def test_python_m_migrations_is_the_command() -> None:
     assert done.returncode == 64
     known = ", ".join(sorted(environments.BUILT_IN))
     assert f"'prdo' is not declared (known: {known})" in done.stderr
+
+
+@pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT], ids=["output", "both"])
+@pytest.mark.parametrize("more", [["--json"], []])
+def test_an_error_of_which_nobody_reads_is_the_end_without_a_traceback(
+    errors: int, more: list[str]
+) -> None:
+    command = [sys.executable, "-m", "migrations", "plan", "--env", "nope", *more]
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=errors, env=environ
+    ) as process:
+        assert process.stdout
+        process.stdout.close()
+        text = process.stderr.read() if process.stderr else b""
+        assert process.wait(30) == (64 if process.stderr and not more else 141)
+        assert b"Traceback" not in text
+        assert b"ignored" not in text
 
 
 def test_missing_credentials_are_an_error_that_says_so(

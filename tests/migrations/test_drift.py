@@ -235,6 +235,25 @@ def test_a_scaling_policy_made_at_the_console_is_changed_under_its_name(
     assert lines(environment, capsys) == (0, [])
 
 
+def test_a_scaling_policy_for_a_metric_of_somebodys_own_is_not_taken_for_that_of_the_utilisation(
+    hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric = {"MetricName": "Waiting", "Namespace": "Queue", "Statistic": "Sum"}
+    hand.scaling(
+        "PutScalingPolicy",
+        PolicyName="z-by-hand",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 100.0,
+            "CustomizedMetricSpecification": metric,
+        },
+    )
+    assert lines(environment, capsys) == (0, [])
+    hand.target_value(30.0)
+    assert prod("apply", environment, *ONLY) == 0
+    assert lines(environment, capsys) == (0, [])
+
+
 def test_what_no_declaration_can_say_is_reported_and_left(
     hand: Hand, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

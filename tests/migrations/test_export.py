@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +99,14 @@ def test_the_command_prints_it_and_sends_nothing(
     )
     assert aws.calls == []
     assert run("export", environment, "--format", "yaml") == 64
+
+
+def test_the_documented_deployment_takes_a_template_as_large_as_that_of_prod(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("export", "prod") == 0
+    # Above these bytes `aws cloudformation deploy` takes no template without a bucket.
+    assert len(capsys.readouterr().out) > 51_200
+    text = (Path(__file__).parents[2] / "docs/migrations.md").read_text()
+    (command,) = [line for line in text.splitlines() if "cloudformation deploy" in line]
+    assert "--s3-bucket" in command

@@ -128,7 +128,7 @@ def test_the_check_stops_at_the_timeout_and_another_run_goes_on_where_it_stopped
         # Each part used half a unit: 0.2 s at half of 5 units.
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 0.5}}
 
-    aws._before_Scan = slow  # type: ignore[attr-defined]
+    aws._before_Scan = slow  # type: ignore[method-assign]
     with pytest.raises(InProgress) as over:
         planned = plan(Calls(settings), big.new)
         Run(Calls(settings), timeout_seconds=0.7).apply(planned)
@@ -155,7 +155,7 @@ def test_rows_that_forbid_it_are_said_even_when_the_time_is_over_before_all_are_
         answer = aws.by_hand("dynamodb", "Scan", **params)
         return {**answer, "ConsumedCapacity": {"CapacityUnits": 0.5}}
 
-    aws._before_Scan = slow  # type: ignore[attr-defined]
+    aws._before_Scan = slow  # type: ignore[method-assign]
     with pytest.raises(Refused, match="with c of type N instead of S"):
         Run(Calls(settings), timeout_seconds=0.7).apply(planned)
     assert 0 < len(big.read) < 8
@@ -173,6 +173,27 @@ def test_no_change_is_made_while_rows_are_checked_and_none_where_they_forbid_it(
     with pytest.raises(Refused, match="1 with c of type N instead of S, such as thing_id=bad"):
         Run(calls).apply(planned)
     assert aws.mutations == []
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_table_that_is_being_restored_has_its_rows_checked_once_they_can_be_read(
+    aws: StrictAws, settings: Settings, fault: bool
+) -> None:
+    big = Big(aws, settings)
+    if fault:
+        big.spoil()
+    aws.look_creating(big.name, times=4)
+    (planned,) = plan(Calls(settings), big.new)
+    assert [f"{c.symbol} {c.target}" for c in planned.changes if c.pending] == ["+ index by-c"]
+    assert big.read == []
+    run = Run(Calls(settings), timeout_seconds=20)
+    if fault:
+        with pytest.raises(Refused, match="1 with c of type N"):
+            run.apply([planned])
+        assert aws.mutations == []
+    else:
+        assert run.apply([planned]) == 1
+        assert big.read
 
 
 @pytest.mark.parametrize(("rows", "read"), [("none", 0), ("sample", 1), ("all", 9)])
@@ -211,7 +232,7 @@ def test_the_plan_is_printed_before_the_rows_are_checked(
         if params["TotalSegments"] > 1:
             printed.append(capsys.readouterr().out)
 
-    aws._before_Scan = before  # type: ignore[attr-defined]
+    aws._before_Scan = before  # type: ignore[method-assign]
     monkeypatch.setattr(
         command,
         "plan",
@@ -241,7 +262,7 @@ def test_a_check_that_is_stopped_says_where_to_go_on(
         if params["TotalSegments"] == 8 and params["Segment"] == 5:
             raise KeyboardInterrupt if end == "Ctrl-C" else _error("Scan", "Odd", "it broke")
 
-    aws._before_Scan = before  # type: ignore[attr-defined]
+    aws._before_Scan = before  # type: ignore[method-assign]
     assert run(what, environment, "--set=like=dev", "--rows=all") == code
     assert "--rows things:5/8" in capsys.readouterr().err
 
@@ -259,7 +280,7 @@ def test_a_check_that_is_stopped_does_not_go_on_behind_rows_that_forbid_the_chan
         if params["Segment"] == 7:
             raise KeyboardInterrupt
 
-    aws._before_Scan = before  # type: ignore[attr-defined]
+    aws._before_Scan = before  # type: ignore[method-assign]
     stopped = Run(Calls(settings))
     with pytest.raises(KeyboardInterrupt):
         stopped.check_rows(planned)
@@ -321,3 +342,13 @@ def test_a_run_that_was_killed_goes_on_with_the_reviewed_plan(
             break
     assert ended
     assert number > 10
+
+
+def test_a_table_that_is_not_chosen_is_no_place_to_go_on_from(
+    aws: StrictAws, environment: str
+) -> None:
+    """Else every row of the chosen tables would count as checked, and none would be read."""
+    chosen = ("--table=pipeline-sessions", "--rows")
+    assert prod("apply", environment, *chosen, "metrics:0/1") == 64
+    assert aws.calls == []
+    assert prod("plan", environment, *chosen, "pipeline-sessions:0/1") == 2

@@ -273,8 +273,8 @@ class _Worker:
         else:
             if resume.owned.ended == SessionStatus.FAILED:
                 what = ", ".join({**resume.owned.failed_before, **resume.owned.failures})
-                message = "session %s failed: the runner caught the error of %s"
-                _log.warning(message, session.session_id, what or "the session")
+                message = "session %s failed: its runner returned, and left failed: %s"
+                _log.warning(message, session.session_id, what or "the session itself")
         self._add_to_result(resume.owned.ended, session.session_id)
 
     async def _guarded(self, resume: Resume) -> None:

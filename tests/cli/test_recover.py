@@ -69,10 +69,10 @@ def test_a_session_s_id_writes_no_line_of_its_own(place: Path) -> None:
     ]
 
 
-def test_it_says_of_which_agents_the_runner_caught_the_error(place: Path) -> None:
+def test_it_says_which_agents_a_runner_left_failed(place: Path) -> None:
     sync.save_pipeline_session(session_id="caught", status="FAILED")
     assert recover(place, "runners:blocking").stdout.splitlines() == [
-        "session caught failed: the runner caught the error of nl_input",
+        "session caught failed: its runner returned, and left failed: nl_input",
         "session caught: failed",
         "0 completed, 1 failed, 0 abandoned, 0 lost",
     ]

@@ -93,8 +93,8 @@ class BaseModel(Model):
         """Write what was set since this instance was made or read, with one UpdateItem.
 
         Attributes that were not read (an index projects only some), that a newer release added, or
-        that belong to a lease stay as they are in the table. None removes what was read.
-        A new instance makes its item or is merged into it; after `delete()` an instance is new.
+        that belong to a lease stay as they are in the table. None removes one that was read. A new
+        instance makes its item or is merged into it; after `delete()` an instance is new.
         Returns DynamoDB's response, `{}` when there was nothing to write.
 
         Sent again where its answer is lost, which without a condition changes nothing. With one,
